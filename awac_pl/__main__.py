@@ -1,0 +1,8 @@
+"""``python -m awac_pl`` is ``awac``."""
+
+import sys
+
+from awac_pl.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

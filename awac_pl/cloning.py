@@ -1,0 +1,207 @@
+"""Behaviour cloning, and the cloned dataset of the paper's recipe: demonstrations -> policy -> 500 episodes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from awac_pl.datasets import EpisodeDataset, load_dataset, save_dataset
+from awac_pl.errors import DatasetError
+from awac_pl.networks import Actor
+from awac_pl.policy import NumpyPolicy
+from awac_pl.rollouts import RolloutWorkers
+from awac_pl.schema import Episode, to_transitions
+from awac_pl.scores import score_episodes
+from awac_pl.tasks import Task, inspect_spaces
+
+#: Seeds of cloned episodes start here, those of evaluation episodes there; training seeds lie below both.
+CLONING_SEEDS = 1_000_000_000
+EVALUATION_SEEDS = 2_000_000_000
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clone:
+    """A cloned policy and how well it predicts actions it has not seen.
+
+    Args:
+        actor: the network, at the update with the best held-out likelihood.
+        updates: how many updates that took.
+        held_out_log_prob: mean log-likelihood per transition of the held-out episodes.
+        train_log_prob: the same of the episodes it was fitted to.
+    """
+
+    actor: Actor
+    updates: int
+    held_out_log_prob: float
+    train_log_prob: float
+
+
+def fit_clone(
+    episodes: Sequence[Episode],
+    *,
+    hidden_sizes: Sequence[int] = (256, 256),
+    seed: int = 0,
+    max_updates: int = 20_000,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-4,
+    held_out: float = 0.1,
+    patience: int = 10,
+    check_every: int = 250,
+    progress: bool = True,
+) -> Clone:
+    """Fit a policy to episodes by maximum likelihood, until the held-out likelihood stops rising.
+
+    Args:
+        episodes: at least 2.
+        hidden_sizes: of the actor.
+        seed: of initial weights, batches and the choice of held-out episodes.
+        max_updates: gradient updates at most.
+        batch_size: transitions per update.
+        learning_rate: Adam's.
+        weight_decay: Adam's.
+        held_out: share of the episodes held out, at least one.
+        patience: stop after so many checks without a better likelihood.
+        check_every: updates between checks.
+        progress: show a progress bar.
+
+    Raises:
+        DatasetError: fewer than 2 episodes.
+    """
+    if len(episodes) < 2:
+        raise DatasetError(f"cloning needs at least 2 episodes (one is held out), got {len(episodes)}")
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(episodes), generator=generator).tolist()
+    num_held_out = max(1, round(held_out * len(episodes)))
+    held_out_columns = to_transitions([episodes[index] for index in order[:num_held_out]])
+    train_columns = to_transitions([episodes[index] for index in order[num_held_out:]])
+    held_out_pair = tuple(torch.from_numpy(held_out_columns[key]) for key in ("observation", "action"))
+    train_pair = tuple(torch.from_numpy(train_columns[key]) for key in ("observation", "action"))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        actor = Actor(train_pair[0].shape[1], train_pair[1].shape[1], hidden_sizes)
+    optimizer = torch.optim.Adam(actor.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+
+    def log_prob(observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return actor.log_prob(actor(observation), action).mean()
+
+    best, best_state, best_update, checks = -np.inf, copy.deepcopy(actor.state_dict()), 0, 0
+    with tqdm(total=max_updates, desc="cloning", unit="update", disable=not progress, leave=False) as bar:
+        for update in range(1, max_updates + 1):
+            index = torch.randint(len(train_pair[0]), (batch_size,), generator=generator)
+            loss = -log_prob(train_pair[0][index], train_pair[1][index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if update % check_every:
+                continue
+            with torch.no_grad():
+                likelihood = float(log_prob(*held_out_pair))
+            bar.update(check_every)
+            bar.set_postfix(held_out=f"{likelihood:.2f}")
+            checks = 0 if likelihood > best else checks + 1
+            if likelihood > best:
+                best, best_state, best_update = likelihood, copy.deepcopy(actor.state_dict()), update
+            if checks >= patience:
+                break
+    actor.load_state_dict(best_state)
+    with torch.no_grad():
+        return Clone(
+            actor=actor, updates=best_update, held_out_log_prob=best, train_log_prob=float(log_prob(*train_pair))
+        )
+
+
+def clone_dataset(
+    source: str,
+    target: str,
+    task: Task,
+    *,
+    num_demonstrations: int | None = None,
+    train_split: float = 1.0,
+    num_episodes: int = 500,
+    evaluation_episodes: int = 100,
+    num_workers: int = 2,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Clone a dataset's policy, roll it out stochastically and store the episodes as a new Minari dataset.
+
+    Args:
+        source: id of the demonstrations.
+        target: id of the dataset to write.
+        task: what to act in; the stored episodes are whole, without an end at success.
+        num_demonstrations: use the first so many episodes; None for all.
+        train_split: use the first so many of these, as a share in (0, 1].
+        num_episodes: episodes to store.
+        evaluation_episodes: episodes of the deterministic clone, for its success.
+        num_workers: rollout processes.
+        seed: of the fit and of the stored episodes.
+        progress: show progress bars.
+
+    Returns:
+        What is also stored under ``cloning`` in the metadata: the held-out likelihood, and the clone's success acting
+        deterministically and stochastically.
+
+    Raises:
+        DatasetError: the source does not fit the task.
+    """
+    workers = RolloutWorkers(task, num_workers, inspect_spaces(task))
+    try:
+        demonstrations = load_dataset(source, task, workers.spaces, num_episodes=num_demonstrations, share=train_split)
+        clone = fit_clone(demonstrations.episodes, seed=seed, progress=progress)
+
+        def rollout(policy: NumpyPolicy, seeds: range, what: str) -> list[Episode]:
+            with tqdm(total=len(seeds), desc=what, unit="episode", disable=not progress, leave=False) as bar:
+                return workers.rollout(policy, seeds, bar.update)
+
+        stored_seeds = range(CLONING_SEEDS + seed * num_episodes, CLONING_SEEDS + (seed + 1) * num_episodes)
+        stored = rollout(clone.actor.to_numpy(), stored_seeds, f"{target}: episodes of the clone")
+        evaluation_seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + evaluation_episodes)
+        evaluated = rollout(clone.actor.to_numpy(deterministic=True), evaluation_seeds, "evaluating the clone")
+    finally:
+        workers.close()
+    result = {
+        "held_out_log_prob": clone.held_out_log_prob,
+        "train_log_prob": clone.train_log_prob,
+        "updates": float(clone.updates),
+        "success_deterministic": score_episodes(evaluated)["success_rate"],
+        "success_stochastic": score_episodes(stored)["success_rate"],
+        "evaluation_episodes": float(evaluation_episodes),
+    }
+    result = {key: value for key, value in result.items() if np.isfinite(value)}
+    save_dataset(
+        target,
+        stored,
+        workers.spaces,
+        {
+            "algorithm_name": "behaviour cloning, stochastic policy",
+            "description": f"{num_episodes} episodes of a policy cloned from {source}",
+            "recipe": clone_recipe(demonstrations, train_split, num_episodes, seed),
+            "cloning": result,
+        },
+    )
+    log.info("%s: %s", target, json.dumps(result))
+    return result
+
+
+def clone_recipe(
+    demonstrations: EpisodeDataset, train_split: float, num_episodes: int, seed: int
+) -> dict[str, str | float]:
+    """What a cloned dataset depends on; compared before one that is already there is used again."""
+    return {
+        "source": demonstrations.dataset_id,
+        "source_digest": demonstrations.digest,
+        "num_demonstrations": len(demonstrations.episodes),
+        "num_episodes": num_episodes,
+        "seed": seed,
+    }

@@ -1,0 +1,287 @@
+"""The data of a run: datasets into a replay buffer, a live stream of chunks out of it, and the seeds to evaluate on."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lightning
+from tensordict import TensorDict
+
+from awac_pl.cloning import EVALUATION_SEEDS, clone_dataset, clone_recipe
+from awac_pl.datasets import EpisodeDataset, fetch_dataset, find_dataset, load_dataset, read_metadata
+from awac_pl.errors import AwacError, DatasetError
+from awac_pl.replay import Replay
+from awac_pl.rollouts import RolloutWorkers
+from awac_pl.tasks import RewardKind, Spaces, find_task, inspect_spaces, uses_binary_reward
+
+log = logging.getLogger(__name__)
+
+#: Online steps at which an evaluation takes ``milestone_episodes``, besides the end of pretraining and of the run.
+MILESTONES = (100_000, 200_000, 300_000, 500_000)
+
+
+class ReplayDataModule(lightning.LightningDataModule):
+    """Fills a replay buffer with datasets, streams chunks from it, and owns the workers that act in the task.
+
+    Args:
+        task: ``pen``, ``door``, ``relocate``, ``hammer``, or any Gymnasium environment id with Box spaces.
+        datasets: Minari ids, local, built-in (``awac/pen/expert-v0``) or remote (``D4RL/pen/human-v2``). A missing
+            ``awac/…/cloned-v0`` is made from the first one: demonstrations -> cloned policy -> ``clone_episodes``.
+        num_demonstrations: use the first so many episodes of the first dataset; null for all. The cloned dataset is
+            then one of its own, ``…/cloned-10-v0`` for 10.
+        train_split: use the first so many episodes of each dataset, as a share.
+        clone_episodes: episodes of a cloned dataset that is made.
+        clone_seed: seed of a cloned dataset that is made.
+        horizon: time limit of an episode in steps; null keeps the task's.
+        reward: ``binary`` is success - 1, ``environment`` what the environment pays, ``auto`` is binary where success
+            is known.
+        terminate_on_success: end episodes at the first success, in the data and online.
+        batch_size: B, transitions per update.
+        offline_batch_size: B of the offline epochs; null for the same.
+        offline_ratio: share of each batch from the offline data; null samples uniformly over everything.
+        chunk_size: K, updates per training step; changes the speed, not the numbers.
+        updates_per_epoch: gradient updates of one epoch, a multiple of ``chunk_size``.
+        offline_epochs: epochs of pretraining before the first online step.
+        capacity: largest number of transitions; once full, online ones replace the oldest online ones.
+        device: where the buffer lives, for example ``cpu`` or ``cuda``.
+        evaluation_episodes: episodes of one evaluation.
+        milestone_episodes: episodes of the evaluation after pretraining, at 100k, 200k, 300k and 500k online steps and
+            at the end.
+        workers: processes that run episodes; 0 runs them in this process.
+        discount: gamma, for the range of returns; linked from the model.
+        seed: of sampling; linked from ``seed_everything``.
+        progress: show progress bars while datasets are made.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: str,
+        datasets: Sequence[str],
+        num_demonstrations: int | None = None,
+        train_split: float = 1.0,
+        clone_episodes: int = 500,
+        clone_seed: int = 0,
+        horizon: int | None = None,
+        reward: RewardKind = "auto",
+        terminate_on_success: bool = False,
+        batch_size: int = 1024,
+        offline_batch_size: int | None = None,
+        offline_ratio: float | None = None,
+        chunk_size: int = 50,
+        updates_per_epoch: int = 1000,
+        offline_epochs: int = 25,
+        capacity: int = 1_000_000,
+        device: str = "cpu",
+        evaluation_episodes: int = 20,
+        milestone_episodes: int = 100,
+        workers: int = 2,
+        discount: float = 0.99,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> None:
+        super().__init__()
+        if not datasets:
+            raise AwacError("data.datasets is empty; name at least one, for example awac/pen/expert-v0")
+        if updates_per_epoch % chunk_size:
+            raise AwacError(
+                f"data.updates_per_epoch {updates_per_epoch} is no multiple of data.chunk_size {chunk_size}"
+            )
+        if offline_ratio is not None and not 0 <= offline_ratio <= 1:
+            raise AwacError(f"data.offline_ratio is {offline_ratio}; it must lie in [0, 1]")
+        self.task = find_task(task, horizon=horizon, reward=reward, terminate_on_success=terminate_on_success)
+        self.spaces: Spaces = inspect_spaces(self.task)
+        self.binary_reward = uses_binary_reward(self.task, self.spaces)
+        self.num_demonstrations = num_demonstrations
+        self.train_split = train_split
+        self.clone_episodes = clone_episodes
+        self.clone_seed = clone_seed
+        self.batch_size = batch_size
+        self.offline_batch_size = offline_batch_size or batch_size
+        self.chunk_size = chunk_size
+        self.updates_per_epoch = updates_per_epoch
+        self.offline_epochs = offline_epochs
+        self.evaluation_episodes = evaluation_episodes
+        self.milestone_episodes = milestone_episodes
+        self.discount = discount
+        self.seed = seed
+        self.progress = progress
+        self.dataset_ids = [cloned_id(name, num_demonstrations) for name in datasets]
+        self.datasets: list[EpisodeDataset] = []
+        self.replay = Replay(capacity, device=device, seed=seed, offline_ratio=offline_ratio)
+        self.workers = RolloutWorkers(self.task, workers, self.spaces)
+
+    @property
+    def observation_dim(self) -> int:
+        """O."""
+        return self.spaces.observation_dim
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
+        return self.spaces.action_dim
+
+    @property
+    def return_range(self) -> tuple[float, float] | None:
+        """Smallest and largest discounted return of a binary reward; None for an environment's own reward."""
+        return (-1 / (1 - self.discount), 0.0) if self.binary_reward else None
+
+    def is_online(self, epoch: int) -> bool:
+        """Whether this epoch comes after pretraining."""
+        return epoch >= self.offline_epochs
+
+    def prepare_data(self) -> None:
+        """Download what is remote, and make the cloned dataset where it is missing.
+
+        Raises:
+            DatasetError: a dataset cannot be had, or a cloned one was made by another recipe than this run asks for.
+        """
+        for name in self.dataset_ids:
+            if not _is_cloned(name) or name == self.dataset_ids[0]:
+                fetch_dataset(name)
+            elif find_dataset(name) is None:
+                log.info(
+                    "making %s: %d episodes of a policy cloned from %s", name, self.clone_episodes, self.dataset_ids[0]
+                )
+                clone_dataset(
+                    self.dataset_ids[0],
+                    name,
+                    find_task(self.task.name, horizon=self.task.horizon, reward=self.task.reward),
+                    num_demonstrations=self.num_demonstrations,
+                    train_split=self.train_split,
+                    num_episodes=self.clone_episodes,
+                    evaluation_episodes=self.milestone_episodes,
+                    num_workers=self.workers.num_workers,
+                    seed=self.clone_seed,
+                    progress=self.progress,
+                )
+
+    def setup(self, stage: str) -> None:
+        """Check and load the datasets into the buffer, once; evaluation alone needs none."""
+        if stage != "fit" or self.datasets:
+            return
+        first = self.dataset_ids[0]
+        for name in self.dataset_ids:
+            dataset = load_dataset(
+                name,
+                self.task,
+                self.spaces,
+                num_episodes=self.num_demonstrations if name == first else None,
+                share=self.train_split,
+            )
+            self._check_recipe(dataset)
+            if dataset.clipped:
+                total = sum(episode.actions.size for episode in dataset.episodes)
+                log.warning(
+                    "%s: %d of %d action values (%.1f %%) lay outside the bounds and were clipped",
+                    name, dataset.clipped, total, 100 * dataset.clipped / total,
+                )  # fmt: skip
+            self.datasets.append(dataset)
+        self.replay.fill([episode for dataset in self.datasets for episode in dataset.episodes])
+
+    def train_dataloader(self) -> ChunkStream:
+        """One epoch of chunks ``[K, B]``, sampled when they are asked for."""
+        return ChunkStream(self)
+
+    def val_dataloader(self) -> SeedStream:
+        """Evaluation seeds; more of them at milestones."""
+        return SeedStream(self)
+
+    def test_dataloader(self) -> SeedStream:
+        """``milestone_episodes`` evaluation seeds."""
+        return SeedStream(self, self.milestone_episodes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The replay buffer, for a checkpoint."""
+        return {"replay": self.replay.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the replay buffer."""
+        if self.datasets:
+            self.replay.load_state_dict(state_dict["replay"])
+
+    def teardown(self, stage: str) -> None:
+        """Close the workers; the next stage gets new ones."""
+        self.workers.close()
+        self.workers = RolloutWorkers(self.task, self.workers.num_workers, self.spaces)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Close the workers on an error and on Ctrl-C, too."""
+        self.workers.close()
+
+    def episodes_at(self, epoch: int) -> int:
+        """How many episodes the evaluation after this epoch takes."""
+        online_steps = (epoch + 1 - self.offline_epochs) * self.updates_per_epoch
+        last = self.trainer is not None and epoch + 1 == self.trainer.max_epochs
+        return self.milestone_episodes if last or online_steps in (0, *MILESTONES) else self.evaluation_episodes
+
+    def _check_recipe(self, dataset: EpisodeDataset) -> None:
+        made_by = dataset.metadata.get("recipe")
+        if made_by is None or not self.datasets or not dataset.dataset_id.startswith("awac/"):
+            return
+        asked = clone_recipe(self.datasets[0], self.train_split, self.clone_episodes, self.clone_seed)
+        changed = [
+            f"{key} {made_by.get(key)} instead of {asked[key]}" for key in asked if made_by.get(key) != asked[key]
+        ]
+        if changed:
+            raise DatasetError(
+                f"{find_dataset(dataset.dataset_id)}: was cloned with {', '.join(changed)}; "
+                "remove that folder to make it anew, or set MINARI_DATASETS_PATH to another"
+            )
+
+
+class ChunkStream:
+    """One epoch of chunks. It is live: rows added to the buffer can be in the next chunk."""
+
+    def __init__(self, data: ReplayDataModule) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return self.data.updates_per_epoch // self.data.chunk_size
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        data = self.data
+        online = data.trainer is None or data.is_online(data.trainer.current_epoch)
+        batch_size = data.batch_size if online else data.offline_batch_size
+        for _ in range(len(self)):
+            yield data.replay.sample(data.chunk_size, batch_size)
+
+
+class SeedStream:
+    """Evaluation seeds, as many at a time as keep all workers busy; always the same ones, in the same order."""
+
+    def __init__(self, data: ReplayDataModule, episodes: int | None = None) -> None:
+        self.data = data
+        self.episodes = episodes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        episodes = self.episodes
+        if episodes is None:
+            trainer = self.data.trainer
+            validating = trainer is None or trainer.state.fn != "fit"
+            episodes = self.data.milestone_episodes if validating else self.data.episodes_at(trainer.current_epoch)
+        batch = math.lcm(10, max(1, self.data.workers.num_workers))
+        for start in range(0, episodes, batch):
+            yield [EVALUATION_SEEDS + index for index in range(start, min(start + batch, episodes))]
+
+
+def cloned_id(dataset_id: str, num_demonstrations: int | None) -> str:
+    """``awac/pen/cloned-v0`` with 10 demonstrations is ``awac/pen/cloned-10-v0``; other ids stay as they are."""
+    if num_demonstrations is None or not _is_cloned(dataset_id):
+        return dataset_id
+    return dataset_id.replace("/cloned-v", f"/cloned-{num_demonstrations}-v")
+
+
+def _is_cloned(dataset_id: str) -> bool:
+    return dataset_id.startswith("awac/") and dataset_id.split("/")[-1].startswith("cloned-")
+
+
+def cloning_result(dataset_ids: Sequence[str]) -> dict[str, float] | None:
+    """What is known of the policy behind a run's cloned dataset (its success and likelihood); None without one."""
+    for name in dataset_ids:
+        if find_dataset(name) is not None and "cloning" in (metadata := read_metadata(name)):
+            return metadata["cloning"]
+    return None

@@ -1,0 +1,342 @@
+"""Minari datasets in and out, over h5py: reading a stranger's file never runs code that the file names.
+
+Minari's own loader builds the environment which the metadata name, so it is not used for reading. Files keep Minari's
+HDF5 layout, and Minari reads what is written here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from awac_pl import __version__
+from awac_pl.errors import DatasetError, nearest
+from awac_pl.schema import Episode
+from awac_pl.tasks import Spaces, Task, scale_action, unscale_action, uses_binary_reward
+
+BUILT_IN_ROOT = Path(__file__).parent / "demonstrations"
+_ID = re.compile(r"(?:[A-Za-z0-9_][\w-]*/)*[A-Za-z0-9_][\w-]+-v\d+")
+_REMOTE_HOSTS = {"hf": "huggingface.co", "gcp": "storage.googleapis.com"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeDataset:
+    """Checked episodes of one dataset, in the task's terms.
+
+    Args:
+        dataset_id: Minari id.
+        digest: SHA-256 of the data file.
+        episodes: relabelled with the task's reward, actions in [-1, 1].
+        clipped: how many action values lay outside the bounds and were clipped.
+        metadata: Minari's, as stored.
+    """
+
+    dataset_id: str
+    digest: str
+    episodes: list[Episode]
+    clipped: int
+    metadata: dict[str, Any] = field(repr=False)
+
+
+def local_root() -> Path:
+    """Where Minari keeps datasets: ``$MINARI_DATASETS_PATH``, or ``~/.minari/datasets``."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+
+
+def dataset_ids() -> list[str]:
+    """Ids of all local and built-in datasets."""
+    found = set()
+    for root in (local_root(), BUILT_IN_ROOT):
+        found |= {path.parents[1].relative_to(root).as_posix() for path in root.glob("**/data/metadata.json")}
+    return sorted(found)
+
+
+def find_dataset(dataset_id: str) -> Path | None:
+    """The ``data`` folder of a local or built-in dataset; None where there is none.
+
+    Raises:
+        DatasetError: the id is not of the form ``namespace/name-v0``.
+    """
+    if not _ID.fullmatch(dataset_id):
+        raise DatasetError(f"'{dataset_id}' is no dataset id; it must look like namespace/name-v0")
+    folders = (root / dataset_id / "data" for root in (local_root(), BUILT_IN_ROOT))
+    return next((folder for folder in folders if (folder / "metadata.json").exists()), None)
+
+
+def read_metadata(dataset_id: str) -> dict[str, Any]:
+    """Minari metadata of a dataset that is here.
+
+    Raises:
+        DatasetError: it is not here, or its metadata are damaged.
+    """
+    folder = find_dataset(dataset_id)
+    if folder is None:
+        raise DatasetError(f"dataset '{dataset_id}' is not here.{nearest(dataset_id, dataset_ids())}")
+    try:
+        return json.loads((folder / "metadata.json").read_text())
+    except json.JSONDecodeError as error:
+        raise DatasetError(
+            f"{folder / 'metadata.json'}: not JSON ({error}); make or download the dataset anew"
+        ) from error
+
+
+def fetch_dataset(dataset_id: str) -> None:
+    """Download a dataset that is not here from Minari's remote.
+
+    Raises:
+        DatasetError: no network, or the remote does not have it.
+    """
+    if find_dataset(dataset_id) is not None:
+        return
+    if dataset_id.startswith("awac/"):
+        raise DatasetError(f"there is no dataset '{dataset_id}'.{nearest(dataset_id, dataset_ids())}")
+    remote = os.environ.get("MINARI_REMOTE", "hf://farama-minari").split("://")[0]
+    host = _REMOTE_HOSTS.get(remote, "huggingface.co")
+    if not any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")) and not _reachable(host):
+        raise DatasetError(
+            f"dataset '{dataset_id}' is not in {local_root()} and {host} cannot be reached; download it where there is a "
+            f"network (minari download {dataset_id}) and copy its folder there.{nearest(dataset_id, dataset_ids())}"
+        )
+    import minari
+
+    try:
+        minari.download_dataset(dataset_id)
+    except Exception as error:
+        raise DatasetError(f"dataset '{dataset_id}' cannot be downloaded: {str(error).splitlines()[0]}") from error
+
+
+def load_dataset(
+    dataset_id: str,
+    task: Task,
+    spaces: Spaces,
+    *,
+    num_episodes: int | None = None,
+    share: float = 1.0,
+) -> EpisodeDataset:
+    """Read, check and relabel a dataset that is here.
+
+    Success is recomputed from the observations where the task can, else taken from ``infos/success``. A binary reward is
+    ``success - 1`` and never terminates except by ``task.terminate_on_success``, which cuts the episode there: an end in
+    failure would otherwise be worth more than going on. Recorded ends count as time limits.
+
+    Args:
+        dataset_id: Minari id.
+        task: whose success and reward to use.
+        spaces: of the task's environment.
+        num_episodes: the first so many episodes; None for all.
+        share: the first so many of these, as a share in (0, 1].
+
+    Raises:
+        DatasetError: it is not here, damaged, empty, or does not fit the task; names file, episode and key.
+    """
+    metadata = read_metadata(dataset_id)
+    path = find_dataset(dataset_id) / "main_data.hdf5"  # type: ignore[operator]
+    if num_episodes is not None and num_episodes < 1:
+        raise DatasetError(f"num_demonstrations is {num_episodes}; it must be at least 1")
+    if not 0 < share <= 1:
+        raise DatasetError(f"train_split is {share}; it must lie in (0, 1]")
+    episodes, clipped = [], 0
+    try:
+        with h5py.File(path, "r") as file:
+            names = sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:]))
+            if num_episodes is not None and num_episodes > len(names):
+                raise DatasetError(f"{path}: has {len(names)} episodes, {num_episodes} were asked for")
+            names = names[:num_episodes]
+            for name in names[: max(1, round(share * len(names)))]:
+                episode, outside = _read_episode(file[name], f"{path}: {name}", task, spaces)
+                episodes.append(episode)
+                clipped += outside
+    except (OSError, RuntimeError) as error:
+        raise DatasetError(f"{path}: cannot be read as HDF5 ({str(error).splitlines()[0]}); make it anew") from error
+    if not episodes:
+        raise DatasetError(f"{path}: has no episodes; make or download the dataset anew")
+    return EpisodeDataset(
+        dataset_id=dataset_id, digest=file_digest(path), episodes=episodes, clipped=clipped, metadata=metadata
+    )
+
+
+def save_dataset(
+    dataset_id: str, episodes: Sequence[Episode], spaces: Spaces, metadata: dict[str, Any], root: Path | None = None
+) -> Path:
+    """Write episodes as a Minari dataset, whole or not at all; an older one of this id is replaced.
+
+    Args:
+        dataset_id: Minari id.
+        episodes: actions in [-1, 1]; they are stored in the environment's units.
+        spaces: of the environment.
+        metadata: JSON values, added to Minari's own.
+        root: datasets folder; ``local_root()`` by default.
+
+    Returns:
+        The dataset's folder.
+    """
+    if not _ID.fullmatch(dataset_id):
+        raise DatasetError(f"'{dataset_id}' is no dataset id; it must look like namespace/name-v0")
+    if not episodes:
+        raise DatasetError(f"dataset '{dataset_id}': no episodes to write")
+    folder = (root or local_root()) / dataset_id
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder.parent))
+    try:
+        data = staging / "data"
+        data.mkdir()
+        with h5py.File(data / "main_data.hdf5", "w", track_order=True) as file:
+            for index, episode in enumerate(episodes):
+                _write_episode(file.create_group(f"episode_{index}"), index, episode, spaces)
+        low, high = spaces.action_low.tolist(), spaces.action_high.tolist()
+        bound = [float("inf")] * spaces.observation_dim
+        written = {
+            "total_episodes": len(episodes),
+            "total_steps": sum(len(episode) for episode in episodes),
+            "data_format": "hdf5",
+            "observation_space": _box([-value for value in bound], bound),
+            "action_space": _box(low, high),
+            "dataset_id": dataset_id,
+            "minari_version": "0.5.0",
+            "dataset_size": round((data / "main_data.hdf5").stat().st_size / 1e6, 1),
+            "awac_pl_version": __version__,
+            **metadata,
+        }
+        (data / "metadata.json").write_text(json.dumps(written, indent=2))
+        if folder.exists():
+            shutil.rmtree(folder)
+        staging.rename(folder)
+        folder.chmod(0o755)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    namespace = folder.parent / "namespace_metadata.json"
+    if folder.parent != (root or local_root()) and not namespace.exists():
+        namespace.write_text("{}")
+    return folder
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> tuple[Episode, int]:
+    """One episode in the task's terms, and how many of its action values were clipped."""
+    observations = _read_array(group, "observations", where)
+    actions = _read_array(group, "actions", where)
+    steps = len(actions)
+    if observations.shape != (steps + 1, spaces.observation_dim):
+        expected = f"[{steps + 1}, {spaces.observation_dim}] (T + 1 rows for {steps} actions)"
+        raise DatasetError(f"{where}: observations are {list(observations.shape)}, {task.env_id} needs {expected}")
+    if actions.shape != (steps, spaces.action_dim) or steps == 0:
+        expected = f"[T, {spaces.action_dim}] with T of at least 1"
+        raise DatasetError(f"{where}: actions are {list(actions.shape)}, {task.env_id} needs {expected}")
+    actions = unscale_action(actions, spaces.action_low, spaces.action_high)
+    outside = int((np.abs(actions) > 1 + 1e-6).sum())
+    actions = np.clip(actions, -1, 1)
+
+    success = None
+    if task.success is not None:
+        success = task.success(observations[1:])
+    elif isinstance(infos := group.get("infos"), h5py.Group) and "success" in infos:
+        success = _read_array(infos, "success", where, rows=(steps, steps + 1))[-steps:].astype(bool)
+    if uses_binary_reward(task, spaces):
+        if success is None:
+            raise DatasetError(f"{where}: no infos/success to make a binary reward from; use reward: environment")
+        rewards = success.astype(np.float32) - 1
+        terminated = np.zeros(steps, dtype=bool)
+    else:
+        rewards = _read_array(group, "rewards", where, rows=(steps,))
+        terminated = _read_array(group, "terminations", where, rows=(steps,)).astype(bool)
+    if task.terminate_on_success and success is not None and success.any():
+        steps = int(success.argmax()) + 1
+        observations, actions, rewards = observations[: steps + 1], actions[:steps], rewards[:steps]
+        terminated, success = terminated[:steps], success[:steps]
+        terminated[-1] = True
+    truncated = np.zeros(steps, dtype=bool)
+    truncated[-1] = not terminated[-1]
+    episode = Episode(
+        observations=observations,
+        actions=actions,
+        rewards=rewards,
+        terminated=terminated,
+        truncated=truncated,
+        success=success,
+        seed=int(group.attrs["seed"]) if "seed" in group.attrs else None,
+    )
+    return episode, outside
+
+
+def _read_array(group: h5py.Group, key: str, where: str, rows: tuple[int, ...] | None = None) -> np.ndarray:
+    """A plain finite array as float32; links to elsewhere are refused, they could show any file of this machine."""
+    link = group.get(key, getlink=True)
+    if link is None:
+        raise DatasetError(f"{where}: no '{key}'; it is not a Minari episode")
+    if not isinstance(link, h5py.HardLink):
+        raise DatasetError(f"{where}: '{key}' is a link to elsewhere; refused")
+    dataset = group[key]
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "biuf" or dataset.ndim == 0:
+        raise DatasetError(f"{where}: '{key}' is no array of numbers; flatten it first")
+    if dataset.is_virtual or dataset.external:
+        raise DatasetError(f"{where}: '{key}' is stored in another file; refused")
+    if rows is not None and dataset.shape not in [(count,) for count in rows]:
+        raise DatasetError(f"{where}: '{key}' is {list(dataset.shape)}, expected [{rows[0]}]")
+    array = dataset[()].astype(np.float32)
+    bad = ~np.isfinite(array)
+    if bad.any():
+        first = np.argwhere(bad)[0].tolist()
+        raise DatasetError(
+            f"{where}: '{key}' has {int(bad.sum())} values that are not finite (first at {first}); mend it"
+        )
+    return array
+
+
+def _write_episode(group: h5py.Group, index: int, episode: Episode, spaces: Spaces) -> None:
+    group.attrs["id"] = index
+    group.attrs["total_steps"] = len(episode)
+    if episode.seed is not None:
+        group.attrs["seed"] = episode.seed
+    actions = scale_action(episode.actions, spaces.action_low, spaces.action_high)
+    columns = {
+        "observations": episode.observations,
+        "actions": actions.astype(np.float32),
+        "rewards": episode.rewards.astype(np.float64),
+        "terminations": episode.terminated,
+        "truncations": episode.truncated,
+    }
+    if episode.success is not None:
+        columns["infos/success"] = episode.success
+    for name, column in columns.items():
+        group.create_dataset(name, data=column, compression="gzip", compression_opts=4, shuffle=True)
+
+
+def _box(low: list[float], high: list[float]) -> str:
+    """A Box space as Minari serialises it."""
+    return json.dumps({"type": "Box", "dtype": "float32", "shape": [len(low)], "low": low, "high": high})
+
+
+def _reachable(host: str, timeout: float = 3.0) -> bool:
+    """Whether a TCP connection to the host opens; the name look-up is bounded, too."""
+    reached = threading.Event()
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, 443), timeout=timeout).close()
+            reached.set()
+        except OSError:
+            pass
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return reached.is_set()

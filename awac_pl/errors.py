@@ -1,0 +1,27 @@
+"""Errors meant for the person who made the mistake: one line, what, where, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AwacError(Exception):
+    """A mistake in the input or the set-up. The command line prints it alone, without a traceback, and exits with 2."""
+
+
+class DatasetError(AwacError):
+    """A dataset that is missing, damaged or does not fit the task."""
+
+
+class TrainingDivergedError(AwacError):
+    """A loss that is no longer a finite number."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint such as `` Did you mean 'pen'?``, or the list of what there is, or nothing."""
+    options = sorted(known)
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    if close:
+        return f" Did you mean '{close[0]}'?"
+    return f" There is: {', '.join(options)}." if 0 < len(options) <= 12 else ""

@@ -1,0 +1,140 @@
+"""The callback that acts: after pretraining it collects a block of episodes per epoch and extends the replay buffer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+
+from awac_pl.data import ReplayDataModule
+from awac_pl.errors import AwacError
+from awac_pl.policy import NumpyPolicy
+from awac_pl.rollouts import RolloutWorkers
+from awac_pl.schema import Episode
+from awac_pl.scores import score_episodes
+
+#: Each run seed has so many episode seeds of its own.
+EPISODES_PER_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class Block:
+    """Episodes of one epoch, and the seconds it took to collect them."""
+
+    episodes: list[Episode]
+    seconds: float
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps in all."""
+        return sum(len(episode) for episode in self.episodes)
+
+
+def collect_block(workers: RolloutWorkers, policy: NumpyPolicy, first_seed: int, env_steps: int) -> Block:
+    """Run whole episodes, seed after seed, until there are at least ``env_steps`` steps.
+
+    Each round asks for as many episodes as would do if all ran to the time limit, so the block depends on the seeds and
+    the policy alone, not on the number of workers.
+    """
+    start = time.perf_counter()
+    block = Block([], 0.0)
+    while (missing := env_steps - block.env_steps) > 0:
+        seed = first_seed + len(block.episodes)
+        count = math.ceil(missing / workers.spaces.horizon)
+        block.episodes.extend(workers.rollout(policy, range(seed, seed + count)))
+    return Block(block.episodes, time.perf_counter() - start)
+
+
+class EnvironmentInteraction(Callback):
+    """Silent while the data module is offline; then one block of environment steps per epoch.
+
+    While the updates of an epoch run, workers collect the block of the next one with a snapshot of the policy as it was
+    at the start of the epoch. ``synchronous`` collects each block before its epoch instead (the paper's alternation).
+
+    Args:
+        env_steps_per_epoch: environment steps of a block; whole episodes are run, and what is too much is taken off the
+            next block.
+        synchronous: collect first, then train. Always so with ``data.workers: 0``.
+    """
+
+    def __init__(self, env_steps_per_epoch: int = 1000, synchronous: bool = False) -> None:
+        if env_steps_per_epoch < 1:
+            raise AwacError(f"interaction.env_steps_per_epoch is {env_steps_per_epoch}; it must be at least 1")
+        self.env_steps_per_epoch = env_steps_per_epoch
+        self.synchronous = synchronous
+        self.episodes = 0
+        self.failures = 0.0
+        self._background: ThreadPoolExecutor | None = None
+        self._next_block: Future[Block] | None = None
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Take in this epoch's block, and start on the next."""
+        data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if not data.is_online(trainer.current_epoch):
+            return
+        online_epoch = trainer.current_epoch - data.offline_epochs
+        if self._next_block is None:
+            block = self._collect(data, pl_module, online_epoch)
+        else:
+            block, self._next_block = self._next_block.result(), None
+        data.replay.extend(block.episodes)
+        pl_module.env_steps += block.env_steps  # type: ignore[operator]
+        self._log(block, pl_module)
+
+        more_to_come = trainer.max_epochs in (None, -1) or trainer.current_epoch + 1 < trainer.max_epochs  # type: ignore[operator]
+        if more_to_come and not self.synchronous and data.workers.num_workers > 0:
+            self._background = self._background or ThreadPoolExecutor(1, "awac-interaction")
+            job = self._job(data, pl_module, online_epoch + 1)
+            self._next_block = self._background.submit(collect_block, *job)
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Let go of the background thread."""
+        self._stop()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """End a block under way."""
+        trainer.datamodule.workers.close()  # type: ignore[attr-defined]
+        self._stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters. A block under way is not saved: a resumed run collects it again from the same seeds."""
+        return {"episodes": self.episodes, "failures": self.failures}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+        """Restore the counters."""
+        self.episodes, self.failures = state_dict["episodes"], state_dict["failures"]
+
+    def _job(
+        self, data: ReplayDataModule, pl_module: lightning.LightningModule, online_epoch: int
+    ) -> tuple[RolloutWorkers, NumpyPolicy, int, int]:
+        """Arguments of ``collect_block`` for the block of that online epoch."""
+        first_seed = data.seed * EPISODES_PER_SEED + self.episodes
+        missing = (online_epoch + 1) * self.env_steps_per_epoch - int(pl_module.env_steps)  # type: ignore[arg-type]
+        return data.workers, pl_module.policy(), first_seed, missing  # type: ignore[operator]
+
+    def _collect(self, data: ReplayDataModule, pl_module: lightning.LightningModule, online_epoch: int) -> Block:
+        return collect_block(*self._job(data, pl_module, online_epoch))
+
+    def _log(self, block: Block, pl_module: lightning.LightningModule) -> None:
+        if not block.episodes:
+            return
+        scores = score_episodes(block.episodes)
+        self.episodes += len(block.episodes)
+        self.failures += (1 - scores["success_rate"]) * len(block.episodes)
+        metrics = {f"rollout/{name}": scores[name] for name in ("success_rate", "episode_return", "episode_length")}
+        metrics["rollout/regret"] = self.failures / self.episodes
+        metrics["rollout/env_steps_per_s"] = block.env_steps / max(block.seconds, 1e-9)
+        pl_module.log_dict(metrics, on_step=False, on_epoch=True, logger=False, batch_size=1)
+
+    def _stop(self) -> None:
+        if self._background is not None:
+            self._background.shutdown(wait=False, cancel_futures=True)
+        self._background = self._next_block = None

@@ -1,0 +1,208 @@
+"""``awac fit | validate | test``: LightningCLI with this package's classes. Heavy to import; ``cli.py`` does it late."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import MLFlowLogger
+
+from awac_pl.data import ReplayDataModule
+from awac_pl.errors import AwacError, nearest
+from awac_pl.interaction import EnvironmentInteraction
+from awac_pl.module import AWAC
+from awac_pl.progress import AwacProgressBar
+from awac_pl.records import RunRecord, SaveRunConfig, choose_run_folder, git_commit
+
+
+class AwacParser(LightningArgumentParser):
+    """A parser whose refusals are one line, with the nearest right key."""
+
+    def error(self, message: str, *args: Any, **kwargs: Any) -> Any:
+        """Raise instead of printing the usage.
+
+        Raises:
+            AwacError: always.
+        """
+        keys = [action.dest for action in self._actions if action.dest not in ("help", "config")]
+        print("RAW", message, args, kwargs)
+        raise AwacError(_one_line(message, keys))
+
+
+class AwacCLI(LightningCLI):
+    """Adds the run folder, the callbacks and MLflow to the model, the data and the trainer."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Everything beside model, data and trainer."""
+        parser.add_argument("--preset", type=str, default="custom", help="name of the preset, for the run's tags")
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="run folder; by default the first free one of runs/TASK-PRESET-seedN",
+        )
+        parser.add_argument(
+            "--mlflow_uri",
+            type=str | None,
+            default=None,
+            help="MLflow tracking URI; $MLFLOW_TRACKING_URI by default, else sqlite:///mlflow.db; 'none' for no MLflow",
+        )
+        parser.add_argument("--mlflow_experiment", type=str, default="awac", help="MLflow experiment")
+        parser.add_lightning_class_args(EnvironmentInteraction, "interaction")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.link_arguments("data.observation_dim", "model.observation_dim", apply_on="instantiate")
+        parser.link_arguments("data.action_dim", "model.action_dim", apply_on="instantiate")
+        parser.link_arguments("data.return_range", "model.return_range", apply_on="instantiate")
+        parser.link_arguments("model.discount", "data.discount")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("trainer.check_val_every_n_epoch", "checkpoint.every_n_epochs")
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run folder before anything heavy starts."""
+        config = self.config[self.subcommand]
+        if self.subcommand != "fit":
+            config.trainer.logger = False
+            return
+        every, offline = config.trainer.check_val_every_n_epoch, config.data.offline_epochs
+        if every and offline % every:
+            log.warning("data.offline_epochs %d is no multiple of trainer.check_val_every_n_epoch %d: no evaluation "
+                        "right after pretraining", offline, every)  # fmt: skip
+        name = f"{re.sub(r'[^A-Za-z0-9]+', '-', config.data.task)}-{config.preset}-seed{config.seed_everything}"
+        self.run_folder = choose_run_folder(
+            Path(config.run_dir) if config.run_dir else None,
+            Path("runs") / name,
+            resume=config.ckpt_path is not None,
+        )
+        self.run_folder.take()
+        config.run_dir = str(self.run_folder.path)
+        config.trainer.default_root_dir = config.run_dir
+        config.checkpoint.dirpath = str(self.run_folder.path / "checkpoints")
+        if config.ckpt_path == "last":
+            last = self.run_folder.path / "checkpoints" / "last.ckpt"
+            if not last.exists():
+                raise AwacError(f"there is nothing to resume: no {last}; pass --run_dir or start without --ckpt_path")
+            config.ckpt_path = str(last)
+        elif config.ckpt_path and not Path(config.ckpt_path).exists():
+            raise AwacError(f"no checkpoint {config.ckpt_path}")
+
+    def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
+        """Add the run's record, the progress bar and MLflow."""
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            tags = {
+                "task": config.data.task,
+                "preset": config.preset,
+                "seed": str(config.seed_everything),
+                "commit": git_commit(),
+            }
+            self.config_init[self.subcommand].trainer.callbacks = [
+                *(self.config_init[self.subcommand].trainer.callbacks or []),
+                AwacProgressBar(),
+                RunRecord(tags, self.run_folder),
+            ]
+            if config.trainer.logger in (None, True):
+                kwargs["logger"] = _mlflow_logger(config, tags)
+        return super().instantiate_trainer(**kwargs)
+
+
+def _mlflow_logger(config: Any, tags: dict[str, str]) -> MLFlowLogger | bool:
+    """The run that ``mlflow run`` has opened, or a new one in a local SQLite file, which needs no server."""
+    uri = config.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    if uri == "none":
+        return False
+    logger = MLFlowLogger(
+        experiment_name=config.mlflow_experiment,
+        run_name=Path(config.run_dir).name,
+        run_id=os.environ.get("MLFLOW_RUN_ID"),
+        tracking_uri=uri,
+        artifact_location=None if "://" in uri and not uri.startswith("sqlite") else str(Path.cwd() / "mlartifacts"),
+        tags=tags,
+    )
+    try:
+        assert logger.experiment
+    except Exception as error:
+        log.warning("MLflow at %s cannot be used, the run goes on without it: %s", uri, str(error).splitlines()[0])
+        return False
+    return logger
+
+
+def run(arguments: list[str]) -> None:
+    """Parse, build and run; ``arguments`` start with the subcommand.
+
+    Raises:
+        AwacError: the arguments do not make a run.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("awac_pl").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended.*")  # it is: cli.py has read sys.argv
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    arguments = _with_run_config(_expand_overrides(arguments))
+    _check_config_files(arguments)
+    AwacCLI(
+        AWAC,
+        ReplayDataModule,
+        args=arguments,
+        save_config_callback=SaveRunConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_class=AwacParser,
+        parser_kwargs={"prog": "awac"},
+    )
+
+
+def _expand_overrides(arguments: list[str]) -> list[str]:
+    """``--overrides "--model.temperature=0.3 --trainer.max_epochs=40"``, as ``mlflow run`` passes it, in place."""
+    expanded: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        expanded += shlex.split(next(rest, "")) if argument == "--overrides" else [argument]
+    return expanded
+
+
+def _check_config_files(arguments: list[str]) -> None:
+    """Refuse a configuration file that is not there, naming the nearest one beside it."""
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        name = value if flag in ("--config", "-c") else flag.removeprefix("--config=") if "--config=" in flag else None
+        if name is None or Path(name).is_file():
+            continue
+        path = Path(name)
+        there = [other.stem for other in path.parent.glob("*.yaml")]
+        kind = path.parent.name if path.parent.name in ("task", "preset") else "configuration"
+        raise AwacError(f"unknown {kind} '{path.stem}': no file {path}.{nearest(path.stem, there)}")
+
+
+def _with_run_config(arguments: list[str]) -> list[str]:
+    """For ``validate`` and ``test`` of a checkpoint in a run folder: that run's configuration, unless one is given."""
+    if not arguments or arguments[0] == "fit" or any(argument.startswith(("--config", "-c")) for argument in arguments):
+        return arguments
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    values = [
+        value if flag == "--ckpt_path" else flag.partition("=")[2] for flag, value in pairs if "--ckpt_path" in flag
+    ]
+    config = Path(values[0]).parents[1] / "config.yaml" if values else None
+    return arguments if config is None or not config.exists() else [arguments[0], f"--config={config}", *arguments[1:]]
+
+
+def _one_line(message: str, keys: list[str]) -> str:
+    """The gist of a jsonargparse message, with the nearest right key."""
+    text = " ".join(message.replace("Validation failed:", "").split())
+    unknown = re.search(
+        r"[Uu]nrecognized arguments?: (\S+)|[Kk]ey '([^']+)' is not expected|No action for key \"?([\w.]+)", text
+    )
+    if unknown:
+        key = next(group for group in unknown.groups() if group).lstrip("-").split("=")[0]
+        return f"unknown key '{key}'.{nearest(key, keys)}"
+    return text
+
+
+log = logging.getLogger("awac_pl")

@@ -1,0 +1,106 @@
+"""The equations of AWAC (Nair et al., arXiv 2006.09359) as pure functions of tensors.
+
+Shapes: ``B`` transitions, ``E`` critics. Rewards, flags, values, weights and log-probabilities are ``[B]``; critics are
+``[E, B]``. A mismatch raises, nothing broadcasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+WeightForm = Literal["softmax", "exp"]
+
+
+def td_target(
+    reward: Tensor,
+    terminated: Tensor,
+    next_q: Tensor,
+    discount: float,
+    target_range: tuple[float, float] | None = None,
+) -> Tensor:
+    """Bootstrapped target ``y = r + gamma * (1 - terminated) * min_e Q'_e(s', a')``.
+
+    Args:
+        reward: ``[B]``.
+        terminated: ``[B]`` bool; a truncated step is not terminated and bootstraps.
+        next_q: ``[E, B]``, target critics at the next observation and an action of the current policy there.
+        discount: gamma in [0, 1).
+        target_range: smallest and largest return the reward allows; y is clamped into it. None leaves it free.
+
+    Returns:
+        ``[B]``, detached.
+    """
+    _same_batch(reward=reward, terminated=terminated, next_q=next_q[0])
+    with torch.no_grad():
+        target = torch.where(terminated, reward, reward + discount * next_q.amin(dim=0))
+        return target if target_range is None else target.clamp(*target_range)
+
+
+def critic_loss(q: Tensor, target: Tensor) -> Tensor:
+    """``sum_e mean_B (Q_e(s, a) - y)^2``.
+
+    Args:
+        q: ``[E, B]``, the critics that learn.
+        target: ``[B]``, from ``td_target``.
+    """
+    _same_batch(q=q[0], target=target)
+    return (q - target.detach().expand_as(q)).square().mean(dim=1).sum()
+
+
+def advantage_weights(
+    advantage: Tensor,
+    temperature: float,
+    *,
+    form: WeightForm = "softmax",
+    clip: float | None = None,
+    max_weight: float | None = None,
+) -> Tensor:
+    """Weights of the likelihood, ``exp(A / lambda)`` up to a factor.
+
+    ``softmax``: ``B * softmax_B(min(A, clip) / lambda)``, mean exactly 1, so the learning rate keeps its meaning at
+    every batch size (the authors' code). ``exp``: ``min(exp(A / lambda), max_weight)`` (the paper, eq. 13).
+
+    Args:
+        advantage: ``[B]``, in units of return.
+        temperature: lambda > 0. Small follows the best actions of the batch, large clones it.
+        form: see above.
+        clip: largest advantage that still adds weight; None for no bound.
+        max_weight: largest weight of the ``exp`` form; None for no bound.
+
+    Returns:
+        ``[B]``, detached.
+    """
+    _same_batch(advantage=advantage)
+    scaled = (advantage.detach() if clip is None else advantage.detach().clamp(max=clip)) / temperature
+    if form == "softmax":
+        return scaled.softmax(dim=0) * len(scaled)
+    weights = scaled.exp()
+    return weights if max_weight is None else weights.clamp(max=max_weight)
+
+
+def actor_loss(log_prob: Tensor, weights: Tensor) -> Tensor:
+    """Weighted maximum likelihood, ``-mean_B (w * log pi(a|s))``.
+
+    Args:
+        log_prob: ``[B]``, of the actions in the batch under the policy that learns.
+        weights: ``[B]``, from ``advantage_weights``; no gradient passes through them.
+    """
+    _same_batch(log_prob=log_prob, weights=weights)
+    return -(weights.detach() * log_prob).mean()
+
+
+@torch.no_grad()
+def polyak_update(target: Iterable[Tensor], online: Iterable[Tensor], polyak: float) -> None:
+    """Move targets in place, ``theta' <- (1 - tau) * theta' + tau * theta``."""
+    torch._foreach_lerp_(list(target), list(online), polyak)
+
+
+def _same_batch(**tensors: Tensor) -> None:
+    """Raise unless every tensor is ``[B]`` with one and the same B."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+        raise ValueError(f"expected one batch dimension [B], the same for all; got {shapes}")

@@ -1,0 +1,124 @@
+"""Actor and critics. A trailing dimension of 1 never leaves this file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from awac_pl.policy import NumpyPolicy
+
+
+class Actor(nn.Module):
+    """Gaussian policy: ``mean = tanh(mlp(s))``, a log standard deviation per action that does not depend on s.
+
+    The log standard deviation passes a sigmoid into ``log_std_range``. The density is a plain Normal around the mean,
+    without a correction for squashing, as in the authors' code.
+
+    Args:
+        observation_dim: O.
+        action_dim: A.
+        hidden_sizes: width of each hidden ReLU layer.
+        log_std_range: lower and upper bound of the log standard deviation.
+        initial_std: standard deviation before training; must lie inside the range.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        hidden_sizes: Sequence[int] = (256, 256),
+        log_std_range: tuple[float, float] = (-6.0, 0.0),
+        initial_std: float = 0.05,
+    ) -> None:
+        super().__init__()
+        sizes = [observation_dim, *hidden_sizes, action_dim]
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes[:-1], sizes[1:], strict=True))
+        self.log_std_range = log_std_range
+        low, high = log_std_range
+        share = (math.log(initial_std) - low) / (high - low)
+        if not 0 < share < 1:
+            raise ValueError(f"initial_std {initial_std} lies outside exp({low}) to exp({high})")
+        self.std_logit = nn.Parameter(torch.full((action_dim,), math.log(share / (1 - share))))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Mean action ``[B, A]`` in (-1, 1)."""
+        hidden = observation
+        for layer in self.layers[:-1]:
+            hidden = torch.relu(layer(hidden))
+        return torch.tanh(self.layers[-1](hidden))
+
+    @property
+    def log_std(self) -> Tensor:
+        """``[A]``."""
+        low, high = self.log_std_range
+        return low + (high - low) * torch.sigmoid(self.std_logit)
+
+    def log_prob(self, mean: Tensor, action: Tensor) -> Tensor:
+        """Log density ``[B]`` of actions ``[B, A]`` around means ``[B, A]``."""
+        log_std = self.log_std
+        standardised = (action - mean) * torch.exp(-log_std)
+        constant = log_std.sum() + 0.5 * math.log(2 * math.pi) * log_std.numel()
+        return -0.5 * standardised.square().sum(dim=-1) - constant
+
+    def sample(self, mean: Tensor) -> Tensor:
+        """Actions ``[B, A]`` around means ``[B, A]``, not clipped."""
+        return mean + torch.randn_like(mean) * self.log_std.exp()
+
+    def to_numpy(self, deterministic: bool = False) -> NumpyPolicy:
+        """A snapshot for workers; later training does not change it."""
+        return NumpyPolicy(
+            weights=tuple(layer.weight.detach().cpu().numpy().T.copy() for layer in self.layers),
+            biases=tuple(layer.bias.detach().cpu().numpy().copy() for layer in self.layers),
+            std=self.log_std.detach().exp().cpu().numpy().copy(),
+            deterministic=deterministic,
+        )
+
+
+class CriticEnsemble(nn.Module):
+    """E independent critics, evaluated together as batched products.
+
+    Args:
+        observation_dim: O.
+        action_dim: A.
+        hidden_sizes: width of each hidden ReLU layer.
+        num_critics: E.
+        layer_norm: normalise the inputs of every hidden ReLU (RLPD, arXiv 2302.02948).
+        max_output: upper clamp of the output (the authors' code: 0); None leaves it free. A clamped output has no
+            gradient above the bound.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        hidden_sizes: Sequence[int] = (256, 256),
+        num_critics: int = 2,
+        layer_norm: bool = False,
+        max_output: float | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = [observation_dim + action_dim, *hidden_sizes, 1]
+        self.layer_norm = layer_norm
+        self.max_output = max_output
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+            bound = 1 / math.sqrt(fan_in)  # the same initial range as nn.Linear
+            self.weights.append(nn.Parameter(torch.empty(num_critics, fan_in, fan_out).uniform_(-bound, bound)))
+            self.biases.append(nn.Parameter(torch.empty(num_critics, 1, fan_out).uniform_(-bound, bound)))
+
+    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Values ``[E, B]`` of observations ``[B, O]`` and actions ``[B, A]``."""
+        hidden = torch.cat([observation, action], dim=-1).expand(len(self.weights[0]), -1, -1)
+        last = len(self.weights) - 1
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            hidden = torch.baddbmm(bias, hidden, weight)
+            if index < last:
+                if self.layer_norm:
+                    hidden = nn.functional.layer_norm(hidden, hidden.shape[-1:])
+                hidden = torch.relu(hidden)
+        q = hidden.squeeze(-1)
+        return q if self.max_output is None else q.clamp(max=self.max_output)

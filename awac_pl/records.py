@@ -1,0 +1,359 @@
+"""The run folder, and the same facts to MLflow: config, manifest, metrics, checkpoints, and what came of it."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import MLFlowLogger
+
+from awac_pl.data import ReplayDataModule, cloning_result
+from awac_pl.errors import AwacError
+from awac_pl.scores import score_run, wilson_interval
+
+log = logging.getLogger(__name__)
+
+_PACKAGES = (
+    "awac_pl", "torch", "lightning", "torchrl", "tensordict", "mujoco", "gymnasium", "gymnasium-robotics", "minari",
+    "mlflow", "numpy",
+)  # fmt: skip
+
+
+class RunFolder:
+    """A folder that belongs to one run at a time.
+
+    Args:
+        path: the folder; made when it is taken.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    @property
+    def used(self) -> bool:
+        """Whether a run has already written here."""
+        return (self.path / "manifest.json").exists()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is writing here right now."""
+        try:
+            with (self.path / ".lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def take(self) -> None:
+        """Lock the folder until this process ends or ``release`` is called.
+
+        Raises:
+            AwacError: another run is writing there.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise AwacError(
+                f"run folder {self.path} is in use by another run; wait for it, or pass another --run_dir"
+            ) from None
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let others take the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def choose_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunFolder:
+    """The folder of a run: the one asked for, or the first free one of ``default``, ``default-2``, ``default-3`` …
+
+    Args:
+        path: asked for; None for a free one.
+        default: where to look for a free one.
+        resume: go on in a used folder, the latest one where none is asked for.
+
+    Raises:
+        AwacError: the one asked for is in use, or holds a run that is not to be resumed.
+    """
+    if path is not None:
+        folder = RunFolder(path)
+        if folder.busy:
+            folder.take()  # raises
+        if folder.used and not resume:
+            raise AwacError(f"run folder {path} holds a run; go on with --ckpt_path last, or pass another --run_dir")
+        return folder
+    number = 1
+    while RunFolder(folder_path := default.with_name(f"{default.name}-{number}" if number > 1 else default.name)).used:
+        latest, number = folder_path, number + 1
+    return RunFolder(latest if resume and number > 1 else folder_path)
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the resolved configuration into the run folder, and to MLflow as parameters."""
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Only a fit has a run folder."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """See the class."""
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(self.parser.dump(self.config, skip_none=False))
+        if trainer.logger is not None:
+            parameters = {key: value for key, value in vars(self.config.as_flat()).items() if value is not None}
+            _tolerate(lambda: trainer.logger.log_hyperparams(parameters))
+
+
+class RunRecord(Callback):
+    """Writes ``manifest.json`` and ``metrics.csv`` into ``trainer.default_root_dir``, and both to the logger.
+
+    One row per epoch. The logger's x axis is ``env_steps``; pretraining lies left of zero, at minus the updates that are
+    left of it. A tracker that is down costs a warning, not the run.
+
+    Args:
+        tags: what the run is, for the manifest and as MLflow tags.
+        folder: the folder to release at the end; None where nobody locked it.
+    """
+
+    def __init__(self, tags: Mapping[str, str], folder: RunFolder | None = None) -> None:
+        self.tags = dict(tags)
+        self.rows: list[dict[str, float]] = []
+        self._folder = folder
+        self._evaluation: dict[str, float] = {}
+        self._manifest: dict[str, Any] = {}
+        self._started = 0.0
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write the manifest, and take over the rows of the run that is resumed."""
+        self._started = time.time()
+        self._manifest = {
+            "status": "running",
+            "tags": self.tags,
+            "command": sys.argv,
+            "started": _now(),
+            "device": str(pl_module.device),
+            "versions": {name: _version(name) for name in _PACKAGES} | {"python": sys.version.split()[0]},
+            "datasets": [
+                {
+                    "id": dataset.dataset_id,
+                    "sha256": dataset.digest,
+                    "episodes": len(dataset.episodes),
+                    "transitions": sum(len(episode) for episode in dataset.episodes),
+                    "clipped_action_values": dataset.clipped,
+                }
+                for dataset in trainer.datamodule.datasets  # type: ignore[attr-defined]
+            ],
+            "cloning": cloning_result(trainer.datamodule.dataset_ids),  # type: ignore[attr-defined]
+        }
+        self._write_manifest(trainer)
+        if isinstance(trainer.logger, MLFlowLogger):
+            logger = trainer.logger
+            for name, value in self.tags.items():
+                _tolerate(lambda name=name, value=value: logger.experiment.set_tag(logger.run_id, name, value))
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Keep the rows up to the checkpoint that is resumed; those behind it will be made again."""
+        path = Path(trainer.default_root_dir) / "metrics.csv"
+        if trainer.current_epoch > 0 and path.exists():
+            rows = read_metrics(path)
+            self.rows = [row for row in rows if row["updates"] <= int(pl_module.updates)]  # type: ignore[arg-type]
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Hold the evaluation for the row of this epoch."""
+        self._evaluation = _with_prefix(trainer, "eval/")
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write the row of this epoch."""
+        data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        updates, env_steps = int(pl_module.updates), int(pl_module.env_steps)  # type: ignore[arg-type]
+        online = data.is_online(trainer.current_epoch)
+        row: dict[str, float] = {
+            "epoch": trainer.current_epoch,
+            "updates": updates,
+            "env_steps": env_steps,
+            "seconds": round(time.time() - self._started, 3),
+        }
+        row |= (
+            _with_prefix(trainer, "train/") | (_with_prefix(trainer, "rollout/") if online else {}) | self._evaluation
+        )
+        self._evaluation = {}
+        self.rows.append(row)
+        write_metrics(Path(trainer.default_root_dir) / "metrics.csv", self.rows)
+        if trainer.logger is not None:
+            finite = {name: value for name, value in row.items() if math.isfinite(value)}
+            axis = env_steps if online else updates - data.offline_epochs * data.updates_per_epoch
+            _tolerate(lambda: trainer.logger.log_metrics(finite, step=axis))
+        if "eval/success_rate" in row:
+            _report_evaluation(row)
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Sum up, and hand the folder's files to MLflow."""
+        interrupted = trainer.interrupted
+        self._finish(trainer, "interrupted" if interrupted else "finished")
+        if not interrupted:
+            print(self.summary(trainer), flush=True)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Say in the manifest how the run ended."""
+        if self._manifest.get("status") == "running":
+            stopped = isinstance(exception, KeyboardInterrupt)
+            self._finish(trainer, "interrupted" if stopped else "failed", "" if stopped else repr(exception))
+
+    def summary(self, trainer: lightning.Trainer) -> str:
+        """The success rates of each stage, and where to find the run."""
+        scores = score_run(self.rows)
+        cloning = cloning_result(trainer.datamodule.dataset_ids) or {}  # type: ignore[attr-defined]
+        stages = [("after cloning", cloning.get("success_deterministic"), cloning.get("evaluation_episodes", 0))]
+        evaluated = [row for row in self.rows if "eval/success_rate" in row]
+        before = [row for row in evaluated if row["env_steps"] == 0]
+        for name, rows in (("after pretraining", before), ("after fine-tuning", evaluated)):
+            if rows and (name != "after fine-tuning" or rows[-1]["env_steps"] > 0):
+                stages.append((name, rows[-1]["eval/success_rate"], rows[-1]["eval/episodes"]))
+        lines = ["", "success rate (any step of the episode, deterministic policy)"]
+        for name, rate, episodes in stages:
+            if rate is None or not episodes:
+                continue
+            if math.isnan(rate):
+                lines.append(f"  {name:<18} unavailable: the environment reports no success")
+                continue
+            low, high = wilson_interval(rate * episodes, episodes)
+            lines.append(f"  {name:<18} {rate:.2f}   95 % interval {low:.2f} to {high:.2f}, {episodes:.0f} episodes")
+        if math.isfinite(scores["regret"]):
+            lines.append(
+                f"  online training    regret {scores['regret']:.2f} (mean of 1 - success, with exploration noise)"
+            )
+        lines += ["", f"run folder  {trainer.default_root_dir}"]
+        if isinstance(trainer.logger, MLFlowLogger):
+            lines.append(f"MLflow      mlflow ui --backend-store-uri {trainer.logger._tracking_uri}")
+        return "\n".join(lines)
+
+    def _finish(self, trainer: lightning.Trainer, status: str, error: str = "") -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        self._manifest |= {
+            "status": status,
+            "finished": _now(),
+            "seconds": round(time.time() - self._started, 1),
+            "peak_memory_mib": round(peak),
+            "scores": {name: value for name, value in score_run(self.rows).items() if math.isfinite(value)},
+        }
+        if error:
+            self._manifest["error"] = error
+        self._write_manifest(trainer)
+        if isinstance(trainer.logger, MLFlowLogger):
+            logger, folder = trainer.logger, Path(trainer.default_root_dir)
+            for name in ("config.yaml", "manifest.json", "metrics.csv"):
+                if (folder / name).exists():
+                    _tolerate(lambda name=name: logger.experiment.log_artifact(logger.run_id, str(folder / name)))
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, ModelCheckpoint) and callback.dirpath and Path(callback.dirpath).is_dir():
+                    checkpoints = str(callback.dirpath)
+                    _tolerate(lambda c=checkpoints: logger.experiment.log_artifacts(logger.run_id, c, "checkpoints"))
+            if status == "interrupted":
+                _tolerate(lambda: logger.experiment.set_terminated(logger.run_id, "KILLED"))
+        if self._folder is not None:
+            self._folder.release()
+
+    def _write_manifest(self, trainer: lightning.Trainer) -> None:
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "manifest.json").write_text(json.dumps(self._manifest, indent=2) + "\n")
+
+
+def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
+    """Write rows as CSV, atomically; a measure that a row does not have stays empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    staging = path.with_suffix(".tmp")
+    with staging.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(staging, path)
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Read what ``write_metrics`` wrote."""
+    with path.open(newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def git_commit() -> str:
+    """Commit of this source tree, with ``+changes`` where it differs from it; ``unknown`` outside a checkout."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        tracked = git("ls-files", Path(__file__).name)
+        return (
+            git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "")
+            if tracked
+            else "unknown"
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _report_evaluation(row: Mapping[str, float]) -> None:
+    rate = row["eval/success_rate"]
+    if math.isnan(rate):
+        result = f"return {row['eval/episode_return']:.1f} (success unavailable)"
+    else:
+        result = f"success {rate:.2f}, return {row['eval/episode_return']:.1f}"
+    log.info(
+        "epoch %d, %d updates, %d env steps: %s over %d episodes",
+        row["epoch"] + 1, row["updates"], row["env_steps"], result, row["eval/episodes"],
+    )  # fmt: skip
+
+
+def _with_prefix(trainer: lightning.Trainer, prefix: str) -> dict[str, float]:
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
+    return {name: round(value, 6) if math.isfinite(value) else value for name, value in metrics.items()}
+
+
+def _tolerate(call: Callable[[], Any]) -> None:
+    """Call the tracker; the run folder holds everything, so a tracker that fails costs one warning."""
+    try:
+        call()
+    except Exception as error:
+        lightning.pytorch.utilities.rank_zero_warn(f"the tracker failed, the run goes on: {str(error).splitlines()[0]}")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

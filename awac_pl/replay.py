@@ -1,0 +1,161 @@
+"""The replay buffer: TorchRL's, with offline rows that are never overwritten and a sampler that can tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.data.replay_buffers.samplers import RandomSampler
+from torchrl.data.replay_buffers.storages import Storage
+
+from awac_pl.errors import AwacError
+from awac_pl.schema import Episode, to_transitions
+
+
+class OfflineOnlineSampler(RandomSampler):
+    """Uniform over everything, or a fixed share of each batch from the offline rows.
+
+    Args:
+        seed: of the sampler's own generator, so that nothing else moves its draws.
+        offline_ratio: share of each batch from the first ``offline_size`` rows; None samples uniformly over everything.
+            While there are no online rows, all come from the offline rows.
+    """
+
+    def __init__(self, seed: int, offline_ratio: float | None = None) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+        self.offline_ratio = offline_ratio
+        self.offline_size = 0
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict]:
+        """``[batch_size]`` row numbers."""
+        size = len(storage)
+        uniform = torch.rand(batch_size, generator=self.generator, dtype=torch.float64)
+        if self.offline_ratio is None or size == self.offline_size:
+            return (uniform * size).long(), {}
+        from_offline = round(self.offline_ratio * batch_size)
+        uniform[:from_offline] *= self.offline_size
+        uniform[from_offline:] *= size - self.offline_size
+        uniform[from_offline:] += self.offline_size
+        return uniform.long(), {}
+
+
+class Replay:
+    """Offline transitions first, then a ring of online ones.
+
+    Args:
+        capacity: largest number of transitions.
+        device: where they are stored and sampled.
+        seed: of the sampler.
+        offline_ratio: see ``OfflineOnlineSampler``.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        offline_ratio: float | None = None,
+    ) -> None:
+        self.capacity = capacity
+        self.sampler = OfflineOnlineSampler(seed, offline_ratio)
+        self.buffer = TensorDictReplayBuffer(
+            storage=LazyTensorStorage(capacity, device=device), sampler=self.sampler, batch_size=1
+        )
+        self.device = torch.device(device)
+        self._online_written = 0
+
+    def __len__(self) -> int:
+        return len(self.buffer)
+
+    @property
+    def offline_size(self) -> int:
+        """Number of offline transitions."""
+        return self.sampler.offline_size
+
+    @property
+    def online_size(self) -> int:
+        """Number of online transitions that are still there."""
+        return len(self) - self.offline_size
+
+    def fill(self, episodes: Sequence[Episode]) -> None:
+        """Store the offline data; to be called once, before anything else.
+
+        Raises:
+            AwacError: the capacity does not hold them and at least one online transition.
+        """
+        rows = self._to_rows(episodes)
+        if len(rows) >= self.capacity:
+            raise AwacError(
+                f"data.capacity is {self.capacity}, the datasets alone hold {len(rows)} transitions; "
+                f"set it to {len(rows)} plus the online steps to keep"
+            )
+        self.buffer.extend(rows)
+        self.sampler.offline_size = len(rows)
+
+    def extend(self, episodes: Sequence[Episode]) -> None:
+        """Add online episodes; once full, they replace the oldest online transitions."""
+        self._extend_rows(self._to_rows(episodes))
+
+    def sample(self, num_batches: int, batch_size: int) -> TensorDict:
+        """``[K, B]`` transitions, each batch drawn with replacement."""
+        index = torch.stack([self.sampler.sample(self.buffer.storage, batch_size)[0] for _ in range(num_batches)])
+        return self.buffer[index.flatten().to(self.device)].reshape(num_batches, batch_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The online rows and the sampler's state; the offline rows come back from their datasets."""
+        online = self.buffer[self.offline_size :].to("cpu").to_dict() if self.online_size else {}
+        return {
+            "offline_size": self.offline_size,
+            "online_written": self._online_written,
+            "online": online,
+            "generator": self.sampler.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore into a buffer that was just filled with the same offline data.
+
+        Raises:
+            AwacError: the offline data are not of the same size, or the online rows do not fit.
+        """
+        if state["offline_size"] != self.offline_size:
+            raise AwacError(
+                f"the checkpoint's run had {state['offline_size']} offline transitions, this one has "
+                f"{self.offline_size}; resume with the same data.datasets"
+            )
+        self.sampler.generator.set_state(state["generator"])
+        if not state["online"]:
+            return
+        rows = TensorDict.from_dict(state["online"], auto_batch_size=True)
+        rows.auto_batch_size_(1)
+        if len(rows) > self.capacity - self.offline_size:
+            raise AwacError(
+                f"data.capacity is {self.capacity}, the checkpoint holds {self.offline_size + len(rows)} transitions"
+            )
+        self._extend_rows(rows.to(self.device))
+        ring = self.capacity - self.offline_size
+        self._online_written = state["online_written"]
+        self._set_cursor(self.offline_size + self._online_written % ring)
+
+    def _to_rows(self, episodes: Sequence[Episode]) -> TensorDict:
+        columns = {key: torch.from_numpy(column) for key, column in to_transitions(episodes).items()}
+        return TensorDict(columns, batch_size=[len(columns["reward"])]).to(self.device)
+
+    def _extend_rows(self, rows: TensorDict) -> None:
+        ring = self.capacity - self.offline_size
+        while len(rows):
+            room = ring - self._online_written % ring
+            self.buffer.extend(rows[:room])
+            self._online_written += len(rows[:room])
+            if self._online_written % ring == 0:  # past the end, TorchRL's writer would go on at row 0
+                self._set_cursor(self.offline_size)
+            rows = rows[room:]
+
+    def _set_cursor(self, row: int) -> None:
+        writer = self.buffer.writer
+        writer.load_state_dict({**writer.state_dict(), "_cursor": row})

@@ -1,0 +1,238 @@
+"""Whole episodes by seed, in this process or in workers.
+
+An episode depends on its seed, the task and the policy alone: never on which worker ran it, on how many there are, or
+on the order in which they finish.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import pickle
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from awac_pl.policy import NumpyPolicy
+from awac_pl.schema import Episode
+from awac_pl.tasks import Spaces, Task, inspect_spaces, make_environment, scale_action, uses_binary_reward
+
+if TYPE_CHECKING:
+    import gymnasium
+
+#: How often a seed is tried again when the worker that runs it dies.
+MAX_ATTEMPTS = 3
+
+
+class RolloutError(RuntimeError):
+    """An episode that cannot be run: the environment raised, an action is not finite, or a worker died repeatedly."""
+
+
+def run_episode(environment: gymnasium.Env, task: Task, spaces: Spaces, policy: NumpyPolicy, seed: int) -> Episode:
+    """Run one episode to its end.
+
+    Args:
+        environment: from ``make_environment(task)``; it is reset, so what ran in it before does not matter.
+        task: for success, reward and termination.
+        spaces: for the action bounds.
+        policy: observation ``[O]`` to action ``[A]`` in [-1, 1].
+        seed: for the reset and, independently of it, for the policy's noise.
+
+    Raises:
+        RolloutError: an observation or an action is not finite. (MuJoCo would warn and carry on.)
+    """
+    rng = np.random.default_rng([seed, 1])  # [seed] alone is what the environment draws from
+    binary = uses_binary_reward(task, spaces)
+    observation, _ = environment.reset(seed=seed)
+    observations, actions, rewards, terminations, truncations, successes = [observation], [], [], [], [], []
+    ended = False
+    while not ended:
+        action = policy.act(observation, rng)
+        if not (np.isfinite(action).all() and np.isfinite(observation).all()):
+            what = "action" if np.isfinite(observation).all() else "observation"
+            raise RolloutError(f"{task.env_id}: seed {seed}: step {len(actions)}: the {what} is not finite")
+        scaled = scale_action(action, spaces.action_low, spaces.action_high)
+        observation, reward, terminated, truncated, info = environment.step(scaled)
+        success = info.get("success")
+        if success is None and task.success is not None:
+            success = task.success(observation)
+        if binary:
+            reward = float(success) - 1.0  # type: ignore[arg-type]
+        if task.terminate_on_success and success:
+            terminated = True
+        observations.append(observation)
+        actions.append(action)
+        rewards.append(reward)
+        terminations.append(terminated)
+        truncations.append(truncated)
+        successes.append(success)
+        ended = terminated or truncated
+    return Episode(
+        observations=np.asarray(observations, dtype=np.float32),
+        actions=np.asarray(actions, dtype=np.float32),
+        rewards=np.asarray(rewards, dtype=np.float32),
+        terminated=np.asarray(terminations, dtype=bool),
+        truncated=np.asarray(truncations, dtype=bool),
+        success=None if any(success is None for success in successes) else np.asarray(successes, dtype=bool),
+        seed=seed,
+    )
+
+
+class RolloutWorkers:
+    """Processes that run episodes; started on first use, replaced when they die, closed by ``close``.
+
+    Args:
+        task: what to run.
+        num_workers: processes; 0 runs in this process, without overlap (for debuggers).
+        spaces: of the task's environment, where already known.
+    """
+
+    def __init__(self, task: Task, num_workers: int, spaces: Spaces | None = None) -> None:
+        self.task = task
+        self.num_workers = num_workers
+        self.spaces = spaces or inspect_spaces(task)
+        self._lock = threading.Lock()
+        self._workers: dict[Connection, multiprocessing.process.BaseProcess] = {}
+        self._environment: gymnasium.Env | None = None
+        self._closed = False
+
+    def rollout(
+        self, policy: NumpyPolicy, seeds: Sequence[int], on_episode: Callable[[], object] | None = None
+    ) -> list[Episode]:
+        """Run one episode per seed and return them in the order of the seeds.
+
+        Args:
+            policy: copied to the workers.
+            seeds: one per episode.
+            on_episode: called after each finished episode (for a progress bar).
+
+        Raises:
+            RolloutError: an episode cannot be run.
+        """
+        with self._lock:
+            if self._closed:
+                raise RolloutError("the rollout workers are closed")
+            if self.num_workers == 0:
+                return self._rollout_here(policy, seeds, on_episode)
+            return self._rollout_in_workers(policy, seeds, on_episode)
+
+    def close(self) -> None:
+        """End all workers; a rollout under way ends with ``RolloutError``. May be called twice."""
+        self._closed = True
+        for process in list(self._workers.values()):
+            process.terminate()
+        with self._lock:
+            for connection, process in self._workers.items():
+                connection.close()
+                process.join()
+            self._workers.clear()
+            if self._environment is not None:
+                self._environment.close()
+                self._environment = None
+
+    def _rollout_here(
+        self, policy: NumpyPolicy, seeds: Sequence[int], on_episode: Callable[[], object] | None
+    ) -> list[Episode]:
+        if self._environment is None:
+            self._environment = make_environment(self.task)
+        episodes = []
+        for seed in seeds:
+            with _one_thread():
+                episodes.append(run_episode(self._environment, self.task, self.spaces, policy, seed))
+            if on_episode:
+                on_episode()
+        return episodes
+
+    def _rollout_in_workers(
+        self, policy: NumpyPolicy, seeds: Sequence[int], on_episode: Callable[[], object] | None
+    ) -> list[Episode]:
+        while len(self._workers) < self.num_workers:
+            self._start_worker()
+        payload = pickle.dumps(policy)
+        waiting = deque((index, 1) for index in range(len(seeds)))
+        running: dict[Connection, tuple[int, int]] = {}
+        episodes: list[Episode | None] = [None] * len(seeds)
+        error: RolloutError | None = None
+        while running or (waiting and error is None):
+            for connection in [c for c in self._workers if c not in running]:
+                if not waiting or error is not None:
+                    break
+                index, attempt = waiting.popleft()
+                running[connection] = index, attempt
+                with contextlib.suppress(OSError):  # a dead worker: found out below
+                    connection.send((payload, seeds[index]))
+            for connection in wait(list(running)):
+                index, attempt = running.pop(connection)  # type: ignore[arg-type]
+                try:
+                    outcome = connection.recv()  # type: ignore[union-attr]
+                except (EOFError, OSError):
+                    self._replace_worker(connection)  # type: ignore[arg-type]
+                    if attempt >= MAX_ATTEMPTS:
+                        error = RolloutError(
+                            f"{self.task.env_id}: seed {seeds[index]}: the worker died {attempt} times in a row"
+                        )
+                    else:
+                        waiting.appendleft((index, attempt + 1))
+                    continue
+                if isinstance(outcome, Episode):
+                    episodes[index] = outcome
+                    if on_episode:
+                        on_episode()
+                else:
+                    error = RolloutError(outcome)
+        if error is not None:
+            raise error
+        return episodes  # type: ignore[return-value]
+
+    def _start_worker(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self.task, self.spaces), daemon=True)
+        process.start()
+        theirs.close()
+        self._workers[ours] = process
+
+    def _replace_worker(self, connection: Connection) -> None:
+        if self._closed:
+            raise RolloutError("the rollout workers were closed during a rollout")
+        process = self._workers.pop(connection)
+        connection.close()
+        process.join(timeout=5)
+        self._start_worker()
+
+
+def _serve(connection: Connection, task: Task, spaces: Spaces) -> None:
+    """A worker's life: seeds in, episodes out, until the pipe closes. Ctrl-C is for the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    environment = None
+    with _one_thread():
+        while True:
+            try:
+                payload, seed = connection.recv()
+            except (EOFError, OSError):
+                return
+            try:
+                environment = environment or make_environment(task)
+                outcome: Episode | str = run_episode(environment, task, spaces, pickle.loads(payload), seed)
+            except RolloutError as error:
+                outcome = str(error)
+            except Exception as error:
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                outcome = f"{task.env_id}: seed {seed}: {error!r} at {where.filename}:{where.lineno}"
+            try:
+                connection.send(outcome)
+            except OSError:
+                return
+
+
+def _one_thread() -> contextlib.AbstractContextManager:
+    """One BLAS thread: a policy is far too small for more, and more could change the last bit."""
+    import threadpoolctl
+
+    return threadpoolctl.threadpool_limits(limits=1)
