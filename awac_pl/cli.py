@@ -36,9 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 2 for a mistake of the user, told in one line.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(
-        "awac", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser("awac", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"awac_pl {__version__}")
     parser.add_argument("command", choices=["fit", "validate", "test", "clone", "datasets"], metavar="command")
     command = parser.parse_args(arguments[:1]).command
@@ -103,7 +101,5 @@ def _datasets() -> None:
 
     for name in dataset_ids():
         metadata = read_metadata(name)
-        print(
-            f"{name:<36} {metadata.get('total_episodes', '?'):>5} episodes {metadata.get('total_steps', '?'):>8} steps"
-        )
+        print(f"{name:<36} {metadata.get('total_episodes', '?'):>5} episodes {metadata.get('total_steps', '?'):>8} steps")
     print(f"local datasets: {local_root()}")

@@ -116,9 +116,7 @@ def fit_clone(
                 break
     actor.load_state_dict(best_state)
     with torch.no_grad():
-        return Clone(
-            actor=actor, updates=best_update, held_out_log_prob=best, train_log_prob=float(log_prob(*train_pair))
-        )
+        return Clone(actor=actor, updates=best_update, held_out_log_prob=best, train_log_prob=float(log_prob(*train_pair)))
 
 
 def clone_dataset(
@@ -194,9 +192,7 @@ def clone_dataset(
     return result
 
 
-def clone_recipe(
-    demonstrations: EpisodeDataset, train_split: float, num_episodes: int, seed: int
-) -> dict[str, str | float]:
+def clone_recipe(demonstrations: EpisodeDataset, train_split: float, num_episodes: int, seed: int) -> dict[str, str | float]:
     """What a cloned dataset depends on; compared before one that is already there is used again."""
     return {
         "source": demonstrations.dataset_id,

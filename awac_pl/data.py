@@ -87,9 +87,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         if not datasets:
             raise AwacError("data.datasets is empty; name at least one, for example awac/pen/expert-v0")
         if updates_per_epoch % chunk_size:
-            raise AwacError(
-                f"data.updates_per_epoch {updates_per_epoch} is no multiple of data.chunk_size {chunk_size}"
-            )
+            raise AwacError(f"data.updates_per_epoch {updates_per_epoch} is no multiple of data.chunk_size {chunk_size}")
         if offline_ratio is not None and not 0 <= offline_ratio <= 1:
             raise AwacError(f"data.offline_ratio is {offline_ratio}; it must lie in [0, 1]")
         self.task = find_task(task, horizon=horizon, reward=reward, terminate_on_success=terminate_on_success)
@@ -143,9 +141,7 @@ class ReplayDataModule(lightning.LightningDataModule):
             if not _is_cloned(name) or name == self.dataset_ids[0]:
                 fetch_dataset(name)
             elif find_dataset(name) is None:
-                log.info(
-                    "making %s: %d episodes of a policy cloned from %s", name, self.clone_episodes, self.dataset_ids[0]
-                )
+                log.info("making %s: %d episodes of a policy cloned from %s", name, self.clone_episodes, self.dataset_ids[0])
                 clone_dataset(
                     self.dataset_ids[0],
                     name,
@@ -223,9 +219,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         if made_by is None or not self.datasets or not dataset.dataset_id.startswith("awac/"):
             return
         asked = clone_recipe(self.datasets[0], self.train_split, self.clone_episodes, self.clone_seed)
-        changed = [
-            f"{key} {made_by.get(key)} instead of {asked[key]}" for key in asked if made_by.get(key) != asked[key]
-        ]
+        changed = [f"{key} {made_by.get(key)} instead of {asked[key]}" for key in asked if made_by.get(key) != asked[key]]
         if changed:
             raise DatasetError(
                 f"{find_dataset(dataset.dataset_id)}: was cloned with {', '.join(changed)}; "
@@ -261,8 +255,8 @@ class SeedStream:
         episodes = self.episodes
         if episodes is None:
             trainer = self.data.trainer
-            validating = trainer is None or trainer.state.fn != "fit"
-            episodes = self.data.milestone_episodes if validating else self.data.episodes_at(trainer.current_epoch)
+            fitting = trainer is not None and trainer.state.fn == "fit"
+            episodes = self.data.episodes_at(trainer.current_epoch) if fitting else self.data.milestone_episodes  # type: ignore[union-attr]
         batch = math.lcm(10, max(1, self.data.workers.num_workers))
         for start in range(0, episodes, batch):
             yield [EVALUATION_SEEDS + index for index in range(start, min(start + batch, episodes))]

@@ -88,9 +88,7 @@ def read_metadata(dataset_id: str) -> dict[str, Any]:
     try:
         return json.loads((folder / "metadata.json").read_text())
     except json.JSONDecodeError as error:
-        raise DatasetError(
-            f"{folder / 'metadata.json'}: not JSON ({error}); make or download the dataset anew"
-        ) from error
+        raise DatasetError(f"{folder / 'metadata.json'}: not JSON ({error}); make or download the dataset anew") from error
 
 
 def fetch_dataset(dataset_id: str) -> None:
@@ -295,9 +293,7 @@ def _read_array(group: h5py.Group, key: str, where: str, rows: tuple[int, ...] |
     bad = ~np.isfinite(array)
     if bad.any():
         first = np.argwhere(bad)[0].tolist()
-        raise DatasetError(
-            f"{where}: '{key}' has {int(bad.sum())} values that are not finite (first at {first}); mend it"
-        )
+        raise DatasetError(f"{where}: '{key}' has {int(bad.sum())} values that are not finite (first at {first}); mend it")
     return array
 
 

@@ -7,13 +7,14 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import lightning
 from lightning.pytorch.callbacks import Callback
 
 from awac_pl.data import ReplayDataModule
 from awac_pl.errors import AwacError
+from awac_pl.module import AWAC
 from awac_pl.policy import NumpyPolicy
 from awac_pl.rollouts import RolloutWorkers
 from awac_pl.schema import Episode
@@ -76,21 +77,22 @@ class EnvironmentInteraction(Callback):
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take in this epoch's block, and start on the next."""
         data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        module = cast(AWAC, pl_module)
         if not data.is_online(trainer.current_epoch):
             return
         online_epoch = trainer.current_epoch - data.offline_epochs
         if self._next_block is None:
-            block = self._collect(data, pl_module, online_epoch)
+            block = self._collect(data, module, online_epoch)
         else:
             block, self._next_block = self._next_block.result(), None
         data.replay.extend(block.episodes)
-        pl_module.env_steps += block.env_steps  # type: ignore[operator]
-        self._log(block, pl_module)
+        module.env_steps += block.env_steps
+        self._log(block, module)
 
-        more_to_come = trainer.max_epochs in (None, -1) or trainer.current_epoch + 1 < trainer.max_epochs  # type: ignore[operator]
+        more_to_come = trainer.max_epochs in (None, -1) or trainer.current_epoch + 1 < trainer.max_epochs
         if more_to_come and not self.synchronous and data.workers.num_workers > 0:
             self._background = self._background or ThreadPoolExecutor(1, "awac-interaction")
-            job = self._job(data, pl_module, online_epoch + 1)
+            job = self._job(data, module, online_epoch + 1)
             self._next_block = self._background.submit(collect_block, *job)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -108,22 +110,20 @@ class EnvironmentInteraction(Callback):
         """Counters. A block under way is not saved: a resumed run collects it again from the same seeds."""
         return {"episodes": self.episodes, "failures": self.failures}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore the counters."""
         self.episodes, self.failures = state_dict["episodes"], state_dict["failures"]
 
-    def _job(
-        self, data: ReplayDataModule, pl_module: lightning.LightningModule, online_epoch: int
-    ) -> tuple[RolloutWorkers, NumpyPolicy, int, int]:
+    def _job(self, data: ReplayDataModule, module: AWAC, online_epoch: int) -> tuple[RolloutWorkers, NumpyPolicy, int, int]:
         """Arguments of ``collect_block`` for the block of that online epoch."""
         first_seed = data.seed * EPISODES_PER_SEED + self.episodes
-        missing = (online_epoch + 1) * self.env_steps_per_epoch - int(pl_module.env_steps)  # type: ignore[arg-type]
-        return data.workers, pl_module.policy(), first_seed, missing  # type: ignore[operator]
+        missing = (online_epoch + 1) * self.env_steps_per_epoch - int(module.env_steps)
+        return data.workers, module.policy(), first_seed, missing
 
-    def _collect(self, data: ReplayDataModule, pl_module: lightning.LightningModule, online_epoch: int) -> Block:
-        return collect_block(*self._job(data, pl_module, online_epoch))
+    def _collect(self, data: ReplayDataModule, module: AWAC, online_epoch: int) -> Block:
+        return collect_block(*self._job(data, module, online_epoch))
 
-    def _log(self, block: Block, pl_module: lightning.LightningModule) -> None:
+    def _log(self, block: Block, module: AWAC) -> None:
         if not block.episodes:
             return
         scores = score_episodes(block.episodes)
@@ -132,7 +132,7 @@ class EnvironmentInteraction(Callback):
         metrics = {f"rollout/{name}": scores[name] for name in ("success_rate", "episode_return", "episode_length")}
         metrics["rollout/regret"] = self.failures / self.episodes
         metrics["rollout/env_steps_per_s"] = block.env_steps / max(block.seconds, 1e-9)
-        pl_module.log_dict(metrics, on_step=False, on_epoch=True, logger=False, batch_size=1)
+        module.log_dict(metrics, on_step=False, on_epoch=True, logger=False, batch_size=1)
 
     def _stop(self) -> None:
         if self._background is not None:

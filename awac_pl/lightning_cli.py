@@ -142,7 +142,9 @@ def run(arguments: list[str]) -> None:
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("awac_pl").setLevel(logging.INFO)
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended.*")  # it is: cli.py has read sys.argv
+    warnings.filterwarnings(
+        "ignore", message="LightningCLI's args parameter is intended.*"
+    )  # it is: cli.py has read sys.argv
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     arguments = _with_run_config(_expand_overrides(arguments))
@@ -186,9 +188,7 @@ def _with_run_config(arguments: list[str]) -> list[str]:
     if not arguments or arguments[0] == "fit" or any(argument.startswith(("--config", "-c")) for argument in arguments):
         return arguments
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    values = [
-        value if flag == "--ckpt_path" else flag.partition("=")[2] for flag, value in pairs if "--ckpt_path" in flag
-    ]
+    values = [value if flag == "--ckpt_path" else flag.partition("=")[2] for flag, value in pairs if "--ckpt_path" in flag]
     config = Path(values[0]).parents[1] / "config.yaml" if values else None
     return arguments if config is None or not config.exists() else [arguments[0], f"--config={config}", *arguments[1:]]
 

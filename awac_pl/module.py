@@ -117,9 +117,7 @@ class AWAC(lightning.LightningModule):
             if self.hparams["clip_next_action"]:
                 next_action = next_action.clamp(-1, 1)
             next_q = self.target_critics(next_observation, next_action)
-        target = losses.td_target(
-            batch["reward"], batch["terminated"], next_q, self.hparams["discount"], self.target_range
-        )
+        target = losses.td_target(batch["reward"], batch["terminated"], next_q, self.hparams["discount"], self.target_range)
         q = self.critics(observation, action)
         critic_loss = losses.critic_loss(q, target)
 
@@ -166,7 +164,7 @@ class AWAC(lightning.LightningModule):
             (wrapped if index == last else optimizer).step()  # type: ignore[union-attr]
             losses.polyak_update(self.target_critics.parameters(), self.critics.parameters(), self.hparams["polyak"])
         self.updates += len(chunk)
-        self._check_finite(loss)
+        self._check_finite(loss.detach())
         self._metrics.append(metrics)
         if self.trainer.is_last_batch:
             self._log_epoch()
@@ -177,9 +175,11 @@ class AWAC(lightning.LightningModule):
         self._episodes += datamodule.workers.rollout(self.policy(deterministic=True), seeds)
 
     def on_validation_epoch_start(self) -> None:
+        """Forget the episodes of the last evaluation."""
         self._episodes = []
 
     def on_validation_epoch_end(self) -> None:
+        """Log the measures of this evaluation."""
         scores = score_episodes(self._episodes)
         self.log_dict({f"eval/{name}": value for name, value in scores.items()}, logger=False)
 
@@ -192,12 +192,14 @@ class AWAC(lightning.LightningModule):
         return self.actor.to_numpy(deterministic)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the random state that Lightning leaves out."""
         checkpoint["random_state"] = {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random state for ``on_train_start``."""
         self._random_state = checkpoint["random_state"]
 
     def on_train_start(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +37,7 @@ class Actor(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [observation_dim, *hidden_sizes, action_dim]
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.log_std_range = log_std_range
         low, high = log_std_range
         share = (math.log(initial_std) - low) / (high - low)
@@ -46,9 +48,10 @@ class Actor(nn.Module):
     def forward(self, observation: Tensor) -> Tensor:
         """Mean action ``[B, A]`` in (-1, 1)."""
         hidden = observation
-        for layer in self.layers[:-1]:
+        *hidden_layers, output_layer = self.layers
+        for layer in hidden_layers:
             hidden = torch.relu(layer(hidden))
-        return torch.tanh(self.layers[-1](hidden))
+        return torch.tanh(output_layer(hidden))
 
     @property
     def log_std(self) -> Tensor:
@@ -69,9 +72,10 @@ class Actor(nn.Module):
 
     def to_numpy(self, deterministic: bool = False) -> NumpyPolicy:
         """A snapshot for workers; later training does not change it."""
+        layers = cast(list[nn.Linear], list(self.layers))
         return NumpyPolicy(
-            weights=tuple(layer.weight.detach().cpu().numpy().T.copy() for layer in self.layers),
-            biases=tuple(layer.bias.detach().cpu().numpy().copy() for layer in self.layers),
+            weights=tuple(layer.weight.data.cpu().numpy().T.copy() for layer in layers),
+            biases=tuple(layer.bias.data.cpu().numpy().copy() for layer in layers),
             std=self.log_std.detach().exp().cpu().numpy().copy(),
             deterministic=deterministic,
         )
@@ -105,7 +109,7 @@ class CriticEnsemble(nn.Module):
         self.max_output = max_output
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in pairwise(sizes):
             bound = 1 / math.sqrt(fan_in)  # the same initial range as nn.Linear
             self.weights.append(nn.Parameter(torch.empty(num_critics, fan_in, fan_out).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(num_critics, 1, fan_out).uniform_(-bound, bound)))

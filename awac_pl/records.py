@@ -88,7 +88,7 @@ class RunFolder:
 
 
 def choose_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunFolder:
-    """The folder of a run: the one asked for, or the first free one of ``default``, ``default-2``, ``default-3`` …
+    """The folder of a run: the one asked for, or the first free one of ``default``, ``default-2`` and so on.
 
     Args:
         path: asked for; None for a free one.
@@ -126,7 +126,7 @@ class SaveRunConfig(SaveConfigCallback):
         (folder / "config.yaml").write_text(self.parser.dump(self.config, skip_none=False))
         if trainer.logger is not None:
             parameters = {key: value for key, value in vars(self.config.as_flat()).items() if value is not None}
-            _tolerate(lambda: trainer.logger.log_hyperparams(parameters))
+            _tolerate(trainer.logger.log_hyperparams, parameters)
 
 
 class RunRecord(Callback):
@@ -174,7 +174,7 @@ class RunRecord(Callback):
         if isinstance(trainer.logger, MLFlowLogger):
             logger = trainer.logger
             for name, value in self.tags.items():
-                _tolerate(lambda name=name, value=value: logger.experiment.set_tag(logger.run_id, name, value))
+                _tolerate(logger.experiment.set_tag, logger.run_id, name, value)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keep the rows up to the checkpoint that is resumed; those behind it will be made again."""
@@ -198,16 +198,14 @@ class RunRecord(Callback):
             "env_steps": env_steps,
             "seconds": round(time.time() - self._started, 3),
         }
-        row |= (
-            _with_prefix(trainer, "train/") | (_with_prefix(trainer, "rollout/") if online else {}) | self._evaluation
-        )
+        row |= _with_prefix(trainer, "train/") | (_with_prefix(trainer, "rollout/") if online else {}) | self._evaluation
         self._evaluation = {}
         self.rows.append(row)
         write_metrics(Path(trainer.default_root_dir) / "metrics.csv", self.rows)
         if trainer.logger is not None:
             finite = {name: value for name, value in row.items() if math.isfinite(value)}
             axis = env_steps if online else updates - data.offline_epochs * data.updates_per_epoch
-            _tolerate(lambda: trainer.logger.log_metrics(finite, step=axis))
+            _tolerate(trainer.logger.log_metrics, finite, step=axis)
         if "eval/success_rate" in row:
             _report_evaluation(row)
 
@@ -246,9 +244,7 @@ class RunRecord(Callback):
             low, high = wilson_interval(rate * episodes, episodes)
             lines.append(f"  {name:<18} {rate:.2f}   95 % interval {low:.2f} to {high:.2f}, {episodes:.0f} episodes")
         if math.isfinite(scores["regret"]):
-            lines.append(
-                f"  online training    regret {scores['regret']:.2f} (mean of 1 - success, with exploration noise)"
-            )
+            lines.append(f"  online training    regret {scores['regret']:.2f} (mean of 1 - success, with exploration noise)")
         lines += ["", f"run folder  {trainer.default_root_dir}"]
         if isinstance(trainer.logger, MLFlowLogger):
             lines.append(f"MLflow      mlflow ui --backend-store-uri {trainer.logger._tracking_uri}")
@@ -270,13 +266,12 @@ class RunRecord(Callback):
             logger, folder = trainer.logger, Path(trainer.default_root_dir)
             for name in ("config.yaml", "manifest.json", "metrics.csv"):
                 if (folder / name).exists():
-                    _tolerate(lambda name=name: logger.experiment.log_artifact(logger.run_id, str(folder / name)))
+                    _tolerate(logger.experiment.log_artifact, logger.run_id, str(folder / name))
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, ModelCheckpoint) and callback.dirpath and Path(callback.dirpath).is_dir():
-                    checkpoints = str(callback.dirpath)
-                    _tolerate(lambda c=checkpoints: logger.experiment.log_artifacts(logger.run_id, c, "checkpoints"))
+                    _tolerate(logger.experiment.log_artifacts, logger.run_id, str(callback.dirpath), "checkpoints")
             if status == "interrupted":
-                _tolerate(lambda: logger.experiment.set_terminated(logger.run_id, "KILLED"))
+                _tolerate(logger.experiment.set_terminated, logger.run_id, "KILLED")
         if self._folder is not None:
             self._folder.release()
 
@@ -308,17 +303,11 @@ def git_commit() -> str:
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         tracked = git("ls-files", Path(__file__).name)
-        return (
-            git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "")
-            if tracked
-            else "unknown"
-        )
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "") if tracked else "unknown"
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -340,10 +329,10 @@ def _with_prefix(trainer: lightning.Trainer, prefix: str) -> dict[str, float]:
     return {name: round(value, 6) if math.isfinite(value) else value for name, value in metrics.items()}
 
 
-def _tolerate(call: Callable[[], Any]) -> None:
+def _tolerate(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
     """Call the tracker; the run folder holds everything, so a tracker that fails costs one warning."""
     try:
-        call()
+        call(*arguments, **keywords)
     except Exception as error:
         lightning.pytorch.utilities.rank_zero_warn(f"the tracker failed, the run goes on: {str(error).splitlines()[0]}")
 

@@ -15,7 +15,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -50,7 +50,9 @@ def run_episode(environment: gymnasium.Env, task: Task, spaces: Spaces, policy: 
     rng = np.random.default_rng([seed, 1])  # [seed] alone is what the environment draws from
     binary = uses_binary_reward(task, spaces)
     observation, _ = environment.reset(seed=seed)
-    observations, actions, rewards, terminations, truncations, successes = [observation], [], [], [], [], []
+    observations: list[np.ndarray] = [observation]
+    actions: list[np.ndarray] = []
+    steps: list[tuple[float, bool, bool, bool | None]] = []  # reward, terminated, truncated, success
     ended = False
     while not ended:
         action = policy.act(observation, rng)
@@ -63,16 +65,16 @@ def run_episode(environment: gymnasium.Env, task: Task, spaces: Spaces, policy: 
         if success is None and task.success is not None:
             success = task.success(observation)
         if binary:
+            # An end in failure would be worth more (0) than going on (-1 a step): only success may terminate.
             reward = float(success) - 1.0  # type: ignore[arg-type]
+            terminated, truncated = False, terminated or truncated
         if task.terminate_on_success and success:
-            terminated = True
+            terminated, truncated = True, False
         observations.append(observation)
         actions.append(action)
-        rewards.append(reward)
-        terminations.append(terminated)
-        truncations.append(truncated)
-        successes.append(success)
+        steps.append((float(reward), bool(terminated), bool(truncated), success))
         ended = terminated or truncated
+    rewards, terminations, truncations, successes = zip(*steps, strict=True)
     return Episode(
         observations=np.asarray(observations, dtype=np.float32),
         actions=np.asarray(actions, dtype=np.float32),
@@ -167,12 +169,13 @@ class RolloutWorkers:
                 running[connection] = index, attempt
                 with contextlib.suppress(OSError):  # a dead worker: found out below
                     connection.send((payload, seeds[index]))
-            for connection in wait(list(running)):
-                index, attempt = running.pop(connection)  # type: ignore[arg-type]
+            for ready in wait(list(running)):
+                connection = cast(Connection, ready)
+                index, attempt = running.pop(connection)
                 try:
-                    outcome = connection.recv()  # type: ignore[union-attr]
+                    outcome = connection.recv()
                 except (EOFError, OSError):
-                    self._replace_worker(connection)  # type: ignore[arg-type]
+                    self._replace_worker(connection)
                     if attempt >= MAX_ATTEMPTS:
                         error = RolloutError(
                             f"{self.task.env_id}: seed {seeds[index]}: the worker died {attempt} times in a row"

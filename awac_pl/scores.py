@@ -72,9 +72,7 @@ def score_run(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         where there is nothing to measure.
     """
     evaluations = [
-        (row["env_steps"], row["eval/success_rate"])
-        for row in rows
-        if math.isfinite(row.get("eval/success_rate", math.nan))
+        (row["env_steps"], row["eval/success_rate"]) for row in rows if math.isfinite(row.get("eval/success_rate", math.nan))
     ]
     offline = [rate for steps, rate in evaluations if steps == 0]
     online = [(steps, rate) for steps, rate in evaluations if steps > 0]

@@ -99,9 +99,7 @@ def find_task(
         register_environments()
         if ":" not in name and name not in gymnasium.registry:
             known = [*TASKS, *gymnasium.registry] if "-v" in name else TASKS
-            raise AwacError(
-                f"unknown task '{name}': neither a task nor a Gymnasium environment id.{nearest(name, known)}"
-            )
+            raise AwacError(f"unknown task '{name}': neither a task nor a Gymnasium environment id.{nearest(name, known)}")
         task = Task(name=name, env_id=name)
     return replace(
         task,

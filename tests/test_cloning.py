@@ -1,0 +1,59 @@
+"""Behaviour cloning and the dataset made of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from awac_pl.cloning import clone_dataset, fit_clone
+from awac_pl.datasets import load_dataset, read_metadata
+from awac_pl.errors import DatasetError
+from tests.conftest import REACH
+from tests.toy import reach_episodes
+
+
+def test_a_clone_predicts_actions_it_has_not_seen() -> None:
+    clone = fit_clone(reach_episodes(60, noise=0.2), max_updates=1500, progress=False)
+    unseen = reach_episodes(20, noise=0.0, first_seed=1000)
+    observation = torch.from_numpy(np.concatenate([episode.observations[:-1] for episode in unseen]))
+    action = torch.from_numpy(np.concatenate([episode.actions for episode in unseen]))
+    with torch.no_grad():
+        error = (clone.actor(observation) - action).abs().mean()
+    assert error < 0.1
+    assert 0.05 < clone.actor.log_std.exp().item() < 0.3  # the noise of the demonstrations is 0.2, clipped
+
+
+def test_fitting_stops_where_the_held_out_likelihood_stops_rising() -> None:
+    clone = fit_clone(reach_episodes(4), max_updates=20_000, check_every=50, patience=4, progress=False)
+    assert clone.updates < 10_000
+    assert clone.train_log_prob > clone.held_out_log_prob
+
+
+def test_same_seed_same_clone_and_other_random_state_untouched() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, second = (fit_clone(reach_episodes(5), seed=3, max_updates=100, check_every=50, progress=False) for _ in range(2))
+    torch.testing.assert_close(torch.rand(1), expected)
+    torch.testing.assert_close(first.actor.state_dict(), second.actor.state_dict(), rtol=0, atol=0)
+
+
+def test_too_few_episodes() -> None:
+    with pytest.raises(DatasetError, match="at least 2 episodes"):
+        fit_clone(reach_episodes(1))
+
+
+def test_cloned_dataset(reach, reach_dataset: str) -> None:
+    result = clone_dataset(
+        reach_dataset, "toy/cloned-v0", reach[0], num_episodes=12, evaluation_episodes=20, num_workers=1, progress=False
+    )
+    dataset = load_dataset("toy/cloned-v0", *reach)
+    assert [episode.seed for episode in dataset.episodes] == list(range(1_000_000_000, 1_000_000_012))
+    assert result["success_deterministic"] > 0.8
+    assert result["success_stochastic"] == np.mean([episode.success.any() for episode in dataset.episodes])
+    metadata = read_metadata("toy/cloned-v0")
+    assert metadata["cloning"] == result
+    assert metadata["recipe"]["source"] == reach_dataset
+    assert metadata["recipe"]["num_demonstrations"] == 20
+    assert reach[0].env_id == REACH

@@ -1,0 +1,254 @@
+"""The whole update against a plain reference written from the equations, and the Lightning wiring around it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+
+import lightning
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from awac_pl.errors import TrainingDivergedError
+from awac_pl.module import AWAC
+
+OBSERVATION_DIM, ACTION_DIM, BATCH = 4, 2, 32
+
+
+def make_chunk(num_batches: int, seed: int = 0, batch: int = BATCH) -> TensorDict:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (num_batches, batch)
+    return TensorDict(
+        {
+            "observation": torch.randn(*shape, OBSERVATION_DIM, generator=generator),
+            "action": torch.rand(*shape, ACTION_DIM, generator=generator) * 2 - 1,
+            "reward": -(torch.rand(shape, generator=generator) > 0.3).float(),
+            "next_observation": torch.randn(*shape, OBSERVATION_DIM, generator=generator),
+            "terminated": torch.rand(shape, generator=generator) < 0.1,
+            "truncated": torch.zeros(shape, dtype=torch.bool),
+        },
+        batch_size=shape,
+    )
+
+
+class Chunks(lightning.LightningDataModule):
+    """Chunks that were made beforehand."""
+
+    def __init__(self, chunks: list[TensorDict]) -> None:
+        super().__init__()
+        self.chunks = chunks
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        return iter(self.chunks)
+
+    def train_dataloader(self) -> Chunks:
+        return self
+
+    def val_dataloader(self) -> list:
+        return []
+
+
+def train(module: AWAC, chunks: list[TensorDict], seed: int = 7, **options) -> lightning.Trainer:
+    trainer = lightning.Trainer(
+        **{"max_epochs": 1, **options}, limit_val_batches=0, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    trainer.fit(module, datamodule=Chunks(chunks))
+    return trainer
+
+
+def make_module(**options) -> AWAC:
+    torch.manual_seed(1)
+    defaults = {"return_range": (-100.0, 0.0), "actor_hidden_sizes": (16, 16), "critic_hidden_sizes": (16, 16)}
+    return AWAC(observation_dim=OBSERVATION_DIM, action_dim=ACTION_DIM, **{**defaults, **options})
+
+
+class Reference:
+    """AWAC written down a second time: one network per critic, two optimizers, nothing shared with the package."""
+
+    def __init__(self, module: AWAC, form: str, baseline: str, clip: float | None) -> None:
+        hparams = module.hparams
+        self.form, self.baseline, self.clip = form, baseline, clip
+        self.discount, self.tau, self.temperature = hparams["discount"], hparams["polyak"], hparams["temperature"]
+        self.target_range = module.target_range
+        self.policy = nn.Sequential(
+            nn.Linear(OBSERVATION_DIM, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, ACTION_DIM), nn.Tanh()
+        )
+        linear = [layer for layer in self.policy if isinstance(layer, nn.Linear)]
+        for mine, theirs in zip(linear, module.actor.layers, strict=True):
+            mine.load_state_dict(theirs.state_dict())
+        self.logit = nn.Parameter(module.actor.std_logit.detach().clone())
+        self.critics = [self._critic(module, index) for index in range(2)]
+        self.targets = copy.deepcopy(self.critics)
+        self.actor_optimizer = torch.optim.Adam([*self.policy.parameters(), self.logit], lr=3e-4, weight_decay=1e-4)
+        critic_parameters = itertools.chain(*(critic.parameters() for critic in self.critics))
+        self.critic_optimizer = torch.optim.Adam(critic_parameters, lr=3e-4)
+
+    @staticmethod
+    def _critic(module: AWAC, index: int) -> nn.Sequential:
+        critic = nn.Sequential(
+            nn.Linear(OBSERVATION_DIM + ACTION_DIM, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1)
+        )
+        linear = [layer for layer in critic if isinstance(layer, nn.Linear)]
+        with torch.no_grad():
+            for layer, weight, bias in zip(linear, module.critics.weights, module.critics.biases, strict=True):
+                layer.weight.copy_(weight[index].T)
+                layer.bias.copy_(bias[index, 0])
+        return critic
+
+    def std(self) -> Tensor:
+        return (-6 + 6 * torch.sigmoid(self.logit)).exp()
+
+    def q(self, critics: list[nn.Sequential], observation: Tensor, action: Tensor) -> list[Tensor]:
+        return [critic(torch.cat([observation, action], 1))[:, 0] for critic in critics]
+
+    def update(self, batch: TensorDict) -> None:
+        s, a, r, s2, d = (batch[key] for key in ("observation", "action", "reward", "next_observation", "terminated"))
+        with torch.no_grad():
+            mean2 = self.policy(s2)
+            a2 = (mean2 + torch.randn_like(mean2) * self.std()).clamp(-1, 1)
+            y = r + self.discount * (1 - d.float()) * torch.minimum(*self.q(self.targets, s2, a2))
+            y = y if self.target_range is None else y.clamp(*self.target_range)
+        q = self.q(self.critics, s, a)
+        critic_loss = sum(((one - y) ** 2).mean() for one in q)
+        with torch.no_grad():
+            mean = self.policy(s)
+            if self.baseline == "mean_action":
+                value = torch.minimum(*self.q(self.critics, s, mean))
+            else:
+                draws = [(mean + torch.randn_like(mean) * self.std()).clamp(-1, 1) for _ in range(3)]
+                value = sum(torch.minimum(*self.q(self.critics, s, draw)) for draw in draws) / 3
+            advantage = torch.minimum(*q) - value
+            advantage = advantage if self.clip is None else torch.minimum(advantage, torch.tensor(self.clip))
+            weight = torch.exp(advantage / self.temperature)
+            weight = weight / weight.sum() * len(weight) if self.form == "softmax" else weight.clamp(max=20.0)
+        log_prob = torch.distributions.Normal(self.policy(s), self.std()).log_prob(a).sum(1)
+        actor_loss = -(weight * log_prob).mean()
+        self.critic_optimizer.zero_grad()
+        critic_loss.backward()
+        self.actor_optimizer.zero_grad()
+        actor_loss.backward()
+        self.critic_optimizer.step()
+        self.actor_optimizer.step()
+        with torch.no_grad():
+            for critic, target in zip(self.critics, self.targets, strict=True):
+                for online, slow in zip(critic.parameters(), target.parameters(), strict=True):
+                    slow.copy_((1 - self.tau) * slow + self.tau * online)
+
+
+@pytest.mark.parametrize(
+    ("form", "baseline", "clip", "clamp"),
+    [("softmax", "mean_action", 0.5, True), ("exp", "sampled_actions", None, False)],
+)
+def test_updates_equal_the_reference_parameter_by_parameter(form: str, baseline: str, clip, clamp: bool) -> None:
+    module = make_module(
+        weight_form=form, baseline=baseline, baseline_samples=3, advantage_clip=clip, clamp_target=clamp, max_weight=20.0
+    )
+    reference = Reference(module, form, baseline, clip)
+    chunk = make_chunk(20)
+    torch.manual_seed(7)
+    for batch in chunk.unbind(0):
+        reference.update(batch)
+    train(module, [chunk])
+
+    close = {"rtol": 1e-4, "atol": 1e-6}
+    linear = [layer for layer in reference.policy if isinstance(layer, nn.Linear)]
+    for mine, theirs in zip(module.actor.layers, linear, strict=True):
+        torch.testing.assert_close(mine.weight, theirs.weight, **close)
+        torch.testing.assert_close(mine.bias, theirs.bias, **close)
+    torch.testing.assert_close(module.actor.std_logit, reference.logit, **close)
+    for ours, expected in ((module.critics, reference.critics), (module.target_critics, reference.targets)):
+        for index, critic in enumerate(expected):
+            linear = [layer for layer in critic if isinstance(layer, nn.Linear)]
+            for layer, weight, bias in zip(linear, ours.weights, ours.biases, strict=True):
+                torch.testing.assert_close(weight[index].T, layer.weight, **close)
+                torch.testing.assert_close(bias[index, 0], layer.bias, **close)
+
+
+def test_chunks_of_one_and_of_many_give_the_same_numbers() -> None:
+    chunk = make_chunk(12)
+    one, many = make_module(), make_module()
+    train(one, [chunk[index : index + 1] for index in range(12)])
+    train(many, [chunk])
+    torch.testing.assert_close(one.state_dict(), many.state_dict(), rtol=0, atol=0)
+
+
+def test_counters_and_lightnings_steps() -> None:
+    module = make_module()
+    trainer = train(module, [make_chunk(5), make_chunk(5, seed=1)], max_epochs=3)
+    assert int(module.updates) == 30
+    assert trainer.global_step == 6  # one per chunk: max_steps, checkpoints and loggers count as they should
+
+
+def test_both_losses_reach_their_own_parameters_alone() -> None:
+    module = make_module()
+    loss, _ = module.loss(make_chunk(1)[0])
+    loss.backward()
+    assert all(parameter.grad is not None for part in (module.actor, module.critics) for parameter in part.parameters())
+    assert all(parameter.grad is None for parameter in module.target_critics.parameters())
+    together = {name: parameter.grad.clone() for name, parameter in module.critics.named_parameters()}
+
+    changed = make_module()
+    changed.load_state_dict(module.state_dict())
+    torch.manual_seed(0)
+    batch = make_chunk(1)[0]
+    batch["action"] = batch["action"].clone()
+    changed.hparams["temperature"] = 100.0  # another actor loss altogether
+    torch.manual_seed(1)
+    module.zero_grad()
+    module.loss(batch)[0].backward()
+    torch.manual_seed(1)
+    changed.loss(batch)[0].backward()
+    for name, parameter in changed.critics.named_parameters():
+        torch.testing.assert_close(parameter.grad, dict(module.critics.named_parameters())[name].grad, rtol=0, atol=0)
+    assert set(together) == {name for name, _ in changed.critics.named_parameters()}
+
+
+def test_weight_decay_is_the_actors_alone() -> None:
+    groups = make_module(actor_weight_decay=0.01).configure_optimizers().param_groups
+    assert [group["weight_decay"] for group in groups] == [0.01, 0.0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+    chunk = make_chunk(5)
+    chunk["reward"][3, 0] = float("nan")
+    with pytest.raises(TrainingDivergedError, match="the loss is nan at update 5"):
+        train(make_module(), [chunk])
+
+
+def test_metrics_by_hand() -> None:
+    module = make_module(weight_form="exp", temperature=1e9, advantage_clip=None)  # all weights are 1
+    batch = make_chunk(1)[0]
+    metrics = module.loss(batch)[1]
+    assert metrics["train/weight_effective"].item() == pytest.approx(1.0)
+    assert metrics["train/success_rows"].item() == pytest.approx((batch["reward"] == 0).float().mean().item())
+    assert metrics["train/success_weight"].item() == pytest.approx(metrics["train/success_rows"].item())
+    assert metrics["train/policy_std"].item() == pytest.approx(0.05)
+
+
+def test_it_prefers_the_better_action() -> None:
+    """One state, two actions, one rewarded: the policy must move to it, and would not with the advantage's sign flipped."""
+    generator = torch.Generator().manual_seed(0)
+    action = torch.where(torch.rand(60, 64, 1, generator=generator) < 0.5, -0.5, 0.5)
+    chunk = TensorDict(
+        {
+            "observation": torch.ones(60, 64, 1),
+            "action": action,
+            "reward": torch.where(action[..., 0] > 0, 0.0, -1.0),
+            "next_observation": torch.ones(60, 64, 1),
+            "terminated": torch.ones(60, 64, dtype=torch.bool),
+            "truncated": torch.zeros(60, 64, dtype=torch.bool),
+        },
+        batch_size=[60, 64],
+    )
+    torch.manual_seed(0)
+    module = AWAC(observation_dim=1, action_dim=1, learning_rate=3e-3, temperature=0.1, advantage_clip=None)
+    train(module, [chunk] * 5)
+    assert module.actor(torch.ones(1, 1)).item() > 0.4

@@ -1,0 +1,106 @@
+"""The buffer: order, ring, live sampling, offline share, restoring."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from awac_pl.errors import AwacError
+from awac_pl.replay import Replay
+from awac_pl.schema import TRANSITION_KEYS, to_transitions
+from tests.toy import make_episode
+
+
+def numbered(first: int, steps: int = 4):
+    """An episode whose observations count from ``first``."""
+    observations = np.arange(first, first + steps + 1, dtype=np.float32)[:, None]
+    return make_episode(steps, observations=observations, actions=np.zeros((steps, 1), np.float32))
+
+
+def stored(replay: Replay) -> list[int]:
+    return replay.buffer[:]["observation"][:, 0].int().tolist()
+
+
+def test_transitions_line_up() -> None:
+    columns = to_transitions([numbered(0), numbered(100)])
+    assert columns["observation"][:, 0].tolist() == [0, 1, 2, 3, 100, 101, 102, 103]
+    assert columns["next_observation"][:, 0].tolist() == [1, 2, 3, 4, 101, 102, 103, 104]
+    assert columns["reward"].tolist() == [-1, -1, -1, 0] * 2  # the reward of a step is that of the state it leads to
+    assert columns["truncated"].tolist() == [False, False, False, True] * 2
+    assert tuple(columns) == TRANSITION_KEYS
+
+
+def test_offline_rows_stay_and_online_rows_form_a_ring() -> None:
+    replay = Replay(10)
+    replay.fill([numbered(0)])
+    replay.extend([numbered(100)])
+    assert stored(replay) == [0, 1, 2, 3, 100, 101, 102, 103]
+    replay.extend([numbered(200)])  # two rows fit, two replace the oldest online ones
+    assert stored(replay) == [0, 1, 2, 3, 202, 203, 102, 103, 200, 201]
+    replay.extend([numbered(300), numbered(400)])  # more than the ring holds at once
+    assert stored(replay) == [0, 1, 2, 3, 400, 401, 402, 403, 302, 303]
+    assert (replay.offline_size, replay.online_size, len(replay)) == (4, 6, 10)
+
+
+def test_sampling_is_uniform_over_everything_and_live() -> None:
+    replay = Replay(100, seed=1)
+    replay.fill([numbered(0)])
+    assert set(replay.sample(10, 100)["observation"].flatten().int().tolist()) == {0, 1, 2, 3}
+    replay.extend([numbered(100)])
+    sample = replay.sample(20, 1000)
+    assert sample.shape == (20, 1000)
+    values, counts = sample["observation"].int().unique(return_counts=True)
+    assert values.tolist() == [0, 1, 2, 3, 100, 101, 102, 103]
+    assert counts.float().div(2500).sub(1).abs().max() < 0.1
+    torch.testing.assert_close(sample["next_observation"], sample["observation"] + 1)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 1.0])
+def test_offline_share_of_each_batch_is_exact(ratio: float) -> None:
+    replay = Replay(100, offline_ratio=ratio)
+    replay.fill([numbered(0)])
+    replay.extend([numbered(100, steps=40)])
+    assert (replay.sample(10, 20)["observation"] < 50).sum(dim=(1, 2)).tolist() == [round(20 * ratio)] * 10
+
+
+def test_same_seed_same_batches_whatever_else_draws_and_however_they_are_cut() -> None:
+    one, other = Replay(100, seed=3), Replay(100, seed=3)
+    for replay in (one, other):
+        replay.fill([numbered(0, steps=40)])
+    first = one.sample(6, 5)["observation"]
+    torch.rand(7)
+    second = torch.cat([other.sample(2, 5)["observation"] for _ in range(3)])
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2, 5])
+def test_a_restored_buffer_goes_on_as_the_saved_one(blocks: int) -> None:
+    saved, restored = Replay(10, seed=3), Replay(10, seed=8)
+    for replay in (saved, restored):
+        replay.fill([numbered(0)])
+    for block in range(blocks):
+        saved.extend([numbered(100 * (block + 1))])
+    saved.sample(2, 3)
+    restored.load_state_dict(saved.state_dict())
+    for replay in (saved, restored):
+        replay.extend([numbered(900)])
+    assert stored(saved) == stored(restored)
+    torch.testing.assert_close(saved.sample(5, 7).to_dict(), restored.sample(5, 7).to_dict(), rtol=0, atol=0)
+
+
+def test_state_holds_only_online_rows() -> None:
+    replay = Replay(1000)
+    replay.fill([numbered(0, steps=200)])
+    replay.extend([numbered(1000)])
+    assert replay.state_dict()["online"]["observation"].shape == (4, 1)
+
+
+def test_refusals() -> None:
+    with pytest.raises(AwacError, match=r"data.capacity is 4, the datasets alone hold 4 transitions"):
+        Replay(4).fill([numbered(0)])
+    source, target = Replay(20), Replay(20)
+    source.fill([numbered(0)])
+    target.fill([numbered(0, steps=7)])
+    with pytest.raises(AwacError, match="had 4 offline transitions, this one has 7"):
+        target.load_state_dict(source.state_dict())

@@ -1,0 +1,132 @@
+"""Episodes depend on seed and policy alone; workers may die."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from awac_pl.networks import Actor
+from awac_pl.policy import NumpyPolicy
+from awac_pl.rollouts import RolloutError, RolloutWorkers
+from awac_pl.schema import Episode
+from awac_pl.tasks import find_task
+from tests.toy import constant_policy
+
+SEEDS = [3, 1, 4, 15, 9, 2, 6]
+
+
+def rollout(task: str, workers: int, policy: NumpyPolicy, seeds: list[int], **options) -> list[Episode]:
+    pool = RolloutWorkers(find_task(task, **options), workers)
+    try:
+        return pool.rollout(policy, seeds)
+    finally:
+        pool.close()
+
+
+def assert_equal(first: list[Episode], second: list[Episode]) -> None:
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        for name in ("observations", "actions", "rewards", "terminated", "truncated", "success"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), strict=True)
+        assert one.seed == other.seed
+
+
+def test_equal_to_the_bit_for_any_number_of_workers_on_the_real_task() -> None:
+    torch.manual_seed(0)
+    policy = Actor(45, 24, initial_std=0.3).to_numpy()
+    reference = rollout("pen", 0, policy, SEEDS, horizon=60)
+    for workers in (1, 2, 4):
+        assert_equal(reference, rollout("pen", workers, policy, SEEDS, horizon=60))
+    shuffled = rollout("pen", 0, policy, SEEDS[::-1], horizon=60)  # what ran before leaves no trace
+    assert_equal(reference, shuffled[::-1])
+
+
+def test_an_episode_is_what_the_environment_gave() -> None:
+    episode = rollout("tests.toy:Reach-v0", 0, constant_policy(std=0.0), [5])[0]
+    assert (episode.observations.shape, episode.actions.shape, len(episode)) == ((11, 2), (10, 1), 10)
+    np.testing.assert_allclose(np.diff(episode.observations[:, 0]), 0.15, atol=1e-6)  # 0.3 times 0.5
+    reached = np.abs(episode.observations[1:, 0] - episode.observations[1:, 1]) < 0.1  # success t is that of s'
+    np.testing.assert_array_equal(episode.success, reached)
+    np.testing.assert_array_equal(episode.rewards, reached.astype(np.float32) - 1)
+    assert episode.truncated.tolist() == [False] * 9 + [True]
+    assert not episode.terminated.any()
+
+
+def test_noise_depends_on_the_seed_and_not_on_the_reset() -> None:
+    first, second, again = rollout("tests.toy:Reach-v0", 0, constant_policy(), [1, 2, 1])
+    np.testing.assert_array_equal(first.actions, again.actions)
+    assert not np.array_equal(first.actions, second.actions)
+
+
+def test_end_on_success() -> None:
+    episodes = rollout("tests.toy:Reach-v0", 0, constant_policy(), list(range(40)), terminate_on_success=True)
+    reached = [episode for episode in episodes if episode.success.any()]
+    assert 0 < len(reached) < len(episodes)
+    for episode in reached:
+        assert episode.success.sum() == 1
+        assert episode.terminated.tolist() == [False] * (len(episode) - 1) + [True]
+        assert not episode.truncated.any()
+
+
+def test_failure_is_no_end_under_a_binary_reward_but_is_one_under_the_environments() -> None:
+    binary = rollout("tests.toy:Ending-v0", 0, constant_policy(), [0])[0]
+    assert (len(binary), binary.terminated.any(), binary.truncated[-1]) == (3, False, True)
+    own = rollout("tests.toy:Ending-v0", 0, constant_policy(), [0], reward="environment")[0]
+    assert (own.terminated[-1], own.truncated[-1]) == (True, False)
+
+
+def test_actions_are_scaled_and_success_is_unavailable() -> None:
+    episode = rollout("tests.toy:Wide-v0", 0, constant_policy(std=0.0), [5])[0]
+    np.testing.assert_allclose(episode.actions, 0.5, atol=1e-6)  # in [-1, 1]; the environment checks its own range
+    np.testing.assert_allclose(np.diff(episode.observations[:, 0]), 0.15, atol=1e-6)
+    assert episode.success is None
+    np.testing.assert_allclose(episode.rewards, -np.abs(np.diff(episode.observations[1:], axis=1))[:, 0], atol=1e-6)
+
+
+def test_a_worker_that_dies_is_replaced_and_its_seeds_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWAC_TEST_MARKS", str(tmp_path))
+    episodes = rollout("tests.toy:Deadly-v0", 2, constant_policy(), SEEDS)
+    assert {int(mark.name) for mark in tmp_path.iterdir() if mark.is_file()} == {1, 3, 9, 15}  # each died once
+    assert_equal(episodes, rollout("tests.toy:Reach-v0", 0, constant_policy(), SEEDS))
+
+
+def test_a_seed_that_always_kills_is_given_up() -> None:
+    with pytest.raises(RolloutError, match="seed 7: the worker died 3 times in a row"):
+        rollout("tests.toy:AlwaysDeadly-v0", 1, constant_policy(), [7])
+
+
+def test_an_environments_error_names_task_seed_and_place() -> None:
+    with pytest.raises(RolloutError, match=r"Broken-v0: seed 7: RuntimeError\('the simulator exploded'\) at .*toy.py:\d+"):
+        rollout("tests.toy:Broken-v0", 1, constant_policy(), [7])
+
+
+def test_a_policy_that_is_not_finite_is_stopped() -> None:
+    with pytest.raises(RolloutError, match="seed 7: step 0: the action is not finite"):
+        rollout("tests.toy:Reach-v0", 1, constant_policy(action=np.nan), [7])
+
+
+def test_workers_end_when_closed() -> None:
+    pool = RolloutWorkers(find_task("tests.toy:Reach-v0"), 2)
+    pool.rollout(constant_policy(), [1, 2])
+    pids = [process.pid for process in pool._workers.values()]
+    pool.close()
+    pool.close()
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_alive(pid) for pid in pids)
+    with pytest.raises(RolloutError, match="closed"):
+        pool.rollout(constant_policy(), [1])
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,149 @@
+"""Small environments and stand-ins for the tests; workers import this module by name (``tests.toy:Reach-v0``)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from awac_pl.policy import NumpyPolicy
+from awac_pl.schema import Episode
+
+
+class Reach(gymnasium.Env):
+    """A point on a line goes where the action pushes it; success within 0.1 of the goal. 10 steps."""
+
+    observation_space = Box(-np.inf, np.inf, (2,))
+    action_space = Box(-1.0, 1.0, (1,))
+    reports_success = True
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position, self.goal = self.np_random.uniform(-1, 1, 2)
+        return self._observation(), {}
+
+    def step(self, action):
+        self.position += 0.3 * float(action[0])
+        distance = abs(self.position - self.goal)
+        info = {"success": np.bool_(distance < 0.1)} if self.reports_success else {}
+        return self._observation(), -distance, False, False, info
+
+    def _observation(self):
+        return np.array([self.position, self.goal])
+
+
+class Wide(Reach):
+    """Actions from -2 to 4, and nobody says what success is."""
+
+    action_space = Box(-2.0, 4.0, (1,))
+    reports_success = False
+
+    def step(self, action):
+        assert self.action_space.contains(np.asarray(action, dtype=np.float32))
+        return super().step((action - 1) / 3)
+
+
+class DiscreteReach(Reach):
+    action_space = Discrete(3)
+
+
+class Ending(Reach):
+    """Terminates in failure after 3 steps."""
+
+    def reset(self, **kwargs):
+        self.steps = 0
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        self.steps += 1
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, self.steps == 3, False, info
+
+
+class Deadly(Reach):
+    """Kills its process the first time a worker runs an odd seed; a file remembers."""
+
+    def reset(self, *, seed=None, options=None):
+        mark = Path(os.environ["AWAC_TEST_MARKS"]) / str(seed)
+        if seed % 2 and not mark.exists():
+            mark.touch()
+            os._exit(9)
+        return super().reset(seed=seed)
+
+
+class AlwaysDeadly(Reach):
+    def reset(self, *, seed=None, options=None):
+        if seed:  # seed 0 is where spaces are looked at
+            os._exit(9)
+        return super().reset(seed=seed)
+
+
+class Broken(Reach):
+    def step(self, action):
+        if self.np_random_seed:
+            raise RuntimeError("the simulator exploded")
+        return super().step(action)
+
+
+class Endless(Reach):
+    """No time limit."""
+
+
+for _class in (Reach, Wide, DiscreteReach, Ending, Deadly, AlwaysDeadly, Broken):
+    gymnasium.register(f"{_class.__name__}-v0", _class, max_episode_steps=10)
+gymnasium.register("Endless-v0", Endless)
+
+
+def constant_policy(observation_dim: int = 2, action: float = 0.5, std: float = 0.1) -> NumpyPolicy:
+    """Always the same mean action, with noise around it."""
+    return NumpyPolicy(
+        weights=(np.zeros((observation_dim, 1), np.float32),),
+        biases=(np.full(1, np.arctanh(action), np.float32),),
+        std=np.full(1, std, np.float32),
+    )
+
+
+def make_episode(steps: int = 10, observation_dim: int = 2, action_dim: int = 1, seed: int = 0, **changes) -> Episode:
+    """A random episode whose last step succeeds."""
+    rng = np.random.default_rng(seed)
+    success = np.zeros(steps, bool)
+    success[-1] = True
+    columns = {
+        "observations": rng.normal(size=(steps + 1, observation_dim)).astype(np.float32),
+        "actions": rng.uniform(-1, 1, (steps, action_dim)).astype(np.float32),
+        "rewards": success.astype(np.float32) - 1,
+        "terminated": np.zeros(steps, bool),
+        "truncated": success.copy(),
+        "success": success,
+        "seed": seed,
+    }
+    return Episode(**{**columns, **changes})
+
+
+def reach_episodes(count: int, noise: float = 0.3, first_seed: int = 0) -> list[Episode]:
+    """Episodes of a noisy controller that reaches the goal."""
+    episodes = []
+    for seed in range(first_seed, first_seed + count):
+        environment = Reach()
+        rng = np.random.default_rng([seed, 2])
+        observation, _ = environment.reset(seed=seed)
+        observations, actions, success = [observation], [], []
+        for _ in range(10):
+            action = np.clip((observation[1:] - observation[:1]) / 0.3 + noise * rng.standard_normal(1), -1, 1)
+            observation, _, _, _, info = environment.step(action)
+            observations.append(observation)
+            actions.append(action)
+            success.append(bool(info["success"]))
+        episodes.append(
+            make_episode(
+                observations=np.array(observations, np.float32),
+                actions=np.array(actions, np.float32),
+                success=np.array(success),
+                rewards=np.array(success, np.float32) - 1,
+                seed=seed,
+            )
+        )
+    return episodes
