@@ -75,7 +75,7 @@ def _clone(arguments: list[str]) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
     from awac_pl.cloning import clone_dataset
-    from awac_pl.datasets import fetch_dataset
+    from awac_pl.downloads import fetch_dataset
     from awac_pl.tasks import find_task
 
     task = find_task(options.task)

@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -137,7 +137,7 @@ def clone_dataset(
     Args:
         source: id of the demonstrations.
         target: id of the dataset to write.
-        task: what to act in; the stored episodes are whole, without an end at success.
+        task: what to act in; the stored episodes are whole, whether or not it ends them at success.
         num_demonstrations: use the first so many episodes; None for all.
         train_split: use the first so many of these, as a share in (0, 1].
         num_episodes: episodes to store.
@@ -155,12 +155,13 @@ def clone_dataset(
     """
     workers = RolloutWorkers(task, num_workers, inspect_spaces(task))
     try:
-        demonstrations = load_dataset(source, task, workers.spaces, num_episodes=num_demonstrations, share=train_split)
+        whole = replace(task, terminate_on_success=False)
+        demonstrations = load_dataset(source, whole, workers.spaces, num_episodes=num_demonstrations, share=train_split)
         clone = fit_clone(demonstrations.episodes, seed=seed, progress=progress)
 
         def rollout(policy: NumpyPolicy, seeds: range, what: str) -> list[Episode]:
             with tqdm(total=len(seeds), desc=what, unit="episode", disable=not progress, leave=False) as bar:
-                return workers.rollout(policy, seeds, bar.update)
+                return workers.rollout(policy, seeds, whole_episodes=True, on_episode=bar.update)
 
         stored_seeds = range(CLONING_SEEDS + seed * num_episodes, CLONING_SEEDS + (seed + 1) * num_episodes)
         stored = rollout(clone.actor.to_numpy(), stored_seeds, f"{target}: episodes of the clone")

@@ -11,7 +11,8 @@ import lightning
 from tensordict import TensorDict
 
 from awac_pl.cloning import EVALUATION_SEEDS, clone_dataset, clone_recipe
-from awac_pl.datasets import EpisodeDataset, fetch_dataset, find_dataset, load_dataset, read_metadata
+from awac_pl.datasets import EpisodeDataset, find_dataset, load_dataset, read_metadata
+from awac_pl.downloads import fetch_dataset
 from awac_pl.errors import AwacError, DatasetError
 from awac_pl.replay import Replay
 from awac_pl.rollouts import RolloutWorkers
@@ -145,7 +146,7 @@ class ReplayDataModule(lightning.LightningDataModule):
                 clone_dataset(
                     self.dataset_ids[0],
                     name,
-                    find_task(self.task.name, horizon=self.task.horizon, reward=self.task.reward),
+                    self.task,
                     num_demonstrations=self.num_demonstrations,
                     train_split=self.train_split,
                     num_episodes=self.clone_episodes,

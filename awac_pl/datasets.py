@@ -11,9 +11,7 @@ import json
 import os
 import re
 import shutil
-import socket
 import tempfile
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +27,6 @@ from awac_pl.tasks import Spaces, Task, scale_action, unscale_action, uses_binar
 
 BUILT_IN_ROOT = Path(__file__).parent / "demonstrations"
 _ID = re.compile(r"(?:[A-Za-z0-9_][\w-]*/)*[A-Za-z0-9_][\w-]+-v\d+")
-_REMOTE_HOSTS = {"hf": "huggingface.co", "gcp": "storage.googleapis.com"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,31 +86,6 @@ def read_metadata(dataset_id: str) -> dict[str, Any]:
         return json.loads((folder / "metadata.json").read_text())
     except json.JSONDecodeError as error:
         raise DatasetError(f"{folder / 'metadata.json'}: not JSON ({error}); make or download the dataset anew") from error
-
-
-def fetch_dataset(dataset_id: str) -> None:
-    """Download a dataset that is not here from Minari's remote.
-
-    Raises:
-        DatasetError: no network, or the remote does not have it.
-    """
-    if find_dataset(dataset_id) is not None:
-        return
-    if dataset_id.startswith("awac/"):
-        raise DatasetError(f"there is no dataset '{dataset_id}'.{nearest(dataset_id, dataset_ids())}")
-    remote = os.environ.get("MINARI_REMOTE", "hf://farama-minari").split("://")[0]
-    host = _REMOTE_HOSTS.get(remote, "huggingface.co")
-    if not any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")) and not _reachable(host):
-        raise DatasetError(
-            f"dataset '{dataset_id}' is not in {local_root()} and {host} cannot be reached; download it where there is a "
-            f"network (minari download {dataset_id}) and copy its folder there.{nearest(dataset_id, dataset_ids())}"
-        )
-    import minari
-
-    try:
-        minari.download_dataset(dataset_id)
-    except Exception as error:
-        raise DatasetError(f"dataset '{dataset_id}' cannot be downloaded: {str(error).splitlines()[0]}") from error
 
 
 def load_dataset(
@@ -319,20 +291,3 @@ def _write_episode(group: h5py.Group, index: int, episode: Episode, spaces: Spac
 def _box(low: list[float], high: list[float]) -> str:
     """A Box space as Minari serialises it."""
     return json.dumps({"type": "Box", "dtype": "float32", "shape": [len(low)], "low": low, "high": high})
-
-
-def _reachable(host: str, timeout: float = 3.0) -> bool:
-    """Whether a TCP connection to the host opens; the name look-up is bounded, too."""
-    reached = threading.Event()
-
-    def connect() -> None:
-        try:
-            socket.create_connection((host, 443), timeout=timeout).close()
-            reached.set()
-        except OSError:
-            pass
-
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    return reached.is_set()

@@ -20,7 +20,8 @@ from awac_pl.errors import AwacError, nearest
 from awac_pl.interaction import EnvironmentInteraction
 from awac_pl.module import AWAC
 from awac_pl.progress import AwacProgressBar
-from awac_pl.records import RunRecord, SaveRunConfig, choose_run_folder, git_commit
+from awac_pl.records import RunRecord, SaveRunConfig
+from awac_pl.run_folder import choose_run_folder, git_commit
 
 
 class AwacParser(LightningArgumentParser):

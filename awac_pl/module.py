@@ -172,7 +172,7 @@ class AWAC(lightning.LightningModule):
     def validation_step(self, seeds: list[int], batch_idx: int) -> None:
         """Roll out one episode per evaluation seed with the mean action."""
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        self._episodes += datamodule.workers.rollout(self.policy(deterministic=True), seeds)
+        self._episodes += datamodule.workers.rollout(self.policy(deterministic=True), seeds, whole_episodes=True)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the episodes of the last evaluation."""
@@ -181,7 +181,8 @@ class AWAC(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the measures of this evaluation."""
         scores = score_episodes(self._episodes)
-        self.log_dict({f"eval/{name}": value for name, value in scores.items()}, logger=False)
+        fitting = self.trainer.state.fn == "fit"  # then RunRecord logs, against env_steps
+        self.log_dict({f"eval/{name}": value for name, value in scores.items()}, logger=not fitting)
 
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start

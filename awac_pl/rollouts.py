@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, cast
 
@@ -105,13 +106,19 @@ class RolloutWorkers:
         self._closed = False
 
     def rollout(
-        self, policy: NumpyPolicy, seeds: Sequence[int], on_episode: Callable[[], object] | None = None
+        self,
+        policy: NumpyPolicy,
+        seeds: Sequence[int],
+        *,
+        whole_episodes: bool = False,
+        on_episode: Callable[[], object] | None = None,
     ) -> list[Episode]:
         """Run one episode per seed and return them in the order of the seeds.
 
         Args:
             policy: copied to the workers.
             seeds: one per episode.
+            whole_episodes: go on after a success even where the task ends there, as an evaluation does.
             on_episode: called after each finished episode (for a progress bar).
 
         Raises:
@@ -120,9 +127,9 @@ class RolloutWorkers:
         with self._lock:
             if self._closed:
                 raise RolloutError("the rollout workers are closed")
-            if self.num_workers == 0:
-                return self._rollout_here(policy, seeds, on_episode)
-            return self._rollout_in_workers(policy, seeds, on_episode)
+            task = replace(self.task, terminate_on_success=False) if whole_episodes else self.task
+            run = self._rollout_here if self.num_workers == 0 else self._rollout_in_workers
+            return run(task, policy, seeds, on_episode or (lambda: None))
 
     def close(self) -> None:
         """End all workers; a rollout under way ends with ``RolloutError``. May be called twice."""
@@ -139,20 +146,19 @@ class RolloutWorkers:
                 self._environment = None
 
     def _rollout_here(
-        self, policy: NumpyPolicy, seeds: Sequence[int], on_episode: Callable[[], object] | None
+        self, task: Task, policy: NumpyPolicy, seeds: Sequence[int], on_episode: Callable[[], object]
     ) -> list[Episode]:
         if self._environment is None:
             self._environment = make_environment(self.task)
         episodes = []
         for seed in seeds:
             with _one_thread():
-                episodes.append(run_episode(self._environment, self.task, self.spaces, policy, seed))
-            if on_episode:
-                on_episode()
+                episodes.append(run_episode(self._environment, task, self.spaces, policy, seed))
+            on_episode()
         return episodes
 
     def _rollout_in_workers(
-        self, policy: NumpyPolicy, seeds: Sequence[int], on_episode: Callable[[], object] | None
+        self, task: Task, policy: NumpyPolicy, seeds: Sequence[int], on_episode: Callable[[], object]
     ) -> list[Episode]:
         while len(self._workers) < self.num_workers:
             self._start_worker()
@@ -168,7 +174,7 @@ class RolloutWorkers:
                 index, attempt = waiting.popleft()
                 running[connection] = index, attempt
                 with contextlib.suppress(OSError):  # a dead worker: found out below
-                    connection.send((payload, seeds[index]))
+                    connection.send((payload, task, seeds[index]))
             for ready in wait(list(running)):
                 connection = cast(Connection, ready)
                 index, attempt = running.pop(connection)
@@ -185,8 +191,7 @@ class RolloutWorkers:
                     continue
                 if isinstance(outcome, Episode):
                     episodes[index] = outcome
-                    if on_episode:
-                        on_episode()
+                    on_episode()
                 else:
                     error = RolloutError(outcome)
         if error is not None:
@@ -196,7 +201,7 @@ class RolloutWorkers:
     def _start_worker(self) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self.task, self.spaces), daemon=True)
+        process = context.Process(target=_serve, args=(theirs, self.spaces), daemon=True)
         process.start()
         theirs.close()
         self._workers[ours] = process
@@ -210,14 +215,14 @@ class RolloutWorkers:
         self._start_worker()
 
 
-def _serve(connection: Connection, task: Task, spaces: Spaces) -> None:
+def _serve(connection: Connection, spaces: Spaces) -> None:
     """A worker's life: seeds in, episodes out, until the pipe closes. Ctrl-C is for the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     environment = None
     with _one_thread():
         while True:
             try:
-                payload, seed = connection.recv()
+                payload, task, seed = connection.recv()
             except (EOFError, OSError):
                 return
             try:

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from awac_pl import datasets
-from awac_pl.datasets import dataset_ids, fetch_dataset, file_digest, load_dataset, read_metadata, save_dataset
+from awac_pl import datasets, downloads
+from awac_pl.datasets import dataset_ids, file_digest, load_dataset, read_metadata, save_dataset
+from awac_pl.downloads import fetch_dataset
 from awac_pl.errors import DatasetError
 from awac_pl.tasks import find_task, inspect_spaces
 from tests.toy import make_episode, reach_episodes
@@ -199,7 +200,7 @@ def test_no_network_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*_args, **_kwargs):
         raise OSError
 
-    monkeypatch.setattr(datasets.socket, "create_connection", no_network)
+    monkeypatch.setattr(downloads.socket, "create_connection", no_network)
     start = time.monotonic()
     with pytest.raises(DatasetError, match=r"huggingface.co cannot be reached.*minari download D4RL/pen/human-v2"):
         fetch_dataset("D4RL/pen/human-v2")
@@ -213,9 +214,9 @@ def test_a_name_server_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPa
         answer.wait(30)
         raise OSError
 
-    monkeypatch.setattr(datasets.socket, "create_connection", hang)
+    monkeypatch.setattr(downloads.socket, "create_connection", hang)
     start = time.monotonic()
-    assert not datasets._reachable("huggingface.co", timeout=0.2)
+    assert not downloads._reachable("huggingface.co", timeout=0.2)
     assert time.monotonic() - start < 5
     answer.set()
 

@@ -1,0 +1,119 @@
+"""A run's folder: who may write there, and its table of metrics."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import os
+import subprocess
+from pathlib import Path
+from typing import IO
+
+from awac_pl.errors import AwacError
+
+
+class RunFolder:
+    """A folder that belongs to one run at a time.
+
+    Args:
+        path: the folder; made when it is taken.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    @property
+    def used(self) -> bool:
+        """Whether a run has already written here."""
+        return (self.path / "manifest.json").exists()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is writing here right now."""
+        try:
+            with (self.path / ".lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def take(self) -> None:
+        """Lock the folder until this process ends or ``release`` is called.
+
+        Raises:
+            AwacError: another run is writing there.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise AwacError(
+                f"run folder {self.path} is in use by another run; wait for it, or pass another --run_dir"
+            ) from None
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let others take the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def choose_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunFolder:
+    """The folder of a run: the one asked for, or the first free one of ``default``, ``default-2`` and so on.
+
+    Args:
+        path: asked for; None for a free one.
+        default: where to look for a free one.
+        resume: go on in a used folder, the latest one where none is asked for.
+
+    Raises:
+        AwacError: the one asked for is in use, or holds a run that is not to be resumed.
+    """
+    if path is not None:
+        folder = RunFolder(path)
+        if folder.busy:
+            folder.take()  # raises
+        if folder.used and not resume:
+            raise AwacError(f"run folder {path} holds a run; go on with --ckpt_path last, or pass another --run_dir")
+        return folder
+    number = 1
+    while RunFolder(folder_path := default.with_name(f"{default.name}-{number}" if number > 1 else default.name)).used:
+        latest, number = folder_path, number + 1
+    return RunFolder(latest if resume and number > 1 else folder_path)
+
+
+def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
+    """Write rows as CSV, atomically; a measure that a row does not have stays empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    staging = path.with_suffix(".tmp")
+    with staging.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(staging, path)
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Read what ``write_metrics`` wrote."""
+    with path.open(newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def git_commit() -> str:
+    """Commit of this source tree, with ``+changes`` where it differs from it; ``unknown`` outside a checkout."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        tracked = git("ls-files", Path(__file__).name)
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "") if tracked else "unknown"
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,270 @@
+"""Data module, interaction and records at work: schedule, counters, live data, resuming, errors. On the toy task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from awac_pl.data import ReplayDataModule, cloned_id
+from awac_pl.datasets import read_metadata, save_dataset
+from awac_pl.errors import AwacError, DatasetError, TrainingDivergedError
+from awac_pl.interaction import EnvironmentInteraction, collect_block
+from awac_pl.module import AWAC
+from awac_pl.records import RunRecord
+from awac_pl.rollouts import RolloutWorkers
+from awac_pl.run_folder import read_metrics
+from awac_pl.tasks import find_task
+from tests.conftest import REACH
+from tests.toy import constant_policy, make_episode, reach_episodes
+
+
+def make_data(dataset: str, **options) -> ReplayDataModule:
+    defaults = {
+        "task": REACH, "datasets": [dataset], "batch_size": 16, "chunk_size": 5, "updates_per_epoch": 20,
+        "offline_epochs": 2, "evaluation_episodes": 4, "milestone_episodes": 8, "workers": 0, "capacity": 5000,
+        "progress": False,
+    }  # fmt: skip
+    return ReplayDataModule(**{**defaults, **options})
+
+
+def make_module(data: ReplayDataModule, **options) -> AWAC:
+    torch.manual_seed(1)
+    sizes = {"actor_hidden_sizes": (16, 16), "critic_hidden_sizes": (16, 16)}
+    return AWAC(
+        observation_dim=data.observation_dim, action_dim=data.action_dim, return_range=data.return_range, **sizes, **options
+    )
+
+
+def make_trainer(folder: Path, *callbacks: Callback, **options) -> lightning.Trainer:
+    defaults = {"max_epochs": 5, "check_val_every_n_epoch": 1, "num_sanity_val_steps": 0}
+    return lightning.Trainer(
+        **{**defaults, **options}, accelerator="cpu", logger=False, default_root_dir=folder,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=bool(callbacks),
+        callbacks=list(callbacks),
+    )  # fmt: skip
+
+
+class Watch(Callback):
+    """Notes the sizes of the buffer and of the batches as training goes."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.batches: list[tuple[int, ...]] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.sizes.append(len(trainer.datamodule.replay))
+        self.batches.append(tuple(batch.shape))
+
+
+def fit(folder: Path, data: ReplayDataModule, *callbacks: Callback, module: AWAC | None = None, **options) -> AWAC:
+    module = module or make_module(data)
+    ckpt_path = options.pop("ckpt_path", None)
+    make_trainer(folder, *callbacks, **options).fit(module, datamodule=data, ckpt_path=ckpt_path)
+    return module
+
+
+@pytest.mark.parametrize(("synchronous", "workers"), [(True, 0), (True, 1), (False, 1), (False, 2)])
+def test_schedule_and_counters(tmp_path: Path, reach_dataset: str, synchronous: bool, workers: int) -> None:
+    data, watch = make_data(reach_dataset, workers=workers), Watch()
+    interaction = EnvironmentInteraction(env_steps_per_epoch=25, synchronous=synchronous)
+    record = RunRecord({"task": "reach"})
+    module = fit(tmp_path, data, interaction, watch, record)
+    assert int(module.updates) == 100
+    assert int(module.env_steps) == 80  # whole episodes of 10: 30, then 20 that were due, then 30
+    assert watch.sizes[::4] == [200, 200, 230, 250, 280]
+    assert set(watch.batches) == {(5, 16)}
+    rows = read_metrics(tmp_path / "metrics.csv")
+    assert [row["updates"] for row in rows] == [20, 40, 60, 80, 100]
+    assert [row["env_steps"] for row in rows] == [0, 0, 30, 50, 80]
+    assert [row["eval/episodes"] for row in rows] == [4, 8, 4, 4, 8]  # milestones: end of pretraining, end of the run
+    assert ["rollout/regret" in row for row in rows] == [False, False, True, True, True]
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["status"] == "finished"
+    assert manifest["datasets"][0]["transitions"] == 200
+    assert len(manifest["datasets"][0]["sha256"]) == 64
+
+
+def test_the_overlapped_block_is_acted_by_the_policy_of_the_epoch_before(tmp_path: Path, reach_dataset: str) -> None:
+    snapshots: list[np.ndarray] = []
+
+    class Snapshots(Callback):
+        def on_train_epoch_start(self, trainer, pl_module) -> None:
+            snapshots.append(pl_module.policy())
+
+    data = make_data(reach_dataset, workers=1)
+    fit(tmp_path, data, Snapshots(), EnvironmentInteraction(env_steps_per_epoch=20))
+    workers = RolloutWorkers(find_task(REACH), 0)
+    first = collect_block(workers, snapshots[2], 0, 20).episodes  # the first block is waited for
+    second = collect_block(workers, snapshots[2], 2, 20).episodes  # collected while the first was trained on
+    third = collect_block(workers, snapshots[3], 4, 20).episodes
+    expected = np.concatenate([episode.actions for episode in [*first, *second, *third]])
+    np.testing.assert_array_equal(data.replay.buffer[200:]["action"].numpy(), expected)
+
+
+def test_a_block_does_not_depend_on_the_number_of_workers() -> None:
+    blocks = []
+    for workers in (0, 2):
+        pool = RolloutWorkers(find_task(REACH, terminate_on_success=True), workers)
+        blocks.append(collect_block(pool, constant_policy(), 0, 57).episodes)
+        pool.close()
+    assert sum(len(episode) for episode in blocks[0]) >= 57
+    assert [episode.seed for episode in blocks[0]] == list(range(len(blocks[0])))
+    for one, other in zip(*blocks, strict=True):
+        np.testing.assert_array_equal(one.observations, other.observations)
+
+
+def test_evaluation_is_deterministic_on_fixed_seeds_and_whole(tmp_path: Path, reach_dataset: str) -> None:
+    data = make_data(reach_dataset, terminate_on_success=True)
+    module = make_module(data)
+    trainer = make_trainer(tmp_path)
+    first, second = (trainer.validate(module, datamodule=data, verbose=False)[0] for _ in range(2))
+    assert first == second
+    assert (first["eval/episodes"], first["eval/episode_length"]) == (8, 10)
+    assert trainer.test(module, datamodule=data, verbose=False)[0] == first
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path: Path, reach_dataset: str) -> None:
+    def callbacks(folder: str) -> list[Callback]:
+        return [
+            EnvironmentInteraction(env_steps_per_epoch=20, synchronous=True),
+            RunRecord({}),
+            ModelCheckpoint(tmp_path / folder / "checkpoints", save_last=True, save_on_train_epoch_end=True),
+        ]
+
+    def make() -> ReplayDataModule:
+        return make_data(reach_dataset, workers=1, seed=4, milestone_episodes=4)
+
+    straight_data = make()
+    straight = fit(tmp_path / "straight", straight_data, *callbacks("straight"), max_epochs=7)
+    fit(tmp_path / "cut", make(), *callbacks("cut"), max_epochs=4)
+
+    torch.manual_seed(99)  # whatever state the new process is in
+    data = make()
+    resumed = AWAC(observation_dim=2, action_dim=1, return_range=data.return_range, actor_hidden_sizes=(16, 16),
+                   critic_hidden_sizes=(16, 16))  # fmt: skip
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    fit(tmp_path / "cut", data, *callbacks("cut"), module=resumed, max_epochs=7, ckpt_path=last)
+
+    torch.testing.assert_close(resumed.state_dict(), straight.state_dict(), rtol=0, atol=0)
+    for key in ("observation", "action", "reward"):
+        torch.testing.assert_close(data.replay.buffer[:][key], straight_data.replay.buffer[:][key], rtol=0, atol=0)
+    one, other = (read_metrics(tmp_path / folder / "metrics.csv") for folder in ("straight", "cut"))
+    for row in [*one, *other]:
+        del row["seconds"]
+        row.pop("rollout/env_steps_per_s", None)
+    assert one == other
+
+
+def test_checkpoints_load_without_running_code(tmp_path: Path, reach_dataset: str) -> None:
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True)
+    fit(tmp_path, make_data(reach_dataset), EnvironmentInteraction(20), checkpoint, max_epochs=3)
+    loaded = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert {"state_dict", "optimizer_states", "ReplayDataModule", "callbacks", "random_state"} <= set(loaded)
+    assert {"actor", "critics", "target_critics", "updates", "env_steps"} <= {
+        key.split(".")[0] for key in loaded["state_dict"]
+    }
+
+
+def test_resuming_with_other_data_is_refused(tmp_path: Path, reach, reach_dataset: str) -> None:
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True)
+    fit(tmp_path, make_data(reach_dataset), checkpoint, max_epochs=1)
+    save_dataset("toy/more-v0", reach_episodes(30), reach[1], {})
+    with pytest.raises(AwacError, match="had 200 offline transitions, this one has 300"):
+        fit(tmp_path, make_data("toy/more-v0"), Watch(), ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_divergence_keeps_the_last_good_checkpoint_and_says_so(tmp_path: Path, reach_dataset: str) -> None:
+    class Poison(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+            if trainer.current_epoch == 2:
+                batch["reward"][:] = float("nan")
+
+    data = make_data(reach_dataset)
+    checkpoint = ModelCheckpoint(tmp_path / "checkpoints", save_last=True, save_on_train_epoch_end=True)
+    with pytest.raises(TrainingDivergedError, match=r"the loss is nan at update 45; the last checkpoint is from before it"):
+        fit(tmp_path, data, checkpoint, RunRecord({}), Poison())
+    kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert int(kept["updates"]) == 40
+    assert all(torch.isfinite(value).all() for value in kept.values())
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["status"] == "failed"
+    assert "nan" in manifest["error"]
+    assert len(read_metrics(tmp_path / "metrics.csv")) == 2
+
+
+def test_an_error_of_the_environment_ends_the_run(tmp_path: Path, reach) -> None:
+    save_dataset("toy/broken-v0", reach_episodes(5), reach[1], {})
+    data = make_data("toy/broken-v0", task="tests.toy:Broken-v0", workers=1, seed=1)
+    with pytest.raises(RuntimeError, match="the simulator exploded"):
+        fit(tmp_path, data, EnvironmentInteraction(20), check_val_every_n_epoch=100)
+    assert not data.workers._workers
+
+
+def test_success_is_unavailable_where_nobody_reports_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    task = find_task("tests.toy:Wide-v0")
+    data = make_data("toy/wide-v0", task=task.env_id)
+    save_dataset("toy/wide-v0", [make_episode(success=None, seed=seed) for seed in range(5)], data.spaces, {})
+    assert data.return_range is None
+    record = RunRecord({})
+    fit(tmp_path, data, EnvironmentInteraction(20), record)
+    rows = read_metrics(tmp_path / "metrics.csv")
+    assert np.isnan(rows[-1]["eval/success_rate"])
+    assert rows[-1]["eval/episode_return"] < 0
+    assert "unavailable: the environment reports no success" in capsys.readouterr().out
+
+
+def test_the_cloned_dataset_is_made_once_and_its_recipe_is_checked(
+    tmp_path: Path, reach, datasets_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_dataset("awac/reach/expert-v0", reach_episodes(12), reach[1], {})
+
+    def data(**options) -> ReplayDataModule:
+        names = ["awac/reach/expert-v0", "awac/reach/cloned-v0"]
+        made = make_data("", **{"datasets": names, "clone_episodes": 6, **options})
+        made.prepare_data()
+        made.setup("fit")
+        return made
+
+    assert data().replay.offline_size == 180
+    before = (datasets_root / "awac/reach/cloned-v0/data/main_data.hdf5").stat().st_mtime_ns
+    assert data().replay.offline_size == 180
+    assert (datasets_root / "awac/reach/cloned-v0/data/main_data.hdf5").stat().st_mtime_ns == before
+    assert data(num_demonstrations=4).replay.offline_size == 100
+    assert read_metadata("awac/reach/cloned-4-v0")["recipe"]["num_demonstrations"] == 4
+    with pytest.raises(DatasetError, match="was cloned with num_episodes 6 instead of 7; remove that folder"):
+        data(clone_episodes=7)
+
+
+def test_cloned_ids() -> None:
+    assert cloned_id("awac/pen/cloned-v0", None) == "awac/pen/cloned-v0"
+    assert cloned_id("awac/pen/cloned-v0", 10) == "awac/pen/cloned-10-v0"
+    assert cloned_id("awac/pen/expert-v0", 10) == "awac/pen/expert-v0"
+    assert cloned_id("D4RL/pen/cloned-v2", 10) == "D4RL/pen/cloned-v2"
+
+
+def test_clipping_is_said(reach, caplog: pytest.LogCaptureFixture) -> None:
+    save_dataset("toy/loud-v0", [make_episode(actions=np.full((10, 1), 1.5, np.float32))], reach[1], {})
+    make_data("toy/loud-v0").setup("fit")
+    assert "toy/loud-v0: 10 of 10 action values (100.0 %) lay outside the bounds and were clipped" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"capacity": 200}, "data.capacity is 200, the datasets alone hold 200 transitions"),
+        ({"chunk_size": 7}, "data.updates_per_epoch 20 is no multiple of data.chunk_size 7"),
+        ({"offline_ratio": 1.5}, "data.offline_ratio is 1.5"),
+        ({"datasets": []}, "data.datasets is empty"),
+        ({"train_split": 0.0}, "train_split is 0.0"),
+        ({"task": "pen"}, r"observations are \[11, 2\], AdroitHandPenSparse-v1 needs \[11, 45\]"),
+    ],
+)
+def test_refusals_before_anything_starts(reach_dataset: str, options: dict, message: str) -> None:
+    with pytest.raises(AwacError, match=message):
+        make_data(reach_dataset, **options).setup("fit")
