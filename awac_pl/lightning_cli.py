@@ -33,9 +33,8 @@ class AwacParser(LightningArgumentParser):
         Raises:
             AwacError: always.
         """
-        keys = [action.dest for action in self._actions if action.dest not in ("help", "config")]
-        print("RAW", message, args, kwargs)
-        raise AwacError(_one_line(message, keys))
+        parsers = [self, *(getattr(self._subcommands_action, "choices", None) or {}).values()]
+        raise AwacError(_one_line(message, {action.dest for parser in parsers for action in parser._actions}))
 
 
 class AwacCLI(LightningCLI):
@@ -119,6 +118,8 @@ def _mlflow_logger(config: Any, tags: dict[str, str]) -> MLFlowLogger | bool:
     uri = config.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
     if uri == "none":
         return False
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # by default MLflow retries a dead server for minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     logger = MLFlowLogger(
         experiment_name=config.mlflow_experiment,
         run_name=Path(config.run_dir).name,
@@ -194,11 +195,11 @@ def _with_run_config(arguments: list[str]) -> list[str]:
     return arguments if config is None or not config.exists() else [arguments[0], f"--config={config}", *arguments[1:]]
 
 
-def _one_line(message: str, keys: list[str]) -> str:
+def _one_line(message: str, keys: set[str]) -> str:
     """The gist of a jsonargparse message, with the nearest right key."""
     text = " ".join(message.replace("Validation failed:", "").split())
     unknown = re.search(
-        r"[Uu]nrecognized arguments?: (\S+)|[Kk]ey '([^']+)' is not expected|No action for key \"?([\w.]+)", text
+        r"[Uu]nrecognized arguments?: (\S+)|[Kk]ey '([^']+)' is not expected|does not accept option '([^']+)'", text
     )
     if unknown:
         key = next(group for group in unknown.groups() if group).lstrip("-").split("=")[0]

@@ -1,0 +1,32 @@
+# make demo: from demonstrations to a better policy. make test: the fast tests. Both make .venv first.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: demo test learning check clean
+
+demo: $(READY)
+	mlflow run . --env-manager=local --experiment-name awac -P task=pen -P preset=quick
+
+test: $(READY)
+	pytest -q
+
+learning: $(READY)
+	pytest -q -m learning
+
+check: $(READY)
+	ruff format --check .
+	ruff check .
+	mypy
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+		|| { echo "awac_pl needs Python 3.11 or 3.12; say which: make PYTHON=/path/to/python3.11 demo"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs mlartifacts mlflow.db

@@ -1,0 +1,232 @@
+"""The command line: what a user types, what comes of it, and how mistakes are answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+
+from awac_pl.cli import main
+from awac_pl.run_folder import RunFolder, read_metrics
+from tests.conftest import REACH
+
+ROOT = Path(__file__).parents[1]
+SMALL = """\
+preset: small
+data:
+  task: tests.toy:Reach-v0
+  datasets: [toy/reach-v0]
+  batch_size: 16
+  chunk_size: 5
+  updates_per_epoch: 10
+  offline_epochs: 1
+  evaluation_episodes: 2
+  milestone_episodes: 4
+  workers: 1
+model:
+  actor_hidden_sizes: [16, 16]
+  critic_hidden_sizes: [16, 16]
+interaction:
+  env_steps_per_epoch: 20
+trainer:
+  max_epochs: 3
+  check_val_every_n_epoch: 1
+  accelerator: cpu
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reach_dataset: str) -> Path:
+    """An empty working folder beside a small configuration on top of the real base."""
+    (tmp_path / "small.yaml").write_text(SMALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    return tmp_path
+
+
+def fit(*arguments: str) -> int:
+    return main(["fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml", *arguments])
+
+
+def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """The one line that a mistake gets."""
+    assert main(list(arguments)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("awac: error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_from_start_to_finish(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    assert fit("--model.temperature=0.3", "--seed_everything=3") == 0
+    printed = capsys.readouterr().out
+    assert "after pretraining" in printed
+    assert "after fine-tuning" in printed
+    assert "runs/tests-toy-Reach-v0-small-seed3" in printed
+    folder = workplace / "runs/tests-toy-Reach-v0-small-seed3"
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["model"]["temperature"], config["seed_everything"]) == (0.3, 3)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["status"] == "finished"
+    assert manifest["tags"] | {"commit": ""} == {"task": REACH, "preset": "small", "seed": "3", "commit": ""}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+    client = mlflow.MlflowClient(f"sqlite:///{workplace / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("awac").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.temperature"] == "0.3"
+    assert {run.data.tags[name] for name in ("task", "preset", "seed")} == {REACH, "small", "3"}
+    assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {
+        "checkpoints", "config.yaml", "manifest.json", "metrics.csv",
+    }  # fmt: skip
+    rows = read_metrics(folder / "metrics.csv")
+    logged = client.get_metric_history(run.info.run_id, "eval/success_rate")
+    assert [point.value for point in logged] == [row["eval/success_rate"] for row in rows]
+    assert [point.step for point in logged] == [0, 20, 40]  # env_steps
+
+
+def test_resume_validate_and_test(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    assert fit("--mlflow_uri=none") == 0
+    folder = workplace / "runs/tests-toy-Reach-v0-small-seed0"
+    assert fit("--mlflow_uri=none", "--trainer.max_epochs=4", "--ckpt_path=last") == 0
+    assert [row["updates"] for row in read_metrics(folder / "metrics.csv")] == [10, 20, 30, 40]
+    assert fit("--mlflow_uri=none", "--trainer.max_epochs=1") == 0  # a fresh run gets a folder of its own
+    assert (workplace / "runs/tests-toy-Reach-v0-small-seed0-2/metrics.csv").exists()
+    capsys.readouterr()
+    for command in ("validate", "test"):
+        assert main([command, "--ckpt_path", str(folder / "checkpoints/last.ckpt")]) == 0
+        assert "eval/success_rate" in capsys.readouterr().out
+
+
+def test_pretraining_goes_left_of_zero_on_mlflows_axis(workplace: Path) -> None:
+    assert fit("--data.offline_epochs=2", "--trainer.max_epochs=3") == 0
+    client = mlflow.MlflowClient(f"sqlite:///{workplace / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("awac").experiment_id])
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "updates")] == [-10, 0, 20]
+
+
+def test_a_tracker_that_is_down_costs_a_warning(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert fit("--mlflow_uri=http://127.0.0.1:9", "--trainer.max_epochs=1") == 0
+    assert "the run goes on without it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config=conf/task/relocat.yaml"],
+            "unknown task 'relocat': no file conf/task/relocat.yaml. Did you mean 'relocate'?",
+        ),
+        (["--config=conf/preset/quik.yaml"], "unknown preset 'quik': no file conf/preset/quik.yaml. Did you mean 'quick'?"),
+        (["--data.task=penn"], "unknown task 'penn': neither a task nor a Gymnasium environment id. Did you mean 'pen'?"),
+        (["--model.temprature=0.3"], "unknown key 'model.temprature'. Did you mean 'model.temperature'?"),
+        (["--model.temperature=warm"], "model.temperature"),
+        (["--ckpt_path=last", "--run_dir=runs/new"], "there is nothing to resume: no runs/new/checkpoints/last.ckpt"),
+        (["--ckpt_path=gone.ckpt"], "no checkpoint gone.ckpt"),
+    ],
+)
+def test_mistakes_get_one_line(capsys: pytest.CaptureFixture, monkeypatch, tmp_path: Path, arguments, message: str) -> None:
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, "fit", "--config=conf/base.yaml", *arguments)
+
+
+def test_a_wrong_key_in_a_file_is_named(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    (workplace / "wrong.yaml").write_text("data:\n  batchsize: 7\n")
+    line = refused(capsys, "fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=wrong.yaml")
+    assert "unknown key 'data.batchsize'. Did you mean 'data.batch_size'?" in line
+
+
+def test_a_run_folder_in_use_is_refused(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = RunFolder(workplace / "mine")
+    folder.take()
+    line = refused(capsys, "fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml", "--run_dir=mine")
+    assert "run folder mine is in use by another run" in line
+    folder.release()
+    (workplace / "mine/manifest.json").write_text("{}")
+    line = refused(capsys, "fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml", "--run_dir=mine")
+    assert "run folder mine holds a run; go on with --ckpt_path last" in line
+
+
+def test_overrides_come_as_one_string_as_mlflow_passes_them(workplace: Path) -> None:
+    assert fit("--mlflow_uri=none", "--overrides", "--trainer.max_epochs=1 --model.temperature=0.7", "--run_dir=here") == 0
+    config = yaml.safe_load((workplace / "here/config.yaml").read_text())
+    assert (config["trainer"]["max_epochs"], config["model"]["temperature"]) == (1, 0.7)
+
+
+def test_mlflow_run_makes_one_run(workplace: Path) -> None:
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{workplace / 'mlflow.db'}",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    (workplace / "project/conf/task").mkdir(parents=True)
+    (workplace / "project/conf/preset").mkdir()
+    for name in ("MLproject", "python_env.yaml", "conf/base.yaml"):
+        (workplace / "project" / name).write_text((ROOT / name).read_text())
+    (workplace / "project/conf/task/toy.yaml").write_text(SMALL)
+    (workplace / "project/conf/preset/none.yaml").write_text("preset: none\n")
+    command = ["mlflow", "run", "project", "--env-manager=local", "-P", "task=toy", "-P", "preset=none", "-P",
+               "overrides=--trainer.max_epochs=2 --model.temperature=0.7", "-P", "model.polyak=0.1"]  # fmt: skip
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    client = mlflow.MlflowClient(environment["MLFLOW_TRACKING_URI"])
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert len(runs) == 1
+    assert runs[0].info.status == "FINISHED"
+    assert (runs[0].data.params["model.temperature"], runs[0].data.params["model.polyak"]) == ("0.7", "0.1")
+    assert runs[0].data.metrics["env_steps"] == 20
+
+
+def test_help_is_quick_and_shows_examples() -> None:
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "awac_pl", "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert time.monotonic() - start < 3
+    assert "awac fit --config conf/base.yaml" in done.stdout
+
+
+def test_clone_and_datasets(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--from", "toy/reach-v0", "--to", "toy/cloned-v0", "--episodes", "5", "--workers", "0"]
+    assert main(["clone", REACH, *arguments]) == 0
+    assert "success_stochastic" in capsys.readouterr().out
+    assert main(["datasets"]) == 0
+    listed = capsys.readouterr().out
+    assert "toy/cloned-v0" in listed
+    assert "awac/pen/expert-v0" in listed
+
+
+@pytest.mark.parametrize("preset", [path.stem for path in (ROOT / "conf/preset").glob("*.yaml")])
+@pytest.mark.parametrize("task", ["pen", "door", "relocate", "hammer"])
+def test_every_task_and_preset_makes_a_configuration(task: str, preset: str, capsys: pytest.CaptureFixture) -> None:
+    files = [ROOT / "conf/base.yaml", ROOT / f"conf/task/{task}.yaml", ROOT / f"conf/preset/{preset}.yaml"]
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *(f"--config={path}" for path in files), "--print_config"])
+    assert ended.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert (config["data"]["task"], config["preset"]) == (task, preset)
+
+
+def test_the_base_configuration_is_complete() -> None:
+    """Every argument of the model, the data and the interaction stands in conf/base.yaml, with its default."""
+    import inspect
+
+    from awac_pl.data import ReplayDataModule
+    from awac_pl.interaction import EnvironmentInteraction
+    from awac_pl.module import AWAC
+
+    base = yaml.safe_load((ROOT / "conf/base.yaml").read_text())
+    linked = {"observation_dim", "action_dim", "return_range", "seed", "task", "datasets"} | {"discount"}
+    for section, cls in (("model", AWAC), ("data", ReplayDataModule), ("interaction", EnvironmentInteraction)):
+        parameters = inspect.signature(cls).parameters
+        expected = {
+            name: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+            for name, parameter in parameters.items()
+            if name not in linked
+        }
+        assert {name: value for name, value in base[section].items() if name not in linked} == expected
