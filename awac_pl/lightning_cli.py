@@ -144,6 +144,8 @@ def run(arguments: list[str]) -> None:
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("awac_pl").setLevel(logging.INFO)
+    for name in ("lightning.pytorch", "lightning.fabric", "mlflow", "alembic"):  # notices, not news
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings(
         "ignore", message="LightningCLI's args parameter is intended.*"
     )  # it is: cli.py has read sys.argv

@@ -40,6 +40,9 @@ class AWAC(lightning.LightningModule):
         weight_form: ``softmax`` (mean weight 1, the authors' code) or ``exp`` (the paper's equation).
         advantage_clip: largest advantage that still adds weight; null for no bound.
         max_weight: largest weight of the ``exp`` form; null for no bound.
+        advantage: ``critic`` is the paper's ``Q(s, a) - V(s)``. ``td`` is ``y - V(s)``, the critics' target less the value
+            under the target critics: the same in a simulator whose dynamics are deterministic, but it sees what an action
+            led to, where young critics hardly tell one action from another.
         baseline: V(s) is the value of the ``mean_action``, or the mean value of ``baseline_samples`` sampled actions.
         baseline_samples: actions per state for ``baseline: sampled_actions``.
         clip_next_action: clip the action sampled at the next observation to [-1, 1].
@@ -72,6 +75,7 @@ class AWAC(lightning.LightningModule):
         weight_form: losses.WeightForm = "softmax",
         advantage_clip: float | None = 0.5,
         max_weight: float | None = None,
+        advantage: Literal["critic", "td"] = "critic",
         baseline: Literal["mean_action", "sampled_actions"] = "mean_action",
         baseline_samples: int = 1,
         clip_next_action: bool = True,
@@ -123,7 +127,10 @@ class AWAC(lightning.LightningModule):
 
         mean = self.actor(observation)
         with torch.no_grad():
-            advantage = q.amin(dim=0) - self._baseline(observation, mean)
+            if self.hparams["advantage"] == "td":
+                advantage = target - self._baseline(self.target_critics, observation, mean)
+            else:
+                advantage = q.amin(dim=0) - self._baseline(self.critics, observation, mean)
         weights = losses.advantage_weights(
             advantage,
             self.hparams["temperature"],
@@ -211,12 +218,12 @@ class AWAC(lightning.LightningModule):
             if self.device.type == "cuda" and state["cuda"]:
                 torch.cuda.set_rng_state_all([cuda_state.cpu() for cuda_state in state["cuda"]])
 
-    def _baseline(self, observation: Tensor, mean: Tensor) -> Tensor:
+    def _baseline(self, critics: CriticEnsemble, observation: Tensor, mean: Tensor) -> Tensor:
         """V(s) ``[B]``: the value of the mean action, or the average over sampled actions."""
         if self.hparams["baseline"] == "mean_action":
-            return self.critics(observation, mean).amin(dim=0)
+            return critics(observation, mean).amin(dim=0)
         samples = [self.actor.sample(mean).clamp(-1, 1) for _ in range(self.hparams["baseline_samples"])]
-        return torch.stack([self.critics(observation, sample).amin(dim=0) for sample in samples]).mean(dim=0)
+        return torch.stack([critics(observation, sample).amin(dim=0) for sample in samples]).mean(dim=0)
 
     def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):

@@ -73,9 +73,9 @@ def make_module(**options) -> AWAC:
 class Reference:
     """AWAC written down a second time: one network per critic, two optimizers, nothing shared with the package."""
 
-    def __init__(self, module: AWAC, form: str, baseline: str, clip: float | None) -> None:
+    def __init__(self, module: AWAC, form: str, baseline: str, clip: float | None, advantage: str) -> None:
         hparams = module.hparams
-        self.form, self.baseline, self.clip = form, baseline, clip
+        self.form, self.baseline, self.clip, self.advantage = form, baseline, clip, advantage
         self.discount, self.tau, self.temperature = hparams["discount"], hparams["polyak"], hparams["temperature"]
         self.target_range = module.target_range
         self.policy = nn.Sequential(
@@ -121,11 +121,11 @@ class Reference:
         with torch.no_grad():
             mean = self.policy(s)
             if self.baseline == "mean_action":
-                value = torch.minimum(*self.q(self.critics, s, mean))
+                value = torch.minimum(*self.q(self.targets if self.advantage == "td" else self.critics, s, mean))
             else:
                 draws = [(mean + torch.randn_like(mean) * self.std()).clamp(-1, 1) for _ in range(3)]
                 value = sum(torch.minimum(*self.q(self.critics, s, draw)) for draw in draws) / 3
-            advantage = torch.minimum(*q) - value
+            advantage = (y if self.advantage == "td" else torch.minimum(*q)) - value
             advantage = advantage if self.clip is None else torch.minimum(advantage, torch.tensor(self.clip))
             weight = torch.exp(advantage / self.temperature)
             weight = weight / weight.sum() * len(weight) if self.form == "softmax" else weight.clamp(max=20.0)
@@ -144,14 +144,26 @@ class Reference:
 
 
 @pytest.mark.parametrize(
-    ("form", "baseline", "clip", "clamp"),
-    [("softmax", "mean_action", 0.5, True), ("exp", "sampled_actions", None, False)],
+    ("form", "baseline", "clip", "clamp", "advantage"),
+    [
+        ("softmax", "mean_action", 0.5, True, "critic"),
+        ("exp", "sampled_actions", None, False, "critic"),
+        ("softmax", "mean_action", 0.5, True, "td"),
+    ],
 )
-def test_updates_equal_the_reference_parameter_by_parameter(form: str, baseline: str, clip, clamp: bool) -> None:
+def test_updates_equal_the_reference_parameter_by_parameter(
+    form: str, baseline: str, clip, clamp: bool, advantage: str
+) -> None:
     module = make_module(
-        weight_form=form, baseline=baseline, baseline_samples=3, advantage_clip=clip, clamp_target=clamp, max_weight=20.0
+        weight_form=form,
+        baseline=baseline,
+        baseline_samples=3,
+        advantage_clip=clip,
+        clamp_target=clamp,
+        max_weight=20.0,
+        advantage=advantage,
     )
-    reference = Reference(module, form, baseline, clip)
+    reference = Reference(module, form, baseline, clip, advantage)
     chunk = make_chunk(20)
     torch.manual_seed(7)
     for batch in chunk.unbind(0):

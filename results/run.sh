@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The runs behind the README's tables: results/run.sh NAME SEED [ARGUMENTS OF awac fit]
+#
+#   results/run.sh pen-quick 1 --config conf/task/pen.yaml
+#   results/run.sh relocate-10 1 --config conf/task/relocate.yaml --data.num_demonstrations=10
+#   results/run.sh relocate-noisy-10 1 --config conf/task/relocate.yaml --data.num_demonstrations=10 \
+#       '--data.datasets=[awac/relocate/noisy-v0, awac/relocate/cloned-v0]'
+#
+# Each seed clones its own policy, too: it has its own folder of datasets. The run's folder is runs/results/NAME-seedN.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+name=$1 seed=$2
+shift 2
+shared=${MINARI_DATASETS_PATH:-$HOME/.minari/datasets}
+export MINARI_DATASETS_PATH=$PWD/runs/datasets/$name-seed$seed OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+mkdir -p "$MINARI_DATASETS_PATH"
+for dataset in "$shared"/awac/*/noisy-v0; do  # a dataset that was imported beforehand
+    [ -d "$dataset" ] || continue
+    mkdir -p "$MINARI_DATASETS_PATH/awac/$(basename "$(dirname "$dataset")")"
+    cp -rn "$dataset" "$MINARI_DATASETS_PATH/awac/$(basename "$(dirname "$dataset")")/"
+done
+exec awac fit --config conf/base.yaml --config conf/preset/quick.yaml "$@" --data.clone_seed="$seed" \
+    --seed_everything="$seed" --run_dir="runs/results/$name-seed$seed"

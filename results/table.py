@@ -1,0 +1,97 @@
+"""Tables and figure of the README from finished runs.
+
+    python results/table.py runs/results/pen-quick-seed* [--to results/pen-quick]
+
+Prints success after cloning, pretraining and fine-tuning, pooled over the seeds with Wilson intervals; with ``--to`` it also
+copies each run's metrics and manifest there and draws the curve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from awac_pl.run_folder import read_metrics
+from awac_pl.scores import score_run, wilson_interval
+
+matplotlib.use("Agg")
+
+
+def stages(folder: Path) -> dict[str, tuple[float, float]]:
+    """(success rate, episodes) of each stage of one run."""
+    cloning = json.loads((folder / "manifest.json").read_text())["cloning"]
+    rows = [row for row in read_metrics(folder / "metrics.csv") if "eval/success_rate" in row]
+    pretrained = [row for row in rows if row["env_steps"] == 0][-1]
+    return {
+        "cloned": (cloning["success_deterministic"], cloning["evaluation_episodes"]),
+        "pretrained": (pretrained["eval/success_rate"], pretrained["eval/episodes"]),
+        "fine-tuned": (rows[-1]["eval/success_rate"], rows[-1]["eval/episodes"]),
+    }
+
+
+def draw(folders: list[Path], path: Path) -> None:
+    """Success against environment steps: each seed, their mean, and the policy that was cloned."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    curves = []
+    for folder in folders:
+        rows = [row for row in read_metrics(folder / "metrics.csv") if "eval/success_rate" in row]
+        switch = max(row["updates"] for row in rows if row["env_steps"] == 0)
+        x = [row["env_steps"] if row["env_steps"] else row["updates"] - switch for row in rows]
+        y = [row["eval/success_rate"] for row in rows]
+        curves.append((x, y))
+        axes.plot(x, y, color="tab:blue", alpha=0.35, linewidth=1, label="one seed" if folder == folders[0] else None)
+    grid = curves[0][0]
+    axes.plot(
+        grid, np.mean([np.interp(grid, x, y) for x, y in curves], axis=0), color="tab:blue", linewidth=2.5, label="mean"
+    )
+    cloned = np.mean([stages(folder)["cloned"][0] for folder in folders])
+    axes.axhline(cloned, color="tab:gray", linestyle="--", linewidth=1, label="cloned policy")
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set(
+        xlabel="updates of pretraining (left of 0) and environment steps", ylabel="success rate (any step)", ylim=(0, 1.02)
+    )
+    axes.legend(loc="lower right", frameon=False)
+    axes.set_title(path.stem)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Print the table, and keep its sources."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, one per seed")
+    parser.add_argument("--to", type=Path, help="folder to copy metrics and manifests to; the figure lands beside it")
+    options = parser.parse_args()
+    found = [stages(folder) for folder in options.runs]
+    commits = {json.loads((folder / "manifest.json").read_text())["tags"]["commit"][:9] for folder in options.runs}
+    print(f"{len(found)} seeds, commit {', '.join(sorted(commits))}")
+    for name in ("cloned", "pretrained", "fine-tuned"):
+        successes = sum(rate * episodes for rate, episodes in (run[name] for run in found))
+        episodes = sum(run[name][1] for run in found)
+        low, high = wilson_interval(successes, episodes)
+        each = ", ".join(f"{run[name][0]:.2f}" for run in found)
+        print(
+            f"{name:<11} {successes / episodes:.3f}   95 % {low:.3f} to {high:.3f}   {episodes:.0f} episodes   seeds {each}"
+        )
+    for folder in options.runs:
+        scores = score_run(read_metrics(folder / "metrics.csv"))
+        manifest = json.loads((folder / "manifest.json").read_text())
+        print(f"{folder.name}: " + ", ".join(f"{name} {value:.3g}" for name, value in scores.items())
+              + f", {manifest['seconds'] / 60:.1f} min, {manifest['peak_memory_mib']} MiB")  # fmt: skip
+    if options.to:
+        options.to.mkdir(parents=True, exist_ok=True)
+        for folder in options.runs:
+            for source in ("metrics.csv", "manifest.json", "config.yaml"):
+                shutil.copy(folder / source, options.to / f"{folder.name}-{source}")
+        draw(options.runs, options.to.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
