@@ -1,0 +1,41 @@
+"""Does it learn? Minutes, not seconds: ``pytest -m learning``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from awac_pl.data import ReplayDataModule
+from awac_pl.datasets import load_dataset, save_dataset
+from awac_pl.interaction import EnvironmentInteraction
+from awac_pl.records import RunRecord
+from awac_pl.run_folder import read_metrics
+from awac_pl.scores import score_episodes
+from tests.conftest import REACH
+from tests.test_training import fit, make_module
+from tests.toy import reach_episodes
+
+pytestmark = pytest.mark.learning
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("advantage", ["critic", "td"])
+def test_reach_gets_far_better_than_its_demonstrations(tmp_path: Path, reach, seed: int, advantage: str) -> None:
+    """Demonstrations so noisy that they hold still at the goal a fifth of the time; the optimum is to go there and stay."""
+    demonstrations = reach_episodes(100, noise=2.0, first_seed=1000 * seed)
+    save_dataset("toy/noisy-v0", demonstrations, reach[1], {})
+    data = ReplayDataModule(
+        task=REACH, datasets=["toy/noisy-v0"], batch_size=128, updates_per_epoch=500, offline_epochs=4, seed=seed,
+        evaluation_episodes=50, milestone_episodes=100, workers=1, discount=0.9, progress=False,
+    )  # fmt: skip
+    module = make_module(data, discount=0.9, learning_rate=1e-3, polyak=0.02, advantage=advantage)
+    fit(
+        tmp_path, data, EnvironmentInteraction(env_steps_per_epoch=500), RunRecord({}),
+        module=module, max_epochs=16, check_val_every_n_epoch=4,
+    )  # fmt: skip
+    before = score_episodes(load_dataset("toy/noisy-v0", *reach).episodes)["success_share"]
+    rows = [row for row in read_metrics(tmp_path / "metrics.csv") if "eval/success_share" in row]
+    assert before < 0.3
+    assert rows[-1]["eval/success_share"] > max(0.6, 2 * before)
+    assert rows[-1]["eval/success_final"] > 0.9
