@@ -107,7 +107,12 @@ def test_resume_validate_and_test(workplace: Path, capsys: pytest.CaptureFixture
 def test_the_real_pen_task_on_a_small_budget(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     """MuJoCo, built-in demonstrations, a clone, both phases: everything that ``make demo`` does, only less of it."""
     files = [f"--config={ROOT / 'conf' / name}.yaml" for name in ("base", "task/pen", "preset/quick")]
-    small = ["--data.num_demonstrations=3", "--data.clone_episodes=4", "--data.milestone_episodes=2", "--data.evaluation_episodes=2", "--data.updates_per_epoch=20", "--data.chunk_size=10", "--data.offline_epochs=1", "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=1", "--interaction.env_steps_per_epoch=200", "--run_dir=here"]
+    small = [
+        "--data.num_demonstrations=3", "--data.clone_episodes=4", "--data.milestone_episodes=2",
+        "--data.evaluation_episodes=2", "--data.updates_per_epoch=20", "--data.chunk_size=10", "--data.offline_epochs=1",
+        "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=1", "--interaction.env_steps_per_epoch=200",
+        "--run_dir=here",
+    ]  # fmt: skip
     assert main(["fit", *files, *small]) == 0
     printed = capsys.readouterr().out
     assert all(stage in printed for stage in ("after cloning", "after pretraining", "after fine-tuning"))
