@@ -65,9 +65,15 @@ class AwacCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("trainer.check_val_every_n_epoch", "checkpoint.every_n_epochs")
 
+    def _parse_ckpt_path(self) -> None:
+        """Evaluate with the checkpoint's own arguments; a fit that goes on follows the configuration it is given."""
+        if self.config.get("subcommand") != "fit":
+            super()._parse_ckpt_path()
+
     def before_instantiate_classes(self) -> None:
         """Choose the run folder before anything heavy starts."""
         config = self.config[self.subcommand]
+        config.weights_only = True  # no checkpoint may run code
         if self.subcommand != "fit":
             config.trainer.logger = False
             return
