@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -205,6 +206,29 @@ def test_mlflow_run_makes_one_run(workplace: Path) -> None:
     assert runs[0].info.status == "FINISHED"
     assert (runs[0].data.params["model.temperature"], runs[0].data.params["model.polyak"]) == ("0.7", "0.1")
     assert runs[0].data.metrics["env_steps"] == 20
+
+
+def test_ctrl_c_closes_everything_and_keeps_what_is_there(workplace: Path) -> None:
+    command = [sys.executable, "-m", "awac_pl", "fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml",
+               "--trainer.max_epochs=100000", "--run_dir=here", "--mlflow_uri=none"]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while not (workplace / "here/checkpoints/last.ckpt").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert children
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert json.loads((workplace / "here/manifest.json").read_text())["status"] == "interrupted"
+    deadline = time.monotonic() + 5
+    while left := [pid for pid in children if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.1)
+    assert not RunFolder(workplace / "here").busy
 
 
 def test_help_is_quick_and_shows_examples() -> None:
