@@ -93,6 +93,18 @@ def actor_loss(log_prob: Tensor, weights: Tensor) -> Tensor:
     return -(weights.detach() * log_prob).mean()
 
 
+def value_gradient_loss(q: Tensor) -> Tensor:
+    """``-mean_B Q(s, mu(s)) / mean_B |Q|``: move the mean action uphill (TD3+BC, arXiv 2106.06860; ReBRAC, 2305.09836).
+
+    The scale is detached, so the term weighs the same whatever the size of the returns.
+
+    Args:
+        q: ``[B]``, value of the policy's mean action, with gradient to the action and none to the critics.
+    """
+    _same_batch(q=q)
+    return -q.mean() / q.detach().abs().mean().clamp(min=1e-6)
+
+
 @torch.no_grad()
 def polyak_update(target: Iterable[Tensor], online: Iterable[Tensor], polyak: float) -> None:
     """Move targets in place, ``theta' <- (1 - tau) * theta' + tau * theta``."""

@@ -45,6 +45,7 @@ class AWAC(lightning.LightningModule):
             led to, where young critics hardly tell one action from another.
         baseline: V(s) is the value of the ``mean_action``, or the mean value of ``baseline_samples`` sampled actions.
         baseline_samples: actions per state for ``baseline: sampled_actions``.
+        value_gradient: weight of a term that moves the mean action uphill on the critics, beside the likelihood; 0 is AWAC.
         clip_next_action: clip the action sampled at the next observation to [-1, 1].
         learning_rate: Adam's, for actor and critics.
         actor_weight_decay: Adam's L2 penalty on the actor; the critics have none.
@@ -78,6 +79,7 @@ class AWAC(lightning.LightningModule):
         advantage: Literal["critic", "td"] = "critic",
         baseline: Literal["mean_action", "sampled_actions"] = "mean_action",
         baseline_samples: int = 1,
+        value_gradient: float = 0.0,
         clip_next_action: bool = True,
         learning_rate: float = 3e-4,
         actor_weight_decay: float = 1e-4,
@@ -139,6 +141,10 @@ class AWAC(lightning.LightningModule):
             max_weight=self.hparams["max_weight"],
         )
         actor_loss = losses.actor_loss(self.actor.log_prob(mean, action), weights)
+        if self.hparams["value_gradient"]:
+            frozen = {name: parameter.detach() for name, parameter in self.critics.named_parameters()}
+            q_of_mean = torch.func.functional_call(self.critics, frozen, (observation, mean)).mean(dim=0)
+            actor_loss = actor_loss + self.hparams["value_gradient"] * losses.value_gradient_loss(q_of_mean)
         with torch.no_grad():
             rewarded = batch["reward"] >= 0
             metrics = {

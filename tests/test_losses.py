@@ -78,6 +78,14 @@ def test_actor_loss_by_hand_and_its_sign() -> None:
     torch.testing.assert_close(log_prob.grad, torch.tensor([-0.25, -0.75]))  # descent raises the likelihood of the better
 
 
+def test_value_gradient_loss_by_hand() -> None:
+    q = torch.tensor([-1.0, -3.0], requires_grad=True)
+    loss = losses.value_gradient_loss(q)
+    assert loss.item() == pytest.approx(1.0)  # 2 / 2
+    loss.backward()
+    torch.testing.assert_close(q.grad, torch.tensor([-0.25, -0.25]))  # descent raises the value; the scale has no gradient
+
+
 def test_polyak_by_hand() -> None:
     target, online = torch.tensor([1.0, 10.0]), torch.tensor([3.0, 0.0])
     losses.polyak_update([target], [online], 0.25)
@@ -94,6 +102,7 @@ def test_polyak_by_hand() -> None:
         lambda: losses.critic_loss(torch.zeros(2, 3), torch.zeros(2)),
         lambda: losses.actor_loss(torch.zeros(3, 1), torch.zeros(3)),
         lambda: losses.advantage_weights(torch.zeros(3, 1), 1.0),
+        lambda: losses.value_gradient_loss(torch.zeros(3, 1)),
     ],
 )
 def test_a_wrong_shape_raises_and_never_broadcasts(call) -> None:

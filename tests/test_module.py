@@ -75,6 +75,7 @@ class Reference:
 
     def __init__(self, module: AWAC, form: str, baseline: str, clip: float | None, advantage: str) -> None:
         hparams = module.hparams
+        self.value_gradient = hparams["value_gradient"]
         self.form, self.baseline, self.clip, self.advantage = form, baseline, clip, advantage
         self.discount, self.tau, self.temperature = hparams["discount"], hparams["polyak"], hparams["temperature"]
         self.target_range = module.target_range
@@ -131,10 +132,13 @@ class Reference:
             weight = weight / weight.sum() * len(weight) if self.form == "softmax" else weight.clamp(max=20.0)
         log_prob = torch.distributions.Normal(self.policy(s), self.std()).log_prob(a).sum(1)
         actor_loss = -(weight * log_prob).mean()
-        self.critic_optimizer.zero_grad()
-        critic_loss.backward()
+        uphill = self.q(self.critics, s, self.policy(s))
+        uphill = (uphill[0] + uphill[1]) / 2
+        actor_loss = actor_loss - self.value_gradient * uphill.mean() / uphill.detach().abs().mean()
         self.actor_optimizer.zero_grad()
         actor_loss.backward()
+        self.critic_optimizer.zero_grad()  # the actor's loss left gradients there
+        critic_loss.backward()
         self.critic_optimizer.step()
         self.actor_optimizer.step()
         with torch.no_grad():
@@ -144,15 +148,15 @@ class Reference:
 
 
 @pytest.mark.parametrize(
-    ("form", "baseline", "clip", "clamp", "advantage"),
+    ("form", "baseline", "clip", "clamp", "advantage", "value_gradient"),
     [
-        ("softmax", "mean_action", 0.5, True, "critic"),
-        ("exp", "sampled_actions", None, False, "critic"),
-        ("softmax", "mean_action", 0.5, True, "td"),
+        ("softmax", "mean_action", 0.5, True, "critic", 0.0),
+        ("exp", "sampled_actions", None, False, "critic", 0.0),
+        ("softmax", "mean_action", 0.5, True, "td", 2.5),
     ],
 )
 def test_updates_equal_the_reference_parameter_by_parameter(
-    form: str, baseline: str, clip, clamp: bool, advantage: str
+    form: str, baseline: str, clip: float | None, clamp: bool, advantage: str, value_gradient: float
 ) -> None:
     module = make_module(
         weight_form=form,
@@ -162,6 +166,7 @@ def test_updates_equal_the_reference_parameter_by_parameter(
         clamp_target=clamp,
         max_weight=20.0,
         advantage=advantage,
+        value_gradient=value_gradient,
     )
     reference = Reference(module, form, baseline, clip, advantage)
     chunk = make_chunk(20)
@@ -221,6 +226,28 @@ def test_both_losses_reach_their_own_parameters_alone() -> None:
     for name, parameter in changed.critics.named_parameters():
         torch.testing.assert_close(parameter.grad, dict(module.critics.named_parameters())[name].grad, rtol=0, atol=0)
     assert set(together) == {name for name, _ in changed.critics.named_parameters()}
+
+
+def test_value_gradient_moves_the_actor_uphill_and_leaves_the_critics_alone() -> None:
+    plain, uphill = make_module(), make_module(value_gradient=1e6)
+    batch = make_chunk(1)[0]
+    gradients = []
+    for module in (plain, uphill):
+        torch.manual_seed(3)
+        module.loss(batch)[0].backward()
+        gradients.append([parameter.grad for parameter in module.critics.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+
+    def value() -> float:
+        observation = batch["observation"]
+        return uphill.critics(observation, uphill.actor(observation)).mean().item()
+
+    before = value()
+    with torch.no_grad():
+        for parameter in uphill.actor.parameters():
+            if parameter.grad is not None:
+                parameter -= 1e-9 * parameter.grad
+    assert value() > before
 
 
 def test_weight_decay_is_the_actors_alone() -> None:
