@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from awac_pl.datasets import EpisodeDataset, load_dataset, save_dataset
+from awac_pl.datasets import check_dataset_id, data_file, file_digest, load_dataset, read_metadata, save_dataset
 from awac_pl.errors import DatasetError
 from awac_pl.networks import Actor
 from awac_pl.policy import NumpyPolicy
@@ -125,7 +125,6 @@ def clone_dataset(
     task: Task,
     *,
     num_demonstrations: int | None = None,
-    train_split: float = 1.0,
     num_episodes: int = 500,
     evaluation_episodes: int = 100,
     num_workers: int = 2,
@@ -139,7 +138,6 @@ def clone_dataset(
         target: id of the dataset to write.
         task: what to act in; the stored episodes are whole, whether or not it ends them at success.
         num_demonstrations: use the first so many episodes; None for all.
-        train_split: use the first so many of these, as a share in (0, 1].
         num_episodes: episodes to store.
         evaluation_episodes: episodes of the deterministic clone, for its success.
         num_workers: rollout processes.
@@ -151,12 +149,14 @@ def clone_dataset(
         deterministically and stochastically.
 
     Raises:
-        DatasetError: the source does not fit the task.
+        DatasetError: the source does not fit the task, or the target is no dataset id.
     """
+    check_dataset_id(target)
+    recipe = clone_recipe(source, task, num_demonstrations, num_episodes, seed)
     workers = RolloutWorkers(task, num_workers, inspect_spaces(task))
     try:
         whole = replace(task, terminate_on_success=False)
-        demonstrations = load_dataset(source, whole, workers.spaces, num_episodes=num_demonstrations, share=train_split)
+        demonstrations = load_dataset(source, whole, workers.spaces, num_episodes=num_demonstrations)
         clone = fit_clone(demonstrations.episodes, seed=seed, progress=progress)
 
         def rollout(policy: NumpyPolicy, seeds: range, what: str) -> list[Episode]:
@@ -185,7 +185,7 @@ def clone_dataset(
         {
             "algorithm_name": "behaviour cloning, stochastic policy",
             "description": f"{num_episodes} episodes of a policy cloned from {source}",
-            "recipe": clone_recipe(demonstrations, train_split, num_episodes, seed),
+            "recipe": recipe,
             "cloning": result,
         },
     )
@@ -193,12 +193,16 @@ def clone_dataset(
     return result
 
 
-def clone_recipe(demonstrations: EpisodeDataset, train_split: float, num_episodes: int, seed: int) -> dict[str, str | float]:
+def clone_recipe(
+    source: str, task: Task, num_demonstrations: int | None, num_episodes: int, seed: int
+) -> dict[str, str | int | None]:
     """What a cloned dataset depends on; compared before one that is already there is used again."""
     return {
-        "source": demonstrations.dataset_id,
-        "source_digest": demonstrations.digest,
-        "num_demonstrations": len(demonstrations.episodes),
+        "source": source,
+        "source_digest": file_digest(data_file(source)),
+        "num_demonstrations": num_demonstrations or read_metadata(source)["total_episodes"],
         "num_episodes": num_episodes,
+        "env_id": task.env_id,
+        "horizon": task.horizon,
         "seed": seed,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning
@@ -16,7 +17,7 @@ from awac_pl.downloads import fetch_dataset
 from awac_pl.errors import AwacError, DatasetError
 from awac_pl.replay import Replay
 from awac_pl.rollouts import RolloutWorkers
-from awac_pl.tasks import RewardKind, Spaces, find_task, inspect_spaces, uses_binary_reward
+from awac_pl.tasks import TASKS, RewardKind, Spaces, Task, find_task, inspect_spaces, uses_binary_reward
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ class ReplayDataModule(lightning.LightningDataModule):
             raise AwacError("data.datasets is empty; name at least one, for example awac/pen/expert-v0")
         if updates_per_epoch % chunk_size:
             raise AwacError(f"data.updates_per_epoch {updates_per_epoch} is no multiple of data.chunk_size {chunk_size}")
+        if not 0 <= seed < 1000:
+            raise AwacError(f"seed_everything is {seed}; choose 0 to 999, above it episodes would meet those of evaluation")
         if offline_ratio is not None and not 0 <= offline_ratio <= 1:
             raise AwacError(f"data.offline_ratio is {offline_ratio}; it must lie in [0, 1]")
         self.task = find_task(task, horizon=horizon, reward=reward, terminate_on_success=terminate_on_success)
@@ -110,6 +113,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.progress = progress
         self.dataset_ids = [cloned_id(name, num_demonstrations) for name in datasets]
         self.datasets: list[EpisodeDataset] = []
+        self._evaluated_at = 0
         self.replay = Replay(capacity, device=device, seed=seed, offline_ratio=offline_ratio)
         self.workers = RolloutWorkers(self.task, workers, self.spaces)
 
@@ -127,6 +131,11 @@ class ReplayDataModule(lightning.LightningDataModule):
     def return_range(self) -> tuple[float, float] | None:
         """Smallest and largest discounted return of a binary reward; None for an environment's own reward."""
         return (-1 / (1 - self.discount), 0.0) if self.binary_reward else None
+
+    @property
+    def cloning_task(self) -> Task:
+        """The task with its own horizon: presets that change the horizon share one cloned dataset."""
+        return replace(self.task, horizon=TASKS[self.task.name].horizon) if self.task.name in TASKS else self.task
 
     def is_online(self, epoch: int) -> bool:
         """Whether this epoch comes after pretraining."""
@@ -146,9 +155,8 @@ class ReplayDataModule(lightning.LightningDataModule):
                 clone_dataset(
                     self.dataset_ids[0],
                     name,
-                    self.task,
+                    self.cloning_task,
                     num_demonstrations=self.num_demonstrations,
-                    train_split=self.train_split,
                     num_episodes=self.clone_episodes,
                     evaluation_episodes=self.milestone_episodes,
                     num_workers=self.workers.num_workers,
@@ -192,13 +200,27 @@ class ReplayDataModule(lightning.LightningDataModule):
         return SeedStream(self, self.milestone_episodes)
 
     def state_dict(self) -> dict[str, Any]:
-        """The replay buffer, for a checkpoint."""
-        return {"replay": self.replay.state_dict()}
+        """The replay buffer and whose data it began with, for a checkpoint."""
+        return {
+            "replay": self.replay.state_dict(),
+            "digests": [dataset.digest for dataset in self.datasets],
+            "evaluated_at": self._evaluated_at,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the replay buffer."""
-        if self.datasets:
-            self.replay.load_state_dict(state_dict["replay"])
+        """Restore the replay buffer.
+
+        Raises:
+            AwacError: the run was made with other datasets than these.
+        """
+        if not self.datasets:  # an evaluation has none
+            return
+        if state_dict["digests"] != [dataset.digest for dataset in self.datasets]:
+            raise AwacError(
+                f"the checkpoint's run had other data than {', '.join(self.dataset_ids)}; resume with the same datasets"
+            )
+        self.replay.load_state_dict(state_dict["replay"])
+        self._evaluated_at = state_dict["evaluated_at"]
 
     def teardown(self, stage: str) -> None:
         """Close the workers; the next stage gets new ones."""
@@ -209,17 +231,21 @@ class ReplayDataModule(lightning.LightningDataModule):
         """Close the workers on an error and on Ctrl-C, too."""
         self.workers.close()
 
-    def episodes_at(self, epoch: int) -> int:
+    def episodes_at(self, epoch: int, env_steps: int) -> int:
         """How many episodes the evaluation after this epoch takes."""
-        online_steps = (epoch + 1 - self.offline_epochs) * self.updates_per_epoch
+        passed = any(self._evaluated_at < milestone <= env_steps for milestone in MILESTONES)
+        self._evaluated_at = env_steps
         last = self.trainer is not None and epoch + 1 == self.trainer.max_epochs
-        return self.milestone_episodes if last or online_steps in (0, *MILESTONES) else self.evaluation_episodes
+        milestone = passed or last or epoch + 1 == self.offline_epochs
+        return self.milestone_episodes if milestone else self.evaluation_episodes
 
     def _check_recipe(self, dataset: EpisodeDataset) -> None:
         made_by = dataset.metadata.get("recipe")
         if made_by is None or not self.datasets or not dataset.dataset_id.startswith("awac/"):
             return
-        asked = clone_recipe(self.datasets[0], self.train_split, self.clone_episodes, self.clone_seed)
+        asked = clone_recipe(
+            self.dataset_ids[0], self.cloning_task, self.num_demonstrations, self.clone_episodes, self.clone_seed
+        )
         changed = [f"{key} {made_by.get(key)} instead of {asked[key]}" for key in asked if made_by.get(key) != asked[key]]
         if changed:
             raise DatasetError(
@@ -256,8 +282,10 @@ class SeedStream:
         episodes = self.episodes
         if episodes is None:
             trainer = self.data.trainer
-            fitting = trainer is not None and trainer.state.fn == "fit"
-            episodes = self.data.episodes_at(trainer.current_epoch) if fitting else self.data.milestone_episodes  # type: ignore[union-attr]
+            if trainer is not None and trainer.state.fn == "fit":
+                episodes = self.data.episodes_at(trainer.current_epoch, int(trainer.lightning_module.env_steps))  # type: ignore[arg-type]
+            else:
+                episodes = self.data.milestone_episodes
         batch = math.lcm(10, max(1, self.data.workers.num_workers))
         for start in range(0, episodes, batch):
             yield [EVALUATION_SEEDS + index for index in range(start, min(start + batch, episodes))]

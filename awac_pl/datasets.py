@@ -61,14 +61,23 @@ def dataset_ids() -> list[str]:
     return sorted(found)
 
 
+def check_dataset_id(dataset_id: str) -> None:
+    """Refuse an id that is not of the form ``namespace/name-v0``.
+
+    Raises:
+        DatasetError: it is not.
+    """
+    if not _ID.fullmatch(dataset_id):
+        raise DatasetError(f"'{dataset_id}' is no dataset id; it must look like namespace/name-v0")
+
+
 def find_dataset(dataset_id: str) -> Path | None:
     """The ``data`` folder of a local or built-in dataset; None where there is none.
 
     Raises:
         DatasetError: the id is not of the form ``namespace/name-v0``.
     """
-    if not _ID.fullmatch(dataset_id):
-        raise DatasetError(f"'{dataset_id}' is no dataset id; it must look like namespace/name-v0")
+    check_dataset_id(dataset_id)
     folders = (root / dataset_id / "data" for root in (local_root(), BUILT_IN_ROOT))
     return next((folder for folder in folders if (folder / "metadata.json").exists()), None)
 
@@ -79,13 +88,23 @@ def read_metadata(dataset_id: str) -> dict[str, Any]:
     Raises:
         DatasetError: it is not here, or its metadata are damaged.
     """
+    path = data_file(dataset_id).with_name("metadata.json")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{path}: not JSON ({error}); make or download the dataset anew") from error
+
+
+def data_file(dataset_id: str) -> Path:
+    """The HDF5 file of a dataset that is here.
+
+    Raises:
+        DatasetError: it is not here.
+    """
     folder = find_dataset(dataset_id)
     if folder is None:
         raise DatasetError(f"dataset '{dataset_id}' is not here.{nearest(dataset_id, dataset_ids())}")
-    try:
-        return json.loads((folder / "metadata.json").read_text())
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{folder / 'metadata.json'}: not JSON ({error}); make or download the dataset anew") from error
+    return folder / "main_data.hdf5"
 
 
 def load_dataset(
@@ -112,8 +131,7 @@ def load_dataset(
     Raises:
         DatasetError: it is not here, damaged, empty, or does not fit the task; names file, episode and key.
     """
-    metadata = read_metadata(dataset_id)
-    path = find_dataset(dataset_id) / "main_data.hdf5"  # type: ignore[operator]
+    metadata, path = read_metadata(dataset_id), data_file(dataset_id)
     if num_episodes is not None and num_episodes < 1:
         raise DatasetError(f"num_demonstrations is {num_episodes}; it must be at least 1")
     if not 0 < share <= 1:
@@ -121,12 +139,12 @@ def load_dataset(
     episodes, clipped = [], 0
     try:
         with h5py.File(path, "r") as file:
-            names = sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:]))
+            names = sorted((name for name in file if re.fullmatch(r"episode_\d+", name)), key=lambda name: int(name[8:]))
             if num_episodes is not None and num_episodes > len(names):
                 raise DatasetError(f"{path}: has {len(names)} episodes, {num_episodes} were asked for")
             names = names[:num_episodes]
             for name in names[: max(1, round(share * len(names)))]:
-                episode, outside = _read_episode(file[name], f"{path}: {name}", task, spaces)
+                episode, outside = _read_episode(_group(file, name, str(path)), f"{path}: {name}", task, spaces)
                 episodes.append(episode)
                 clipped += outside
     except (OSError, RuntimeError) as error:
@@ -153,8 +171,7 @@ def save_dataset(
     Returns:
         The dataset's folder.
     """
-    if not _ID.fullmatch(dataset_id):
-        raise DatasetError(f"'{dataset_id}' is no dataset id; it must look like namespace/name-v0")
+    check_dataset_id(dataset_id)
     if not episodes:
         raise DatasetError(f"dataset '{dataset_id}': no episodes to write")
     folder = (root or local_root()) / dataset_id
@@ -218,7 +235,7 @@ def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> 
     success = None
     if task.success is not None:
         success = task.success(observations[1:])
-    elif isinstance(infos := group.get("infos"), h5py.Group) and "success" in infos:
+    elif "infos" in group and "success" in (infos := _group(group, "infos", where)):
         success = _read_array(infos, "success", where, rows=(steps, steps + 1))[-steps:].astype(bool)
     if uses_binary_reward(task, spaces):
         if success is None:
@@ -245,6 +262,13 @@ def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> 
         seed=int(group.attrs["seed"]) if "seed" in group.attrs else None,
     )
     return episode, outside
+
+
+def _group(parent: h5py.Group, name: str, where: str) -> h5py.Group:
+    """A group of this very file; see ``_read_array``."""
+    if not isinstance(parent.get(name, getlink=True), h5py.HardLink) or not isinstance(parent[name], h5py.Group):
+        raise DatasetError(f"{where}: '{name}' is a link to elsewhere or no group; refused")
+    return parent[name]
 
 
 def _read_array(group: h5py.Group, key: str, where: str, rows: tuple[int, ...] | None = None) -> np.ndarray:

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from awac_pl.data import ReplayDataModule
 from awac_pl.errors import AwacError, nearest
 from awac_pl.interaction import EnvironmentInteraction
 from awac_pl.module import AWAC
 from awac_pl.progress import AwacProgressBar
-from awac_pl.records import RunRecord, SaveRunConfig
+from awac_pl.records import RunLogger, RunRecord, SaveRunConfig
 from awac_pl.run_folder import choose_run_folder, git_commit
 
 
@@ -74,16 +75,22 @@ class AwacCLI(LightningCLI):
         """Choose the run folder before anything heavy starts."""
         config = self.config[self.subcommand]
         config.weights_only = True  # no checkpoint may run code
+        if config.ckpt_path not in (None, "last") and not Path(config.ckpt_path).is_file():
+            raise AwacError(f"no checkpoint {config.ckpt_path}")
         if self.subcommand != "fit":
             config.trainer.logger = False
             return
-        every, offline = config.trainer.check_val_every_n_epoch, config.data.offline_epochs
-        if every and offline % every:
-            log.warning("data.offline_epochs %d is no multiple of trainer.check_val_every_n_epoch %d: no evaluation "
-                        "right after pretraining", offline, every)  # fmt: skip
+        every = config.trainer.check_val_every_n_epoch or 1
+        for name, epochs in (
+            ("data.offline_epochs", config.data.offline_epochs),
+            ("trainer.max_epochs", config.trainer.max_epochs),
+        ):
+            if epochs and epochs > 0 and epochs % every:
+                log.warning("%s %d is no multiple of trainer.check_val_every_n_epoch %d: no evaluation and no checkpoint "
+                            "right there", name, epochs, every)  # fmt: skip
         name = f"{re.sub(r'[^A-Za-z0-9]+', '-', config.data.task)}-{config.preset}-seed{config.seed_everything}"
         self.run_folder = choose_run_folder(
-            Path(config.run_dir) if config.run_dir else None,
+            Path(config.run_dir) if config.run_dir else _run_of(config.ckpt_path),
             Path("runs") / name,
             resume=config.ckpt_path is not None,
         )
@@ -96,8 +103,6 @@ class AwacCLI(LightningCLI):
             if not last.exists():
                 raise AwacError(f"there is nothing to resume: no {last}; pass --run_dir or start without --ckpt_path")
             config.ckpt_path = str(last)
-        elif config.ckpt_path and not Path(config.ckpt_path).exists():
-            raise AwacError(f"no checkpoint {config.ckpt_path}")
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
         """Add the run's record, the progress bar and MLflow."""
@@ -113,20 +118,28 @@ class AwacCLI(LightningCLI):
                 *(self.config_init[self.subcommand].trainer.callbacks or []),
                 AwacProgressBar(),
                 RunRecord(tags, self.run_folder),
+                # The best one follows the evaluations; this one is where a run that was stopped goes on.
+                ModelCheckpoint(
+                    dirpath=config.checkpoint.dirpath,
+                    filename="last",
+                    every_n_epochs=config.checkpoint.every_n_epochs,
+                    save_on_train_epoch_end=True,
+                    enable_version_counter=False,
+                ),
             ]
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = _mlflow_logger(config, tags)
         return super().instantiate_trainer(**kwargs)
 
 
-def _mlflow_logger(config: Any, tags: dict[str, str]) -> MLFlowLogger | bool:
+def _mlflow_logger(config: Any, tags: dict[str, str]) -> RunLogger | bool:
     """The run that ``mlflow run`` has opened, or a new one in a local SQLite file, which needs no server."""
     uri = config.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
     if uri == "none":
         return False
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # by default MLflow retries a dead server for minutes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    logger = MLFlowLogger(
+    logger = RunLogger(
         experiment_name=config.mlflow_experiment,
         run_name=Path(config.run_dir).name,
         run_id=os.environ.get("MLFLOW_RUN_ID"),
@@ -156,9 +169,17 @@ def run(arguments: list[str]) -> None:
         "ignore", message="LightningCLI's args parameter is intended.*"
     )  # it is: cli.py has read sys.argv
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`.*")  # evaluation needs no callbacks
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     arguments = _with_run_config(_expand_overrides(arguments))
     _check_config_files(arguments)
+    try:
+        _run_cli(arguments)
+    except SIGTERMException as error:
+        raise SystemExit(128 + signal.SIGTERM) from error  # Lightning would exit with 0
+
+
+def _run_cli(arguments: list[str]) -> None:
     AwacCLI(
         AWAC,
         ReplayDataModule,
@@ -199,8 +220,16 @@ def _with_run_config(arguments: list[str]) -> list[str]:
         return arguments
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     values = [value if flag == "--ckpt_path" else flag.partition("=")[2] for flag, value in pairs if "--ckpt_path" in flag]
-    config = Path(values[0]).parents[1] / "config.yaml" if values else None
-    return arguments if config is None or not config.exists() else [arguments[0], f"--config={config}", *arguments[1:]]
+    run = _run_of(values[0]) if values else None
+    return arguments if run is None else [arguments[0], f"--config={run / 'config.yaml'}", *arguments[1:]]
+
+
+def _run_of(ckpt_path: str | None) -> Path | None:
+    """The run folder that a checkpoint lies in; None for ``last`` and for a checkpoint elsewhere."""
+    if ckpt_path in (None, "last"):
+        return None
+    folder = Path(ckpt_path).resolve().parent.parent
+    return folder if (folder / "config.yaml").exists() and (folder / "manifest.json").exists() else None
 
 
 def _one_line(message: str, keys: set[str]) -> str:

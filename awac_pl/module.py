@@ -12,7 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from awac_pl import losses
-from awac_pl.errors import TrainingDivergedError
+from awac_pl.errors import AwacError, TrainingDivergedError
 from awac_pl.networks import Actor, CriticEnsemble
 from awac_pl.policy import NumpyPolicy
 from awac_pl.scores import score_episodes
@@ -161,6 +161,15 @@ class AWAC(lightning.LightningModule):
                 "train/policy_std": self.actor.log_std.exp().mean(),
             }
         return critic_loss + actor_loss, metrics
+
+    def on_fit_start(self) -> None:
+        """Refuse float16, whose loss scaling does not fit K updates in one step.
+
+        Raises:
+            AwacError: ``trainer.precision`` is a float16 one.
+        """
+        if "16" in str(self.trainer.precision) and "bf16" not in str(self.trainer.precision):
+            raise AwacError(f"trainer.precision {self.trainer.precision} scales the loss; use 32-true or bf16-mixed")
 
     def training_step(self, chunk: TensorDict, batch_idx: int) -> None:
         """K updates from a chunk ``[K, B]``.

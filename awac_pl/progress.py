@@ -21,10 +21,10 @@ class AwacProgressBar(TQDMProgressBar):
         super().__init__(refresh_rate=refresh_rate, leave=False)
         self._started = (0, 0.0)
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Start the clock of the epoch, behind the callback that may have collected a block."""
-        self._started = (int(trainer.lightning_module.updates), time.perf_counter())  # type: ignore[arg-type]
-        super().on_train_epoch_start(trainer, *args)
+    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any) -> None:
+        """Start the clock with the epoch's first chunk: waiting for a block is not training."""
+        if trainer.fit_loop.epoch_loop.batch_idx == 0:
+            self._started = (int(pl_module.updates), time.perf_counter())  # type: ignore[arg-type]
 
     def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""

@@ -17,7 +17,8 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from awac_pl.data import ReplayDataModule, cloning_result
 from awac_pl.run_folder import RunFolder, read_metrics, write_metrics
@@ -29,6 +30,18 @@ _PACKAGES = (
     "awac_pl", "torch", "lightning", "torchrl", "tensordict", "mujoco", "gymnasium", "gymnasium-robotics", "minari",
     "mlflow", "numpy",
 )  # fmt: skip
+
+
+class RunLogger(MLFlowLogger):
+    """An MLflow logger whose run ends as KILLED, not FAILED, where somebody stopped it."""
+
+    stopped = False
+
+    def finalize(self, status: str = "success") -> None:
+        """Write the status."""
+        super().finalize(status)
+        if self.stopped and self._initialized:
+            _tolerate(self.experiment.set_terminated, self.run_id, "KILLED")
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -46,7 +59,7 @@ class SaveRunConfig(SaveConfigCallback):
         (folder / "config.yaml").write_text(self.parser.dump(self.config, skip_none=False))
         if trainer.logger is not None:
             parameters = {key: value for key, value in vars(self.config.as_flat()).items() if value is not None}
-            _tolerate(trainer.logger.log_hyperparams, parameters)
+            _tolerate(_log_parameters, trainer.logger, parameters)
 
 
 class RunRecord(Callback):
@@ -69,8 +82,12 @@ class RunRecord(Callback):
         self._started = 0.0
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Write the manifest, and take over the rows of the run that is resumed."""
+        """Write the manifest, and take over the rows of the run that is resumed, up to its checkpoint."""
         self._started = time.time()
+        path, updates = Path(trainer.default_root_dir) / "metrics.csv", int(pl_module.updates)  # type: ignore[arg-type]
+        if updates and path.exists():
+            self.rows = [row for row in read_metrics(path) if row["updates"] <= updates]
+            self._started -= self.rows[-1]["seconds"] if self.rows else 0.0
         self._manifest = {
             "status": "running",
             "tags": self.tags,
@@ -95,13 +112,6 @@ class RunRecord(Callback):
             logger = trainer.logger
             for name, value in self.tags.items():
                 _tolerate(logger.experiment.set_tag, logger.run_id, name, value)
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Keep the rows up to the checkpoint that is resumed; those behind it will be made again."""
-        path = Path(trainer.default_root_dir) / "metrics.csv"
-        if trainer.current_epoch > 0 and path.exists():
-            rows = read_metrics(path)
-            self.rows = [row for row in rows if row["updates"] <= int(pl_module.updates)]  # type: ignore[arg-type]
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Hold the evaluation for the row of this epoch."""
@@ -141,7 +151,9 @@ class RunRecord(Callback):
     ) -> None:
         """Say in the manifest how the run ended."""
         if self._manifest.get("status") == "running":
-            stopped = isinstance(exception, KeyboardInterrupt)
+            stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+            if stopped and isinstance(trainer.logger, RunLogger):
+                trainer.logger.stopped = True
             self._finish(trainer, "interrupted" if stopped else "failed", "" if stopped else repr(exception))
 
     def summary(self, trainer: lightning.Trainer) -> str:
@@ -176,7 +188,7 @@ class RunRecord(Callback):
             "status": status,
             "finished": _now(),
             "seconds": round(time.time() - self._started, 1),
-            "peak_memory_mib": round(peak),
+            "trainer_peak_memory_mib": round(peak),  # of this process; the workers have their own
             "scores": {name: value for name, value in score_run(self.rows).items() if math.isfinite(value)},
         }
         if error:
@@ -190,8 +202,6 @@ class RunRecord(Callback):
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, ModelCheckpoint) and callback.dirpath and Path(callback.dirpath).is_dir():
                     _tolerate(logger.experiment.log_artifacts, logger.run_id, str(callback.dirpath), "checkpoints")
-            if status == "interrupted":
-                _tolerate(logger.experiment.set_terminated, logger.run_id, "KILLED")
         if self._folder is not None:
             self._folder.release()
 
@@ -199,6 +209,14 @@ class RunRecord(Callback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "manifest.json").write_text(json.dumps(self._manifest, indent=2) + "\n")
+
+
+def _log_parameters(logger: Logger, parameters: dict[str, Any]) -> None:
+    """Log the configuration; what ``mlflow run -P`` has logged already stays as the user wrote it."""
+    if isinstance(logger, MLFlowLogger):
+        there = logger.experiment.get_run(logger.run_id).data.params
+        parameters = {name: value for name, value in parameters.items() if name not in there}
+    logger.log_hyperparams(parameters)
 
 
 def _report_evaluation(row: Mapping[str, float]) -> None:

@@ -108,8 +108,11 @@ class Replay:
         return self.buffer[index.flatten().to(self.device)].reshape(num_batches, batch_size)
 
     def state_dict(self) -> dict[str, Any]:
-        """The online rows and the sampler's state; the offline rows come back from their datasets."""
-        online = self.buffer[self.offline_size :].to("cpu").to_dict() if self.online_size else {}
+        """The online rows and the sampler's state; the offline rows come back from their datasets.
+
+        The rows are copied: a slice would drag the whole capacity into the checkpoint.
+        """
+        online = self.buffer[self.offline_size :].clone().to("cpu").to_dict() if self.online_size else {}
         return {
             "offline_size": self.offline_size,
             "online_written": self._online_written,

@@ -54,6 +54,7 @@ def run_episode(environment: gymnasium.Env, task: Task, spaces: Spaces, policy: 
     observations: list[np.ndarray] = [observation]
     actions: list[np.ndarray] = []
     steps: list[tuple[float, bool, bool, bool | None]] = []  # reward, terminated, truncated, success
+    paid: list[float] = []
     ended = False
     while not ended:
         action = policy.act(observation, rng)
@@ -62,6 +63,7 @@ def run_episode(environment: gymnasium.Env, task: Task, spaces: Spaces, policy: 
             raise RolloutError(f"{task.env_id}: seed {seed}: step {len(actions)}: the {what} is not finite")
         scaled = scale_action(action, spaces.action_low, spaces.action_high)
         observation, reward, terminated, truncated, info = environment.step(scaled)
+        paid.append(float(reward))
         success = info.get("success")
         if success is None and task.success is not None:
             success = task.success(observation)
@@ -84,6 +86,7 @@ def run_episode(environment: gymnasium.Env, task: Task, spaces: Spaces, policy: 
         truncated=np.asarray(truncations, dtype=bool),
         success=None if any(success is None for success in successes) else np.asarray(successes, dtype=bool),
         seed=seed,
+        environment_rewards=np.asarray(paid, dtype=np.float32),
     )
 
 

@@ -82,10 +82,12 @@ def choose_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunF
         if folder.used and not resume:
             raise AwacError(f"run folder {path} holds a run; go on with --ckpt_path last, or pass another --run_dir")
         return folder
-    number = 1
-    while RunFolder(folder_path := default.with_name(f"{default.name}-{number}" if number > 1 else default.name)).used:
-        latest, number = folder_path, number + 1
-    return RunFolder(latest if resume and number > 1 else folder_path)
+    number, latest = 1, None
+    while (folder := RunFolder(default.with_name(f"{default.name}-{number}" if number > 1 else default.name))).used or (
+        folder.busy and not resume
+    ):
+        latest, number = folder, number + 1
+    return latest if resume and latest is not None else folder
 
 
 def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:

@@ -23,6 +23,7 @@ class Episode:
         truncated: ``[T]`` bool, an end by time limit or by the recording.
         success: ``[T]`` bool, whether the state *after* step t is a success; None where nobody can tell.
         seed: the seed it was reset with; None for recorded data.
+        environment_rewards: ``[T]`` float32, what the environment paid, whatever ``rewards`` are; None for recorded data.
     """
 
     observations: np.ndarray
@@ -32,6 +33,7 @@ class Episode:
     truncated: np.ndarray
     success: np.ndarray | None
     seed: int | None = None
+    environment_rewards: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.actions)

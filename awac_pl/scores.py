@@ -22,7 +22,8 @@ def score_episodes(episodes: Sequence[Episode]) -> dict[str, float]:
 
     Returns:
         ``success_rate``, ``success_final``, ``success_share`` (NaN where success is unknown), ``episode_return`` with
-        its standard deviation ``episode_return_std``, ``episode_length`` and ``episodes``, their number.
+        its standard deviation ``episode_return_std``, ``environment_return`` (what the
+        environment itself paid; NaN for recorded episodes), ``episode_length`` and ``episodes``, their number.
 
     Raises:
         ValueError: no episodes.
@@ -32,12 +33,14 @@ def score_episodes(episodes: Sequence[Episode]) -> dict[str, float]:
     returns = np.array([episode.rewards.sum() for episode in episodes], dtype=np.float64)
     successes = [episode.success for episode in episodes if episode.success is not None]
     known = len(successes) == len(episodes)
+    paid = [episode.environment_rewards.sum() for episode in episodes if episode.environment_rewards is not None]
     return {
         "success_rate": float(np.mean([success.any() for success in successes])) if known else math.nan,
         "success_final": float(np.mean([success[-1] for success in successes])) if known else math.nan,
         "success_share": float(np.mean([success.mean() for success in successes])) if known else math.nan,
         "episode_return": float(returns.mean()),
         "episode_return_std": float(returns.std()),
+        "environment_return": float(np.mean(paid)) if len(paid) == len(episodes) else math.nan,
         "episode_length": float(np.mean([len(episode) for episode in episodes])),
         "episodes": float(len(episodes)),
     }

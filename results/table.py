@@ -84,7 +84,7 @@ def main() -> None:
         scores = score_run(read_metrics(folder / "metrics.csv"))
         manifest = json.loads((folder / "manifest.json").read_text())
         print(f"{folder.name}: " + ", ".join(f"{name} {value:.3g}" for name, value in scores.items())
-              + f", {manifest['seconds'] / 60:.1f} min, {manifest['peak_memory_mib']} MiB")  # fmt: skip
+              + f", {manifest['seconds'] / 60:.1f} min, {manifest['trainer_peak_memory_mib']} MiB")  # fmt: skip
     if options.to:
         options.to.mkdir(parents=True, exist_ok=True)
         for folder in options.runs:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 import yaml
 
 from awac_pl.cli import main
@@ -87,6 +88,7 @@ def test_from_start_to_finish(workplace: Path, capsys: pytest.CaptureFixture) ->
         "checkpoints", "config.yaml", "manifest.json", "metrics.csv",
     }  # fmt: skip
     rows = read_metrics(folder / "metrics.csv")
+    assert len(run.data.tags["commit"]) >= 7
     logged = client.get_metric_history(run.info.run_id, "eval/success_rate")
     assert [point.value for point in logged] == [row["eval/success_rate"] for row in rows]
     assert [point.step for point in logged] == [0, 20, 40]  # env_steps
@@ -95,10 +97,19 @@ def test_from_start_to_finish(workplace: Path, capsys: pytest.CaptureFixture) ->
 def test_resume_validate_and_test(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     assert fit("--mlflow_uri=none") == 0
     folder = workplace / "runs/tests-toy-Reach-v0-small-seed0"
-    assert fit("--mlflow_uri=none", "--trainer.max_epochs=4", "--ckpt_path=last") == 0
-    assert [row["updates"] for row in read_metrics(folder / "metrics.csv")] == [10, 20, 30, 40]
+    last = folder / "checkpoints/last.ckpt"
     assert fit("--mlflow_uri=none", "--trainer.max_epochs=1") == 0  # a fresh run gets a folder of its own
-    assert (workplace / "runs/tests-toy-Reach-v0-small-seed0-2/metrics.csv").exists()
+    other = workplace / "runs/tests-toy-Reach-v0-small-seed0-2"
+    before = (other / "metrics.csv").read_text()
+    seconds = [row["seconds"] for row in read_metrics(folder / "metrics.csv")]
+    assert fit("--mlflow_uri=none", "--trainer.max_epochs=4", f"--ckpt_path={last}") == 0  # goes on where it lies
+    rows = read_metrics(folder / "metrics.csv")
+    assert [row["updates"] for row in rows] == [10, 20, 30, 40]
+    assert [row["seconds"] for row in rows[:3]] == seconds  # kept, not made again
+    assert rows[3]["seconds"] > seconds[-1]
+    assert (other / "metrics.csv").read_text() == before
+    assert fit("--mlflow_uri=none", "--trainer.max_epochs=4", f"--ckpt_path={last}") == 0  # it has ended already
+    assert "pretrained" in json.loads((folder / "manifest.json").read_text())["scores"]
     capsys.readouterr()
     for command in ("validate", "test"):
         assert main([command, "--ckpt_path", str(folder / "checkpoints/last.ckpt")]) == 0
@@ -126,6 +137,21 @@ def test_the_real_pen_task_on_a_small_budget(workplace: Path, capsys: pytest.Cap
         ("awac/pen/expert-v0", 3),
         ("awac/pen/cloned-3-v0", 4),
     ]
+
+
+def test_last_is_the_last_and_best_is_the_best(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Success falls from evaluation to evaluation: the best is the first, and the run still goes on from the last."""
+    rates = iter([0.9, 0.5, 0.1])
+    monkeypatch.setattr(
+        "awac_pl.module.score_episodes",
+        lambda episodes: {"success_rate": next(rates), "episode_return": 0.0, "episodes": 1.0},
+    )
+    assert fit("--mlflow_uri=none", "--run_dir=here") == 0
+    updates = {
+        name: int(torch.load(workplace / f"here/checkpoints/{name}.ckpt", weights_only=True)["state_dict"]["updates"])
+        for name in ("best", "last")
+    }
+    assert updates == {"best": 10, "last": 30}
 
 
 def test_pretraining_goes_left_of_zero_on_mlflows_axis(workplace: Path) -> None:
@@ -197,7 +223,8 @@ def test_mlflow_run_makes_one_run(workplace: Path) -> None:
     (workplace / "project/conf/task/toy.yaml").write_text(SMALL)
     (workplace / "project/conf/preset/none.yaml").write_text("preset: none\n")
     command = ["mlflow", "run", "project", "--env-manager=local", "-P", "task=toy", "-P", "preset=none", "-P",
-               "overrides=--trainer.max_epochs=2 --model.temperature=0.7", "-P", "model.polyak=0.1"]  # fmt: skip
+               "overrides=--trainer.max_epochs=2 --model.temperature=0.7", "-P", "model.polyak=0.1",
+               "-P", "model.learning_rate=1e-4", "-P", "interaction.synchronous=true"]  # fmt: skip
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     client = mlflow.MlflowClient(environment["MLFLOW_TRACKING_URI"])
@@ -205,14 +232,19 @@ def test_mlflow_run_makes_one_run(workplace: Path) -> None:
     assert len(runs) == 1
     assert runs[0].info.status == "FINISHED"
     assert (runs[0].data.params["model.temperature"], runs[0].data.params["model.polyak"]) == ("0.7", "0.1")
+    assert (runs[0].data.params["model.learning_rate"], runs[0].data.params["data.batch_size"]) == ("1e-4", "16")
     assert runs[0].data.metrics["env_steps"] == 20
+    assert {"task", "preset", "seed", "commit"} <= set(runs[0].data.tags)
+    assert runs[0].data.tags["preset"] == "none"
+    artifacts = {artifact.path for artifact in client.list_artifacts(runs[0].info.run_id)}
+    assert artifacts == {"checkpoints", "config.yaml", "manifest.json", "metrics.csv"}
 
 
 def test_ctrl_c_closes_everything_and_keeps_what_is_there(workplace: Path) -> None:
     command = [sys.executable, "-m", "awac_pl", "fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml",
                "--trainer.max_epochs=100000", "--run_dir=here", "--mlflow_uri=none"]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (workplace / "here/checkpoints/last.ckpt").exists():
         assert process.poll() is None
@@ -221,7 +253,7 @@ def test_ctrl_c_closes_everything_and_keeps_what_is_there(workplace: Path) -> No
     children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     assert children
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.wait(timeout=60)
     assert process.returncode != 0
     assert json.loads((workplace / "here/manifest.json").read_text())["status"] == "interrupted"
     deadline = time.monotonic() + 5

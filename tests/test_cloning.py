@@ -44,6 +44,11 @@ def test_too_few_episodes() -> None:
         fit_clone(reach_episodes(1))
 
 
+def test_a_bad_target_is_refused_before_the_work(reach, reach_dataset: str) -> None:
+    with pytest.raises(DatasetError, match="'mine' is no dataset id"):
+        clone_dataset(reach_dataset, "mine", reach[0])
+
+
 def test_cloned_dataset(reach, reach_dataset: str) -> None:
     result = clone_dataset(
         reach_dataset, "toy/cloned-v0", reach[0], num_episodes=12, evaluation_episodes=20, num_workers=1, progress=False

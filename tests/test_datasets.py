@@ -168,6 +168,15 @@ def test_bad_files_are_refused(reach, reach_dataset: str, datasets_root: Path, c
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["episode_7", "episode_7/infos"])
+def test_links_in_the_place_of_groups_are_refused(reach, reach_dataset: str, datasets_root: Path, name: str) -> None:
+    with h5py.File(data_file(datasets_root), "a") as file:
+        file.move(name, "elsewhere")
+        file[name] = h5py.SoftLink("/elsewhere")
+    with pytest.raises(DatasetError, match=f"'{name.split('/')[-1]}' is a link to elsewhere or no group; refused"):
+        load_dataset(reach_dataset, *reach)
+
+
 def test_files_that_are_no_datasets(reach, reach_dataset: str, datasets_root: Path) -> None:
     path = data_file(datasets_root)
     path.write_bytes(path.read_bytes()[:3000])

@@ -93,7 +93,9 @@ def test_state_holds_only_online_rows() -> None:
     replay = Replay(1000)
     replay.fill([numbered(0, steps=200)])
     replay.extend([numbered(1000)])
-    assert replay.state_dict()["online"]["observation"].shape == (4, 1)
+    rows = replay.state_dict()["online"]["observation"]
+    assert rows.shape == (4, 1)
+    assert rows.untyped_storage().nbytes() == 16  # and not the capacity behind them
 
 
 def test_refusals() -> None:

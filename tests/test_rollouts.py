@@ -53,6 +53,8 @@ def test_an_episode_is_what_the_environment_gave() -> None:
     reached = np.abs(episode.observations[1:, 0] - episode.observations[1:, 1]) < 0.1  # success t is that of s'
     np.testing.assert_array_equal(episode.success, reached)
     np.testing.assert_array_equal(episode.rewards, reached.astype(np.float32) - 1)
+    distances = np.abs(episode.observations[1:, 0] - episode.observations[1:, 1])
+    np.testing.assert_allclose(episode.environment_rewards, -distances, atol=1e-6)  # what it paid, beside the binary reward
     assert episode.truncated.tolist() == [False] * 9 + [True]
     assert not episode.terminated.any()
 

@@ -19,6 +19,7 @@ def test_scores_by_hand() -> None:
     assert result["success_final"] == 0.0
     assert result["success_share"] == 0.25
     assert (result["episode_return"], result["episode_return_std"]) == (-3.0, 1.0)
+    assert math.isnan(result["environment_return"])
     assert (result["episode_length"], result["episodes"]) == (4.0, 2.0)
 
 

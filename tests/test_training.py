@@ -16,6 +16,7 @@ from awac_pl.datasets import read_metadata, save_dataset
 from awac_pl.errors import AwacError, DatasetError, TrainingDivergedError
 from awac_pl.interaction import EnvironmentInteraction, collect_block
 from awac_pl.module import AWAC
+from awac_pl.progress import AwacProgressBar
 from awac_pl.records import RunRecord
 from awac_pl.rollouts import RolloutWorkers
 from awac_pl.run_folder import read_metrics
@@ -164,6 +165,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path: Path, re
 def test_checkpoints_load_without_running_code(tmp_path: Path, reach_dataset: str) -> None:
     checkpoint = ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True)
     fit(tmp_path, make_data(reach_dataset), EnvironmentInteraction(20), checkpoint, max_epochs=3)
+    assert (tmp_path / "last.ckpt").stat().st_size < 300_000  # 20 online rows, not the buffer's capacity of 5,000
     loaded = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert {"state_dict", "optimizer_states", "ReplayDataModule", "callbacks", "random_state"} <= set(loaded)
     assert {"actor", "critics", "target_critics", "updates", "env_steps"} <= {
@@ -174,8 +176,10 @@ def test_checkpoints_load_without_running_code(tmp_path: Path, reach_dataset: st
 def test_resuming_with_other_data_is_refused(tmp_path: Path, reach, reach_dataset: str) -> None:
     checkpoint = ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True)
     fit(tmp_path, make_data(reach_dataset), checkpoint, max_epochs=1)
-    save_dataset("toy/more-v0", reach_episodes(30), reach[1], {})
-    with pytest.raises(AwacError, match="had 200 offline transitions, this one has 300"):
+    save_dataset("toy/more-v0", reach_episodes(20, first_seed=50), reach[1], {})  # of the same size
+    with pytest.raises(
+        AwacError, match=r"the checkpoint's run had other data than toy/more-v0; resume with the same datasets"
+    ):
         fit(tmp_path, make_data("toy/more-v0"), Watch(), ckpt_path=tmp_path / "last.ckpt")
 
 
@@ -237,8 +241,62 @@ def test_the_cloned_dataset_is_made_once_and_its_recipe_is_checked(
     assert (datasets_root / "awac/reach/cloned-v0/data/main_data.hdf5").stat().st_mtime_ns == before
     assert data(num_demonstrations=4).replay.offline_size == 100
     assert read_metadata("awac/reach/cloned-4-v0")["recipe"]["num_demonstrations"] == 4
+    assert data(train_split=0.5).replay.offline_size == 6 * 10 + 3 * 10  # of the same clone
     with pytest.raises(DatasetError, match="was cloned with num_episodes 6 instead of 7; remove that folder"):
         data(clone_episodes=7)
+
+
+def test_presets_with_another_horizon_share_the_cloned_dataset() -> None:
+    names = ["awac/pen/expert-v0", "awac/pen/cloned-v0"]
+    tasks = [make_data("", task="pen", datasets=names, horizon=horizon).cloning_task for horizon in (None, 1000)]
+    assert tasks[0] == tasks[1]
+    assert tasks[0].horizon == 200
+
+
+def test_milestones_are_counted_in_environment_steps(reach_dataset: str) -> None:
+    data = make_data(reach_dataset)
+    assert data.episodes_at(1, 0) == 8  # the end of pretraining
+    assert data.episodes_at(2, 99_990) == 4
+    assert data.episodes_at(3, 101_000) == 8
+    assert data.episodes_at(4, 103_000) == 4
+
+
+def test_the_progress_bar_shows_phase_speeds_and_success(tmp_path: Path, reach_dataset: str) -> None:
+    shown: list[dict] = []
+
+    class Look(AwacProgressBar):
+        def on_train_batch_end(self, trainer, pl_module, *args) -> None:
+            shown.append(self.get_metrics(trainer, pl_module))
+
+    data = make_data(reach_dataset, workers=1)
+    trainer = make_trainer(tmp_path, EnvironmentInteraction(20), max_epochs=4)
+    trainer.callbacks.insert(0, Look())
+    trainer.fit(make_module(data), datamodule=data)
+    assert shown[0]["phase"] == "offline"
+    assert set(shown[-1]) == {"phase", "updates/s", "env steps/s", "training success", "eval success"}
+    assert shown[-1]["phase"] == "online"
+    assert float(shown[-1]["updates/s"]) > 0
+    assert 0 <= float(shown[-1]["eval success"]) <= 1
+
+
+def test_float16_is_refused(tmp_path: Path, reach_dataset: str) -> None:
+    data = make_data(reach_dataset)
+    trainer = make_trainer(tmp_path)
+    trainer.strategy.precision_plugin.precision = "16-mixed"
+    with pytest.raises(AwacError, match=r"trainer.precision 16-mixed scales the loss; use 32-true or bf16-mixed"):
+        trainer.fit(make_module(data), datamodule=data)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(tmp_path: Path, reach_dataset: str) -> None:
+    data = make_data(reach_dataset, device="cuda")
+    module = make_module(data)
+    trainer = lightning.Trainer(
+        accelerator="gpu", devices=1, max_epochs=4, logger=False, default_root_dir=tmp_path,
+        callbacks=[EnvironmentInteraction(20)], num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    assert int(module.updates) == 80
 
 
 def test_cloned_ids() -> None:
@@ -262,6 +320,7 @@ def test_clipping_is_said(reach, caplog: pytest.LogCaptureFixture) -> None:
         ({"offline_ratio": 1.5}, "data.offline_ratio is 1.5"),
         ({"datasets": []}, "data.datasets is empty"),
         ({"train_split": 0.0}, "train_split is 0.0"),
+        ({"seed": 1000}, "seed_everything is 1000; choose 0 to 999"),
         ({"task": "pen"}, r"observations are \[11, 2\], AdroitHandPenSparse-v1 needs \[11, 45\]"),
     ],
 )
