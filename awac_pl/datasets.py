@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 
 from awac_pl import __version__
-from awac_pl.errors import DatasetError, nearest
+from awac_pl.errors import DatasetError, first_line, nearest
 from awac_pl.schema import Episode
 from awac_pl.tasks import Spaces, Task, scale_action, unscale_action, uses_binary_reward
 
@@ -148,7 +148,7 @@ def load_dataset(
                 episodes.append(episode)
                 clipped += outside
     except (OSError, RuntimeError) as error:
-        raise DatasetError(f"{path}: cannot be read as HDF5 ({str(error).splitlines()[0]}); make it anew") from error
+        raise DatasetError(f"{path}: cannot be read as HDF5 ({first_line(error)}); make it anew") from error
     if not episodes:
         raise DatasetError(f"{path}: has no episodes; make or download the dataset anew")
     return EpisodeDataset(

@@ -7,7 +7,7 @@ import socket
 import threading
 
 from awac_pl.datasets import dataset_ids, find_dataset, local_root
-from awac_pl.errors import DatasetError, nearest
+from awac_pl.errors import DatasetError, first_line, nearest
 
 _REMOTE_HOSTS = {"hf": "huggingface.co", "gcp": "storage.googleapis.com"}
 
@@ -34,7 +34,7 @@ def fetch_dataset(dataset_id: str) -> None:
     try:
         minari.download_dataset(dataset_id)
     except Exception as error:
-        raise DatasetError(f"dataset '{dataset_id}' cannot be downloaded: {str(error).splitlines()[0]}") from error
+        raise DatasetError(f"dataset '{dataset_id}' cannot be downloaded: {first_line(error)}") from error
 
 
 def _reachable(host: str, timeout: float = 3.0) -> bool:

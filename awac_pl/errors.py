@@ -18,6 +18,11 @@ class TrainingDivergedError(AwacError):
     """A loss that is no longer a finite number."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its kind where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint such as `` Did you mean 'pen'?``, or the list of what there is, or nothing."""
     options = sorted(known)

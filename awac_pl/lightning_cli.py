@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from awac_pl.data import ReplayDataModule
-from awac_pl.errors import AwacError, nearest
+from awac_pl.errors import AwacError, first_line, nearest
 from awac_pl.interaction import EnvironmentInteraction
 from awac_pl.module import AWAC
 from awac_pl.progress import AwacProgressBar
@@ -150,7 +150,7 @@ def _mlflow_logger(config: Any, tags: dict[str, str]) -> RunLogger | bool:
     try:
         assert logger.experiment
     except Exception as error:
-        log.warning("MLflow at %s cannot be used, the run goes on without it: %s", uri, str(error).splitlines()[0])
+        log.warning("MLflow at %s cannot be used, the run goes on without it: %s", uri, first_line(error))
         return False
     return logger
 

@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from awac_pl.data import ReplayDataModule, cloning_result
+from awac_pl.errors import first_line
 from awac_pl.run_folder import RunFolder, read_metrics, write_metrics
 from awac_pl.scores import score_run, wilson_interval
 
@@ -199,9 +200,11 @@ class RunRecord(Callback):
             for name in ("config.yaml", "manifest.json", "metrics.csv"):
                 if (folder / name).exists():
                     _tolerate(logger.experiment.log_artifact, logger.run_id, str(folder / name))
-            for callback in trainer.checkpoint_callbacks:
-                if isinstance(callback, ModelCheckpoint) and callback.dirpath and Path(callback.dirpath).is_dir():
-                    _tolerate(logger.experiment.log_artifacts, logger.run_id, str(callback.dirpath), "checkpoints")
+            folders = {
+                callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)
+            }
+            for checkpoints in sorted(str(path) for path in folders if path and Path(path).is_dir()):
+                _tolerate(logger.experiment.log_artifacts, logger.run_id, checkpoints, "checkpoints")
         if self._folder is not None:
             self._folder.release()
 
@@ -241,7 +244,7 @@ def _tolerate(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Non
     try:
         call(*arguments, **keywords)
     except Exception as error:
-        lightning.pytorch.utilities.rank_zero_warn(f"the tracker failed, the run goes on: {str(error).splitlines()[0]}")
+        lightning.pytorch.utilities.rank_zero_warn(f"the tracker failed, the run goes on: {first_line(error)}")
 
 
 def _now() -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from awac_pl.errors import AwacError, nearest
+from awac_pl.errors import AwacError, first_line, nearest
 
 if TYPE_CHECKING:
     import gymnasium
@@ -139,7 +139,7 @@ def make_environment(task: Task, **kwargs: Any) -> gymnasium.Env:
     try:
         environment = gymnasium.make(task.env_id, disable_env_checker=True, **kwargs)
     except (gymnasium.error.Error, ImportError) as error:
-        raise AwacError(f"{task.env_id}: cannot be made: {str(error).splitlines()[0]}") from error
+        raise AwacError(f"{task.env_id}: cannot be made: {first_line(error)}") from error
     observation_space, action_space = environment.observation_space, environment.action_space
     problem = None
     if not isinstance(action_space, Box):
