@@ -3,7 +3,7 @@
     python results/table.py runs/results/pen-quick-seed* [--to results/pen-quick]
 
 Prints success after cloning, pretraining and fine-tuning, pooled over the seeds with Wilson intervals; with ``--to`` it also
-copies each run's metrics and manifest there and draws the curve.
+copies each run's metrics and what its manifest says there, and draws the curve.
 """
 
 from __future__ import annotations
@@ -84,12 +84,14 @@ def main() -> None:
         scores = score_run(read_metrics(folder / "metrics.csv"))
         manifest = json.loads((folder / "manifest.json").read_text())
         print(f"{folder.name}: " + ", ".join(f"{name} {value:.3g}" for name, value in scores.items())
-              + f", {manifest['seconds'] / 60:.1f} min, {manifest['trainer_peak_memory_mib']} MiB")  # fmt: skip
+              + f", {manifest['seconds'] / 60:.1f} min")  # fmt: skip
     if options.to:
         options.to.mkdir(parents=True, exist_ok=True)
         for folder in options.runs:
-            for source in ("metrics.csv", "manifest.json", "config.yaml"):
-                shutil.copy(folder / source, options.to / f"{folder.name}-{source}")
+            shutil.copy(folder / "metrics.csv", options.to / f"{folder.name}-metrics.csv")
+            manifest = json.loads((folder / "manifest.json").read_text())
+            kept = {name: manifest[name] for name in ("tags", "versions", "datasets", "cloning", "scores", "seconds")}
+            (options.to / f"{folder.name}.json").write_text(json.dumps(kept, indent=2) + "\n")
         draw(options.runs, options.to.with_suffix(".png"))
 
 
