@@ -169,6 +169,8 @@ def run(arguments: list[str]) -> None:
         "ignore", message="LightningCLI's args parameter is intended.*"
     )  # it is: cli.py has read sys.argv
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=r"You called `self.log\(.*no logger configured.*")  # validate, test
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # inside Lightning
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`.*")  # evaluation needs no callbacks
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     arguments = _with_run_config(_expand_overrides(arguments))
