@@ -82,7 +82,7 @@ class EnvironmentInteraction(Callback):
             return
         online_epoch = trainer.current_epoch - data.offline_epochs
         if self._next_block is None:
-            block = self._collect(data, module, online_epoch)
+            block = collect_block(*self._job(data, module, online_epoch))
         else:
             block, self._next_block = self._next_block.result(), None
         data.replay.extend(block.episodes)
@@ -119,9 +119,6 @@ class EnvironmentInteraction(Callback):
         first_seed = data.seed * EPISODES_PER_SEED + self.episodes
         missing = (online_epoch + 1) * self.env_steps_per_epoch - int(module.env_steps)
         return data.workers, module.policy(), first_seed, missing
-
-    def _collect(self, data: ReplayDataModule, module: AWAC, online_epoch: int) -> Block:
-        return collect_block(*self._job(data, module, online_epoch))
 
     def _log(self, block: Block, module: AWAC) -> None:
         if not block.episodes:

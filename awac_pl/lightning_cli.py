@@ -22,7 +22,7 @@ from awac_pl.interaction import EnvironmentInteraction
 from awac_pl.module import AWAC
 from awac_pl.progress import AwacProgressBar
 from awac_pl.records import RunLogger, RunRecord, SaveRunConfig
-from awac_pl.run_folder import choose_run_folder, git_commit
+from awac_pl.run_folder import RunFolder, choose_run_folder, git_commit
 
 
 class AwacParser(LightningArgumentParser):
@@ -40,6 +40,14 @@ class AwacParser(LightningArgumentParser):
 
 class AwacCLI(LightningCLI):
     """Adds the run folder, the callbacks and MLflow to the model, the data and the trainer."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.run_folder: RunFolder | None = None
+        try:
+            super().__init__(*args, **kwargs)  # parses, builds and runs
+        finally:
+            if self.run_folder is not None:
+                self.run_folder.release()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Everything beside model, data and trainer."""
@@ -116,8 +124,8 @@ class AwacCLI(LightningCLI):
             }
             self.config_init[self.subcommand].trainer.callbacks = [
                 *(self.config_init[self.subcommand].trainer.callbacks or []),
-                AwacProgressBar(),
-                RunRecord(tags, self.run_folder),
+                *([] if config.trainer.enable_progress_bar is False else [AwacProgressBar()]),
+                RunRecord(tags),
                 # The best one follows the evaluations; this one is where a run that was stopped goes on.
                 ModelCheckpoint(
                     dirpath=config.checkpoint.dirpath,

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from awac_pl.data import ReplayDataModule, cloning_result
 from awac_pl.errors import first_line
-from awac_pl.run_folder import RunFolder, read_metrics, write_metrics
+from awac_pl.run_folder import read_metrics, write_metrics
 from awac_pl.scores import score_run, wilson_interval
 
 log = logging.getLogger(__name__)
@@ -71,13 +71,11 @@ class RunRecord(Callback):
 
     Args:
         tags: what the run is, for the manifest and as MLflow tags.
-        folder: the folder to release at the end; None where nobody locked it.
     """
 
-    def __init__(self, tags: Mapping[str, str], folder: RunFolder | None = None) -> None:
+    def __init__(self, tags: Mapping[str, str]) -> None:
         self.tags = dict(tags)
         self.rows: list[dict[str, float]] = []
-        self._folder = folder
         self._evaluation: dict[str, float] = {}
         self._manifest: dict[str, Any] = {}
         self._started = 0.0
@@ -205,8 +203,6 @@ class RunRecord(Callback):
             }
             for checkpoints in sorted(str(path) for path in folders if path and Path(path).is_dir()):
                 _tolerate(logger.experiment.log_artifacts, logger.run_id, checkpoints, "checkpoints")
-        if self._folder is not None:
-            self._folder.release()
 
     def _write_manifest(self, trainer: lightning.Trainer) -> None:
         folder = Path(trainer.default_root_dir)

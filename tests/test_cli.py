@@ -204,6 +204,16 @@ def test_a_run_folder_in_use_is_refused(workplace: Path, capsys: pytest.CaptureF
     assert "run folder mine holds a run; go on with --ckpt_path last" in line
 
 
+def test_a_refused_run_lets_go_of_its_folder(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    line = refused(capsys, "fit", f"--config={ROOT / 'conf/base.yaml'}", "--data.task=penn", "--run_dir=mine")
+    assert "unknown task" in line
+    assert not RunFolder(workplace / "mine").busy
+
+
+def test_a_run_without_a_progress_bar(workplace: Path) -> None:
+    assert fit("--mlflow_uri=none", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false") == 0
+
+
 def test_overrides_come_as_one_string_as_mlflow_passes_them(workplace: Path) -> None:
     assert fit("--mlflow_uri=none", "--overrides", "--trainer.max_epochs=1 --model.temperature=0.7", "--run_dir=here") == 0
     config = yaml.safe_load((workplace / "here/config.yaml").read_text())
