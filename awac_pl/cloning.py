@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from awac_pl.datasets import check_dataset_id, data_file, file_digest, load_dataset, read_metadata, save_dataset
+from awac_pl.datasets import (
+    check_dataset_id,
+    data_file,
+    file_digest,
+    find_dataset,
+    load_dataset,
+    read_metadata,
+    save_dataset,
+)  # fmt: skip
 from awac_pl.errors import DatasetError
 from awac_pl.networks import Actor
 from awac_pl.policy import NumpyPolicy
@@ -206,3 +214,23 @@ def clone_recipe(
         "horizon": task.horizon,
         "seed": seed,
     }
+
+
+def cloned_id(dataset_id: str, num_demonstrations: int | None) -> str:
+    """``awac/pen/cloned-v0`` with 10 demonstrations is ``awac/pen/cloned-10-v0``; other ids stay as they are."""
+    if num_demonstrations is None or not is_cloned(dataset_id):
+        return dataset_id
+    return dataset_id.replace("/cloned-v", f"/cloned-{num_demonstrations}-v")
+
+
+def is_cloned(dataset_id: str) -> bool:
+    """Whether it is a cloned dataset that this package makes where it is missing."""
+    return dataset_id.startswith("awac/") and dataset_id.split("/")[-1].startswith("cloned-")
+
+
+def cloning_result(dataset_ids: Sequence[str]) -> dict[str, float] | None:
+    """What is known of the policy behind a run's cloned dataset (its success and likelihood); None without one."""
+    for name in dataset_ids:
+        if find_dataset(name) is not None and "cloning" in (metadata := read_metadata(name)):
+            return metadata["cloning"]
+    return None

@@ -11,11 +11,12 @@ from typing import Any
 import lightning
 from tensordict import TensorDict
 
-from awac_pl.cloning import EVALUATION_SEEDS, clone_dataset, clone_recipe
-from awac_pl.datasets import EpisodeDataset, find_dataset, load_dataset, read_metadata
+from awac_pl.cloning import EVALUATION_SEEDS, clone_dataset, clone_recipe, cloned_id, is_cloned
+from awac_pl.datasets import EpisodeDataset, find_dataset, load_dataset
+from awac_pl.distributed import gather_objects, own_state, rank, world_size
 from awac_pl.downloads import fetch_dataset
 from awac_pl.errors import AwacError, DatasetError
-from awac_pl.replay import Replay
+from awac_pl.replay import Replay, merge_states
 from awac_pl.rollouts import RolloutWorkers
 from awac_pl.tasks import TASKS, RewardKind, Spaces, Task, find_task, inspect_spaces, uses_binary_reward
 
@@ -41,7 +42,9 @@ class ReplayDataModule(lightning.LightningDataModule):
         reward: ``binary`` is success - 1, ``environment`` what the environment pays, ``auto`` is binary where success
             is known.
         terminate_on_success: end episodes at the first success, in the data and online.
-        batch_size: B, transitions per update.
+        n_step: environment steps that a transition spans: its reward is their discounted sum, its next observation the
+            one behind them (DDPGfD, arXiv 1707.08817). 1 is AWAC.
+        batch_size: B, transitions per update, of each process where several train together.
         offline_batch_size: B of the offline epochs; null for the same.
         offline_ratio: share of each batch from the offline data; null samples uniformly over everything.
         chunk_size: K, updates per training step; changes the speed, not the numbers.
@@ -53,7 +56,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         milestone_episodes: episodes of the evaluation after pretraining, at 100k, 200k, 300k and 500k online steps and
             at the end.
         workers: processes that run episodes; 0 runs them in this process.
-        discount: gamma, for the range of returns; linked from the model.
+        discount: gamma, for the range of returns and n_step; linked from the model.
         seed: of sampling; linked from ``seed_everything``.
         progress: show progress bars while datasets are made.
     """
@@ -70,6 +73,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         horizon: int | None = None,
         reward: RewardKind = "auto",
         terminate_on_success: bool = False,
+        n_step: int = 1,
         batch_size: int = 1024,
         offline_batch_size: int | None = None,
         offline_ratio: float | None = None,
@@ -92,6 +96,8 @@ class ReplayDataModule(lightning.LightningDataModule):
             raise AwacError(f"data.updates_per_epoch {updates_per_epoch} is no multiple of data.chunk_size {chunk_size}")
         if not 0 <= seed < 1000:
             raise AwacError(f"seed_everything is {seed}; choose 0 to 999, above it episodes would meet those of evaluation")
+        if n_step < 1:
+            raise AwacError(f"data.n_step is {n_step}; it must be at least 1")
         if offline_ratio is not None and not 0 <= offline_ratio <= 1:
             raise AwacError(f"data.offline_ratio is {offline_ratio}; it must lie in [0, 1]")
         self.task = find_task(task, horizon=horizon, reward=reward, terminate_on_success=terminate_on_success)
@@ -114,7 +120,10 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.dataset_ids = [cloned_id(name, num_demonstrations) for name in datasets]
         self.datasets: list[EpisodeDataset] = []
         self._evaluated_at = 0
-        self.replay = Replay(capacity, device=device, seed=seed, offline_ratio=offline_ratio)
+        self.capacity = capacity
+        self.device = device
+        self.offline_ratio = offline_ratio
+        self.n_step = n_step
         self.workers = RolloutWorkers(self.task, workers, self.spaces)
 
     @property
@@ -148,7 +157,7 @@ class ReplayDataModule(lightning.LightningDataModule):
             DatasetError: a dataset cannot be had, or a cloned one was made by another recipe than this run asks for.
         """
         for name in self.dataset_ids:
-            if not _is_cloned(name) or name == self.dataset_ids[0]:
+            if not is_cloned(name) or name == self.dataset_ids[0]:
                 fetch_dataset(name)
             elif find_dataset(name) is None:
                 log.info("making %s: %d episodes of a policy cloned from %s", name, self.clone_episodes, self.dataset_ids[0])
@@ -185,6 +194,16 @@ class ReplayDataModule(lightning.LightningDataModule):
                     name, dataset.clipped, total, 100 * dataset.clipped / total,
                 )  # fmt: skip
             self.datasets.append(dataset)
+        self.replay = Replay(
+            self.capacity,
+            device=self.device,
+            seed=self.seed,
+            offline_ratio=self.offline_ratio,
+            n_step=self.n_step,
+            discount=self.discount,
+            rank=rank(),
+            world_size=world_size(),
+        )
         self.replay.fill([episode for dataset in self.datasets for episode in dataset.episodes])
 
     def train_dataloader(self) -> ChunkStream:
@@ -202,7 +221,7 @@ class ReplayDataModule(lightning.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """The replay buffer and whose data it began with, for a checkpoint."""
         return {
-            "replay": self.replay.state_dict(),
+            "replay": gather_objects(self.replay.state_dict()),
             "digests": [dataset.digest for dataset in self.datasets],
             "evaluated_at": self._evaluated_at,
         }
@@ -219,7 +238,8 @@ class ReplayDataModule(lightning.LightningDataModule):
             raise AwacError(
                 f"the checkpoint's run had other data than {', '.join(self.dataset_ids)}; resume with the same datasets"
             )
-        self.replay.load_state_dict(state_dict["replay"])
+        states = state_dict["replay"]
+        self.replay.load_state_dict(merge_states(states) if world_size() == 1 else own_state(states, "replay buffer"))
         self._evaluated_at = state_dict["evaluated_at"]
 
     def teardown(self, stage: str) -> None:
@@ -272,7 +292,7 @@ class ChunkStream:
 
 
 class SeedStream:
-    """Evaluation seeds, as many at a time as keep all workers busy; always the same ones, in the same order."""
+    """Evaluation seeds, as many at a time as keep all workers busy; always the same ones, shared out among the ranks."""
 
     def __init__(self, data: ReplayDataModule, episodes: int | None = None) -> None:
         self.data = data
@@ -286,25 +306,7 @@ class SeedStream:
                 episodes = self.data.episodes_at(trainer.current_epoch, int(trainer.lightning_module.env_steps))  # type: ignore[arg-type]
             else:
                 episodes = self.data.milestone_episodes
-        batch = math.lcm(10, max(1, self.data.workers.num_workers))
+        batch = math.lcm(10, max(1, self.data.workers.num_workers) * world_size())
         for start in range(0, episodes, batch):
-            yield [EVALUATION_SEEDS + index for index in range(start, min(start + batch, episodes))]
-
-
-def cloned_id(dataset_id: str, num_demonstrations: int | None) -> str:
-    """``awac/pen/cloned-v0`` with 10 demonstrations is ``awac/pen/cloned-10-v0``; other ids stay as they are."""
-    if num_demonstrations is None or not _is_cloned(dataset_id):
-        return dataset_id
-    return dataset_id.replace("/cloned-v", f"/cloned-{num_demonstrations}-v")
-
-
-def _is_cloned(dataset_id: str) -> bool:
-    return dataset_id.startswith("awac/") and dataset_id.split("/")[-1].startswith("cloned-")
-
-
-def cloning_result(dataset_ids: Sequence[str]) -> dict[str, float] | None:
-    """What is known of the policy behind a run's cloned dataset (its success and likelihood); None without one."""
-    for name in dataset_ids:
-        if find_dataset(name) is not None and "cloning" in (metadata := read_metadata(name)):
-            return metadata["cloning"]
-    return None
+            seeds = range(EVALUATION_SEEDS + start, EVALUATION_SEEDS + min(start + batch, episodes))
+            yield list(seeds)[rank() :: world_size()]

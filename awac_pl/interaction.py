@@ -13,6 +13,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from awac_pl.data import ReplayDataModule
+from awac_pl.distributed import gather_objects, own_state, rank, world_size
 from awac_pl.errors import AwacError
 from awac_pl.module import AWAC
 from awac_pl.policy import NumpyPolicy
@@ -58,9 +59,12 @@ class EnvironmentInteraction(Callback):
     While the updates of an epoch run, workers collect the block of the next one with a snapshot of the policy as it was
     at the start of the epoch. ``synchronous`` collects each block before its epoch instead (the paper's alternation).
 
+    Of several processes that train together each collects its share of the block, from seeds of its own, into its own
+    buffer.
+
     Args:
-        env_steps_per_epoch: environment steps of a block; whole episodes are run, and what is too much is taken off the
-            next block.
+        env_steps_per_epoch: environment steps of a block, all ranks together; whole episodes are run, and what is too much
+            is taken off the next block.
         synchronous: collect first, then train. Always so with ``data.workers: 0``.
     """
 
@@ -69,8 +73,10 @@ class EnvironmentInteraction(Callback):
             raise AwacError(f"interaction.env_steps_per_epoch is {env_steps_per_epoch}; it must be at least 1")
         self.env_steps_per_epoch = env_steps_per_epoch
         self.synchronous = synchronous
-        self.episodes = 0
+        self.episodes = 0  # of all ranks
         self.failures = 0.0
+        self.own_episodes = 0
+        self.own_env_steps = 0
         self._background: ThreadPoolExecutor | None = None
         self._next_block: Future[Block] | None = None
 
@@ -86,8 +92,9 @@ class EnvironmentInteraction(Callback):
         else:
             block, self._next_block = self._next_block.result(), None
         data.replay.extend(block.episodes)
-        module.env_steps += block.env_steps
-        self._log(block, module)
+        self.own_episodes += len(block.episodes)
+        self.own_env_steps += block.env_steps
+        self._count_and_log(block, module)
 
         more_to_come = trainer.max_epochs in (None, -1) or trainer.current_epoch + 1 < trainer.max_epochs
         if more_to_come and not self.synchronous and data.workers.num_workers > 0:
@@ -108,28 +115,38 @@ class EnvironmentInteraction(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Counters. A block under way is not saved: a resumed run collects it again from the same seeds."""
-        return {"episodes": self.episodes, "failures": self.failures}
+        own = {"episodes": self.own_episodes, "env_steps": self.own_env_steps}
+        return {"episodes": self.episodes, "failures": self.failures, "ranks": gather_objects(own)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore the counters."""
         self.episodes, self.failures = state_dict["episodes"], state_dict["failures"]
+        ranks = state_dict["ranks"]
+        if world_size() == 1:  # goes on behind the episodes of all of them
+            self.own_episodes, self.own_env_steps = (sum(own[key] for own in ranks) for key in ("episodes", "env_steps"))
+        else:
+            own = own_state(ranks, "environment interaction")
+            self.own_episodes, self.own_env_steps = own["episodes"], own["env_steps"]
 
     def _job(self, data: ReplayDataModule, module: AWAC, online_epoch: int) -> tuple[RolloutWorkers, NumpyPolicy, int, int]:
         """Arguments of ``collect_block`` for the block of that online epoch."""
-        first_seed = data.seed * EPISODES_PER_SEED + self.episodes
-        missing = (online_epoch + 1) * self.env_steps_per_epoch - int(module.env_steps)
-        return data.workers, module.policy(), first_seed, missing
+        first_seed = data.seed * EPISODES_PER_SEED + rank() * (EPISODES_PER_SEED // world_size()) + self.own_episodes
+        share = math.ceil((online_epoch + 1) * self.env_steps_per_epoch / world_size())
+        return data.workers, module.policy(), first_seed, share - self.own_env_steps
 
-    def _log(self, block: Block, module: AWAC) -> None:
-        if not block.episodes:
+    def _count_and_log(self, block: Block, module: AWAC) -> None:
+        blocks = gather_objects(block)
+        episodes = [episode for block in blocks for episode in block.episodes]
+        if not episodes:
             return
-        scores = score_episodes(block.episodes)
-        self.episodes += len(block.episodes)
-        self.failures += (1 - scores["success_rate"]) * len(block.episodes)
+        module.env_steps += sum(block.env_steps for block in blocks)
+        scores = score_episodes(episodes)
+        self.episodes += len(episodes)
+        self.failures += (1 - scores["success_rate"]) * len(episodes)
         metrics = {f"rollout/{name}": scores[name] for name in ("success_rate", "episode_return", "episode_length")}
         metrics["rollout/regret"] = self.failures / self.episodes
-        metrics["rollout/env_steps_per_s"] = block.env_steps / max(block.seconds, 1e-9)
-        module.log_dict(metrics, on_step=False, on_epoch=True, logger=False, batch_size=1)
+        metrics["rollout/env_steps_per_s"] = sum(block.env_steps / max(block.seconds, 1e-9) for block in blocks)
+        module.log_dict(metrics, on_step=False, on_epoch=True, logger=False, batch_size=1, sync_dist=True)
 
     def _stop(self) -> None:
         if self._background is not None:

@@ -15,6 +15,7 @@ import lightning
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from awac_pl.data import ReplayDataModule
 from awac_pl.errors import AwacError, first_line, nearest
@@ -23,6 +24,9 @@ from awac_pl.module import AWAC
 from awac_pl.progress import AwacProgressBar
 from awac_pl.records import RunLogger, RunRecord, SaveRunConfig
 from awac_pl.run_folder import RunFolder, choose_run_folder, git_commit
+
+#: Where rank 0 tells the processes that it starts which folder it has chosen.
+RUN_DIR_VARIABLE = "AWAC_RUN_DIR"
 
 
 class AwacParser(LightningArgumentParser):
@@ -96,6 +100,19 @@ class AwacCLI(LightningCLI):
             if epochs and epochs > 0 and epochs % every:
                 log.warning("%s %d is no multiple of trainer.check_val_every_n_epoch %d: no evaluation and no checkpoint "
                             "right there", name, epochs, every)  # fmt: skip
+        config.run_dir = str(self._take_run_folder(config))
+        config.trainer.default_root_dir = config.run_dir
+        config.checkpoint.dirpath = str(Path(config.run_dir) / "checkpoints")
+        if config.ckpt_path == "last":
+            last = Path(config.run_dir) / "checkpoints" / "last.ckpt"
+            if not last.exists():
+                raise AwacError(f"there is nothing to resume: no {last}; pass --run_dir or start without --ckpt_path")
+            config.ckpt_path = str(last)
+
+    def _take_run_folder(self, config: Any) -> Path:
+        """Choose and lock it; of several processes the first one does, and tells those that it starts."""
+        if rank_zero_only.rank:  # type: ignore[attr-defined]
+            return Path(config.run_dir or os.environ.get(RUN_DIR_VARIABLE) or ".")
         name = f"{re.sub(r'[^A-Za-z0-9]+', '-', config.data.task)}-{config.preset}-seed{config.seed_everything}"
         self.run_folder = choose_run_folder(
             Path(config.run_dir) if config.run_dir else _run_of(config.ckpt_path),
@@ -103,14 +120,8 @@ class AwacCLI(LightningCLI):
             resume=config.ckpt_path is not None,
         )
         self.run_folder.take()
-        config.run_dir = str(self.run_folder.path)
-        config.trainer.default_root_dir = config.run_dir
-        config.checkpoint.dirpath = str(self.run_folder.path / "checkpoints")
-        if config.ckpt_path == "last":
-            last = self.run_folder.path / "checkpoints" / "last.ckpt"
-            if not last.exists():
-                raise AwacError(f"there is nothing to resume: no {last}; pass --run_dir or start without --ckpt_path")
-            config.ckpt_path = str(last)
+        os.environ[RUN_DIR_VARIABLE] = str(self.run_folder.path)
+        return self.run_folder.path
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
         """Add the run's record, the progress bar and MLflow."""
@@ -142,6 +153,8 @@ class AwacCLI(LightningCLI):
 
 def _mlflow_logger(config: Any, tags: dict[str, str]) -> RunLogger | bool:
     """The run that ``mlflow run`` has opened, or a new one in a local SQLite file, which needs no server."""
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
+        return False
     uri = config.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
     if uri == "none":
         return False

@@ -17,24 +17,24 @@ WeightForm = Literal["softmax", "exp"]
 
 def td_target(
     reward: Tensor,
+    discount: Tensor,
     terminated: Tensor,
     next_q: Tensor,
-    discount: float,
     target_range: tuple[float, float] | None = None,
 ) -> Tensor:
     """Bootstrapped target ``y = r + gamma * (1 - terminated) * min_e Q'_e(s', a')``.
 
     Args:
         reward: ``[B]``.
+        discount: ``[B]``, gamma, or gamma^k where a transition spans k steps.
         terminated: ``[B]`` bool; a truncated step is not terminated and bootstraps.
         next_q: ``[E, B]``, target critics at the next observation and an action of the current policy there.
-        discount: gamma in [0, 1).
         target_range: smallest and largest return the reward allows; y is clamped into it. None leaves it free.
 
     Returns:
         ``[B]``, detached.
     """
-    _same_batch(reward=reward, terminated=terminated, next_q=next_q[0])
+    _same_batch(reward=reward, discount=discount, terminated=terminated, next_q=next_q[0])
     with torch.no_grad():
         target = torch.where(terminated, reward, reward + discount * next_q.amin(dim=0))
         return target if target_range is None else target.clamp(*target_range)
@@ -93,16 +93,15 @@ def actor_loss(log_prob: Tensor, weights: Tensor) -> Tensor:
     return -(weights.detach() * log_prob).mean()
 
 
-def value_gradient_loss(q: Tensor) -> Tensor:
-    """``-mean_B Q(s, mu(s)) / mean_B |Q|``: move the mean action uphill (TD3+BC, arXiv 2106.06860; ReBRAC, 2305.09836).
-
-    The scale is detached, so the term weighs the same whatever the size of the returns.
+def value_gradient_loss(q: Tensor, scale: Tensor) -> Tensor:
+    """``-mean_B Q(s, a_pi) / scale``: move the policy uphill (TD3+BC, arXiv 2106.06860; ReBRAC, 2305.09836).
 
     Args:
-        q: ``[B]``, value of the policy's mean action, with gradient to the action and none to the critics.
+        q: ``[B]``, value of the policy's action, with gradient to the action and none to the critics.
+        scale: scalar, ``mean |Q|``, so that the term weighs the same whatever the size of the returns; no gradient passes.
     """
     _same_batch(q=q)
-    return -q.mean() / q.detach().abs().mean().clamp(min=1e-6)
+    return -q.mean() / scale.detach().clamp(min=1e-6)
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from awac_pl import losses
+from awac_pl.compiling import CompileMode, capture, choose_mode, compiled
+from awac_pl.distributed import gather, gather_objects, own_part, own_state, rank, world_size
 from awac_pl.errors import AwacError, TrainingDivergedError
 from awac_pl.networks import Actor, CriticEnsemble
 from awac_pl.policy import NumpyPolicy
@@ -40,15 +42,20 @@ class AWAC(lightning.LightningModule):
         weight_form: ``softmax`` (mean weight 1, the authors' code) or ``exp`` (the paper's equation).
         advantage_clip: largest advantage that still adds weight; null for no bound.
         max_weight: largest weight of the ``exp`` form; null for no bound.
-        advantage: ``critic`` is the paper's ``Q(s, a) - V(s)``. ``td`` is ``y - V(s)``, the critics' target less the value
-            under the target critics: the same in a simulator whose dynamics are deterministic, but it sees what an action
-            led to, where young critics hardly tell one action from another.
+        advantage: ``critic`` is the paper's ``Q(s, a) - V(s)``. ``td`` is ``y - V(s)`` with the critics' target: the same
+            once the critics have learned, but it sees what an action led to, where young critics hardly tell one action
+            from another.
         baseline: V(s) is the value of the ``mean_action``, or the mean value of ``baseline_samples`` sampled actions.
         baseline_samples: actions per state for ``baseline: sampled_actions``.
-        value_gradient: weight of a term that moves the mean action uphill on the critics, beside the likelihood; 0 is AWAC.
+        value_gradient: weight of a term that moves the policy uphill on the critics, beside the likelihood, at the actions
+            of ``baseline``; 0 is AWAC.
         clip_next_action: clip the action sampled at the next observation to [-1, 1].
         learning_rate: Adam's, for actor and critics.
         actor_weight_decay: Adam's L2 penalty on the actor; the critics have none.
+        compile: how updates are run; speed only. ``off`` is eager, ``default`` and ``reduce-overhead`` are modes of
+            ``torch.compile``, ``graph`` captures the K updates of a chunk in a CUDA graph, ``auto`` is ``graph`` on one CUDA
+            device and ``off`` elsewhere.
+        matmul_precision: of float32 products, as ``torch.set_float32_matmul_precision`` has it; ``high`` is TF32.
 
     The counters ``updates`` (gradient updates) and ``env_steps`` (online environment steps) are persistent buffers.
     """
@@ -83,6 +90,8 @@ class AWAC(lightning.LightningModule):
         clip_next_action: bool = True,
         learning_rate: float = 3e-4,
         actor_weight_decay: float = 1e-4,
+        compile: CompileMode = "auto",
+        matmul_precision: Literal["highest", "high", "medium"] = "highest",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -97,7 +106,7 @@ class AWAC(lightning.LightningModule):
         self.target_range = return_range if clamp_target else None
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
-        self._metrics: list[dict[str, Tensor]] = []
+        self._metrics: list[TensorDict] = []
         self._episodes: list = []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -109,10 +118,11 @@ class AWAC(lightning.LightningModule):
             ],
             lr=self.hparams["learning_rate"],
             fused=True,
+            capturable=self.device.type == "cuda",  # its step counters live on the device, too
         )
 
-    def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
-        """Critic loss + actor loss of one batch ``[B]``, and what to watch; moves no weight.
+    def loss(self, batch: TensorDict, *, watch: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+        """Critic loss + actor loss of one batch ``[B]``, and the metrics if they are watched; moves no weight.
 
         The advantage is detached and no parameter is shared, so the sum has the gradients of the two losses.
         """
@@ -123,73 +133,93 @@ class AWAC(lightning.LightningModule):
             if self.hparams["clip_next_action"]:
                 next_action = next_action.clamp(-1, 1)
             next_q = self.target_critics(next_observation, next_action)
-        target = losses.td_target(batch["reward"], batch["terminated"], next_q, self.hparams["discount"], self.target_range)
+        target = losses.td_target(batch["reward"], batch["discount"], batch["terminated"], next_q, self.target_range)
         q = self.critics(observation, action)
         critic_loss = losses.critic_loss(q, target)
 
         mean = self.actor(observation)
+        uphill = self.hparams["value_gradient"] > 0
+        with torch.set_grad_enabled(uphill):  # to the mean action alone
+            q_policy = self._q_policy(observation, mean)
         with torch.no_grad():
-            if self.hparams["advantage"] == "td":
-                advantage = target - self._baseline(self.target_critics, observation, mean)
-            else:
-                advantage = q.amin(dim=0) - self._baseline(self.critics, observation, mean)
+            value = q_policy.amin(dim=1).mean(dim=0)
+            advantage = (target if self.hparams["advantage"] == "td" else q.amin(dim=0)) - value
         weights = losses.advantage_weights(
-            advantage,
+            gather(advantage),  # the batch is that of all ranks together
             self.hparams["temperature"],
             form=self.hparams["weight_form"],
             clip=self.hparams["advantage_clip"],
             max_weight=self.hparams["max_weight"],
         )
+        weights = own_part(weights)
         actor_loss = losses.actor_loss(self.actor.log_prob(mean, action), weights)
-        if self.hparams["value_gradient"]:
-            frozen = {name: parameter.detach() for name, parameter in self.critics.named_parameters()}
-            q_of_mean = torch.func.functional_call(self.critics, frozen, (observation, mean)).mean(dim=0)
-            actor_loss = actor_loss + self.hparams["value_gradient"] * losses.value_gradient_loss(q_of_mean)
-        with torch.no_grad():
-            rewarded = batch["reward"] >= 0
-            metrics = {
-                "train/critic_loss": critic_loss.detach(),
-                "train/actor_loss": actor_loss.detach(),
-                "train/q_mean": q.mean(),
-                "train/target_mean": target.mean(),
-                "train/advantage_std": advantage.std(),
-                "train/weight_max": weights.max(),
-                # Kish's effective sample size, as a share of the batch
-                "train/weight_effective": weights.sum().square() / weights.square().sum() / len(weights),
-                "train/success_rows": rewarded.float().mean(),
-                "train/success_weight": (weights * rewarded).sum() / weights.sum(),
-                "train/policy_std": self.actor.log_std.exp().mean(),
-            }
+        if uphill:
+            q_uphill = q_policy.mean(dim=(0, 1))
+            scale = gather(q_uphill.detach()).abs().mean()
+            actor_loss = actor_loss + self.hparams["value_gradient"] * losses.value_gradient_loss(q_uphill, scale)
+        metrics = {}
+        if watch:
+            with torch.no_grad():
+                failing = (batch["discount"] - 1) / (1 - self.hparams["discount"])  # binary rewards of no success at all
+                rewarded = batch["reward"] > failing + 1e-3
+                metrics = {
+                    "train/critic_loss": critic_loss.detach(),
+                    "train/actor_loss": actor_loss.detach(),
+                    "train/q_mean": q.mean(),
+                    "train/target_mean": target.mean(),
+                    "train/advantage_std": advantage.std(),
+                    "train/weight_max": weights.max(),
+                    # Kish's effective sample size, as a share of the batch
+                    "train/weight_effective": weights.sum().square() / weights.square().sum() / len(weights),
+                    "train/success_rows": rewarded.float().mean(),
+                    "train/success_weight": (weights * rewarded).sum() / weights.sum(),
+                    "train/policy_std": self.actor.log_std.exp().mean(),
+                }
         return critic_loss + actor_loss, metrics
 
     def on_fit_start(self) -> None:
-        """Refuse float16, whose loss scaling does not fit K updates in one step.
+        """Choose how the updates are run.
 
         Raises:
-            AwacError: ``trainer.precision`` is a float16 one.
+            AwacError: ``trainer.precision`` is a float16 one, whose loss scaling does not fit K updates in one step.
         """
-        if "16" in str(self.trainer.precision) and "bf16" not in str(self.trainer.precision):
-            raise AwacError(f"trainer.precision {self.trainer.precision} scales the loss; use 32-true or bf16-mixed")
+        precision = str(self.trainer.precision)
+        if "16" in precision and "bf16" not in precision:
+            raise AwacError(f"trainer.precision {precision} scales the loss; use 32-true or bf16-mixed")
+        torch.set_float32_matmul_precision(self.hparams["matmul_precision"])
+        mode = choose_mode(self.hparams["compile"], self.device, precision, self.trainer.world_size)
+        self._loss = self.loss if mode in ("off", "graph") else compiled(self.loss, mode)
+        self._run = capture(self._updates, self.device) if mode == "graph" else self._updates
 
     def training_step(self, chunk: TensorDict, batch_idx: int) -> None:
         """K updates from a chunk ``[K, B]``.
 
         Lightning counts one step for all K: its wrapped optimizer steps once, for the last of them.
         """
-        wrapped = self.optimizers()
-        optimizer = wrapped.optimizer  # type: ignore[union-attr]
-        last = len(chunk) - 1
-        for index, batch in enumerate(chunk.unbind(0)):
-            loss, metrics = self.loss(batch)
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            (wrapped if index == last else optimizer).step()  # type: ignore[union-attr]
-            losses.polyak_update(self.target_critics.parameters(), self.critics.parameters(), self.hparams["polyak"])
+        metrics = self._run(chunk)
+        self.optimizers().step()  # type: ignore[union-attr]
+        self._move_targets()
         self.updates += len(chunk)
-        self._check_finite(loss.detach())
+        self._check_finite(metrics["train/loss"])
         self._metrics.append(metrics)
         if self.trainer.is_last_batch:
             self._log_epoch()
+
+    def _updates(self, chunk: TensorDict) -> TensorDict:
+        """The updates of a chunk, but for the optimizer's last step; the metrics of the last one."""
+        optimizer = self.optimizers().optimizer  # type: ignore[union-attr]
+        last = len(chunk) - 1
+        for index, batch in enumerate(chunk.unbind(0)):
+            loss, metrics = self._loss(batch, watch=index == last)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            if index < last:
+                optimizer.step()
+                self._move_targets()
+        return TensorDict({**metrics, "train/loss": loss.detach()})
+
+    def _move_targets(self) -> None:
+        losses.polyak_update(self.target_critics.parameters(), self.critics.parameters(), self.hparams["polyak"])
 
     def validation_step(self, seeds: list[int], batch_idx: int) -> None:
         """Roll out one episode per evaluation seed with the mean action."""
@@ -201,8 +231,8 @@ class AWAC(lightning.LightningModule):
         self._episodes = []
 
     def on_validation_epoch_end(self) -> None:
-        """Log the measures of this evaluation."""
-        scores = score_episodes(self._episodes)
+        """Log the measures of this evaluation, over the episodes of all ranks."""
+        scores = score_episodes([episode for episodes in gather_objects(self._episodes) for episode in episodes])
         fitting = self.trainer.state.fn == "fit"  # then RunRecord logs, against env_steps
         self.log_dict({f"eval/{name}": value for name, value in scores.items()}, logger=not fitting)
 
@@ -216,29 +246,32 @@ class AWAC(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the random state that Lightning leaves out."""
-        checkpoint["random_state"] = {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
-        }
+        on_cuda = self.device.type == "cuda"
+        state = {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state(self.device) if on_cuda else None}
+        checkpoint["random_state"] = gather_objects(state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random state for ``on_train_start``."""
-        self._random_state = checkpoint["random_state"]
+        self._random_states = checkpoint["random_state"]
 
     def on_train_start(self) -> None:
         """Restore the random state as late as possible, behind everything that might draw while it sets up."""
-        state = self.__dict__.pop("_random_state", None)
-        if state is not None:
-            torch.set_rng_state(state["torch"].cpu())
-            if self.device.type == "cuda" and state["cuda"]:
-                torch.cuda.set_rng_state_all([cuda_state.cpu() for cuda_state in state["cuda"]])
+        states = self.__dict__.pop("_random_states", None)
+        if states is None:
+            if rank():  # rank 0 goes on with the run's own seed
+                torch.manual_seed(torch.initial_seed() + rank())
+            return
+        state = states[0] if world_size() == 1 else own_state(states, "random state")
+        torch.set_rng_state(state["torch"].cpu())
+        if self.device.type == "cuda" and state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"].cpu(), self.device)
 
-    def _baseline(self, critics: CriticEnsemble, observation: Tensor, mean: Tensor) -> Tensor:
-        """V(s) ``[B]``: the value of the mean action, or the average over sampled actions."""
-        if self.hparams["baseline"] == "mean_action":
-            return critics(observation, mean).amin(dim=0)
-        samples = [self.actor.sample(mean).clamp(-1, 1) for _ in range(self.hparams["baseline_samples"])]
-        return torch.stack([critics(observation, sample).amin(dim=0) for sample in samples]).mean(dim=0)
+    def _q_policy(self, observation: Tensor, mean: Tensor) -> Tensor:
+        """``[K, E, B]``: values of the mean action (K = 1) or of ``baseline_samples`` sampled ones, by frozen critics."""
+        actions = [mean]
+        if self.hparams["baseline"] == "sampled_actions":
+            actions = [self.actor.sample(mean).clamp(-1, 1) for _ in range(self.hparams["baseline_samples"])]
+        return torch.stack([self.critics(observation, action, frozen=True) for action in actions])
 
     def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
@@ -248,7 +281,6 @@ class AWAC(lightning.LightningModule):
             )
 
     def _log_epoch(self) -> None:
-        names = self._metrics[0]
-        means = {name: torch.stack([metrics[name] for metrics in self._metrics]).mean() for name in names}
+        means = TensorDict.stack(self._metrics).mean(dim=0)
         self._metrics = []
-        self.log_dict(means, on_step=False, on_epoch=True, logger=False, batch_size=1)
+        self.log_dict(dict(means.items()), on_step=False, on_epoch=True, logger=False, batch_size=1, sync_dist=True)

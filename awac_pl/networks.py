@@ -50,7 +50,7 @@ class Actor(nn.Module):
         hidden = observation
         *hidden_layers, output_layer = self.layers
         for layer in hidden_layers:
-            hidden = torch.relu(layer(hidden))
+            hidden = layer(hidden).relu_()
         return torch.tanh(output_layer(hidden))
 
     @property
@@ -67,8 +67,8 @@ class Actor(nn.Module):
         return -0.5 * standardised.square().sum(dim=-1) - constant
 
     def sample(self, mean: Tensor) -> Tensor:
-        """Actions ``[B, A]`` around means ``[B, A]``, not clipped."""
-        return mean + torch.randn_like(mean) * self.log_std.exp()
+        """Actions ``[B, A]`` around means ``[B, A]``, not clipped; a gradient reaches the means, not the deviation."""
+        return mean + torch.randn_like(mean) * self.log_std.detach().exp()
 
     def to_numpy(self, deterministic: bool = False) -> NumpyPolicy:
         """A snapshot for workers; later training does not change it."""
@@ -114,15 +114,16 @@ class CriticEnsemble(nn.Module):
             self.weights.append(nn.Parameter(torch.empty(num_critics, fan_in, fan_out).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(num_critics, 1, fan_out).uniform_(-bound, bound)))
 
-    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
-        """Values ``[E, B]`` of observations ``[B, O]`` and actions ``[B, A]``."""
+    def forward(self, observation: Tensor, action: Tensor, *, frozen: bool = False) -> Tensor:
+        """Values ``[E, B]`` of observations ``[B, O]`` and actions ``[B, A]``; ``frozen``: no gradient to the weights."""
         hidden = torch.cat([observation, action], dim=-1).expand(len(self.weights[0]), -1, -1)
         last = len(self.weights) - 1
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            weight, bias = (weight.detach(), bias.detach()) if frozen else (weight, bias)
             hidden = torch.baddbmm(bias, hidden, weight)
             if index < last:
                 if self.layer_norm:
                     hidden = nn.functional.layer_norm(hidden, hidden.shape[-1:])
-                hidden = torch.relu(hidden)
+                hidden = hidden.relu_()
         q = hidden.squeeze(-1)
         return q if self.max_output is None else q.clamp(max=self.max_output)

@@ -20,7 +20,8 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from awac_pl.data import ReplayDataModule, cloning_result
+from awac_pl.cloning import cloning_result
+from awac_pl.data import ReplayDataModule
 from awac_pl.errors import first_line
 from awac_pl.run_folder import read_metrics, write_metrics
 from awac_pl.scores import score_run, wilson_interval
@@ -66,8 +67,8 @@ class SaveRunConfig(SaveConfigCallback):
 class RunRecord(Callback):
     """Writes ``manifest.json`` and ``metrics.csv`` into ``trainer.default_root_dir``, and both to the logger.
 
-    One row per epoch. The logger's x axis is ``env_steps``; pretraining lies left of zero, at minus the updates that are
-    left of it. A tracker that is down costs a warning, not the run.
+    One row per epoch, by rank 0. The logger's x axis is ``env_steps``; pretraining lies left of zero, at minus the updates
+    that are left of it. A tracker that is down costs a warning, not the run.
 
     Args:
         tags: what the run is, for the manifest and as MLflow tags.
@@ -82,6 +83,8 @@ class RunRecord(Callback):
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write the manifest, and take over the rows of the run that is resumed, up to its checkpoint."""
+        if not trainer.is_global_zero:
+            return
         self._started = time.time()
         path, updates = Path(trainer.default_root_dir) / "metrics.csv", int(pl_module.updates)  # type: ignore[arg-type]
         if updates and path.exists():
@@ -118,6 +121,8 @@ class RunRecord(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write the row of this epoch."""
+        if not trainer.is_global_zero:
+            return
         data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
         updates, env_steps = int(pl_module.updates), int(pl_module.env_steps)  # type: ignore[arg-type]
         online = data.is_online(trainer.current_epoch)
@@ -140,6 +145,8 @@ class RunRecord(Callback):
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Sum up, and hand the folder's files to MLflow."""
+        if not trainer.is_global_zero:
+            return
         interrupted = trainer.interrupted
         self._finish(trainer, "interrupted" if interrupted else "finished")
         if not interrupted:

@@ -52,6 +52,13 @@ class Replay:
         device: where they are stored and sampled.
         seed: of the sampler.
         offline_ratio: see ``OfflineOnlineSampler``.
+        n_step: steps that a transition spans.
+        discount: gamma.
+        rank: number of this process among those that train together.
+        world_size: number of those.
+
+    Of several processes that train together each has a buffer of its own: every W-th offline transition, and the episodes it
+    collects itself. Their union is the one buffer.
     """
 
     def __init__(
@@ -61,11 +68,17 @@ class Replay:
         device: torch.device | str = "cpu",
         seed: int = 0,
         offline_ratio: float | None = None,
+        n_step: int = 1,
+        discount: float = 0.99,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        self.capacity = capacity
-        self.sampler = OfflineOnlineSampler(seed, offline_ratio)
+        self.capacity = capacity // world_size
+        self.n_step, self.discount = n_step, discount
+        self.rank, self.world_size = rank, world_size
+        self.sampler = OfflineOnlineSampler(seed + 1000 * rank, offline_ratio)  # seeds of runs are below 1000
         self.buffer = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(capacity, device=device), sampler=self.sampler, batch_size=1
+            storage=LazyTensorStorage(self.capacity, device=device), sampler=self.sampler, batch_size=1
         )
         self.device = torch.device(device)
         self._online_written = 0
@@ -84,16 +97,17 @@ class Replay:
         return len(self) - self.offline_size
 
     def fill(self, episodes: Sequence[Episode]) -> None:
-        """Store the offline data; to be called once, before anything else.
+        """Store this rank's share of the offline data; to be called once, before anything else.
 
         Raises:
             AwacError: the capacity does not hold them and at least one online transition.
         """
-        rows = self._to_rows(episodes)
+        rows = self._to_rows(episodes)[self.rank :: self.world_size]
         if len(rows) >= self.capacity:
+            total = len(rows) * self.world_size
             raise AwacError(
-                f"data.capacity is {self.capacity}, the datasets alone hold {len(rows)} transitions; "
-                f"set it to {len(rows)} plus the online steps to keep"
+                f"data.capacity is {self.capacity * self.world_size}, the datasets alone hold {total} transitions; "
+                f"set it to {total} plus the online steps to keep"
             )
         self.buffer.extend(rows)
         self.sampler.offline_size = len(rows)
@@ -146,7 +160,8 @@ class Replay:
         self._set_cursor(self.offline_size + self._online_written % ring)
 
     def _to_rows(self, episodes: Sequence[Episode]) -> TensorDict:
-        columns = {key: torch.from_numpy(column) for key, column in to_transitions(episodes).items()}
+        transitions = to_transitions(episodes, self.n_step, self.discount)
+        columns = {key: torch.from_numpy(column) for key, column in transitions.items()}
         return TensorDict(columns, batch_size=[len(columns["reward"])]).to(self.device)
 
     def _extend_rows(self, rows: TensorDict) -> None:
@@ -162,3 +177,16 @@ class Replay:
     def _set_cursor(self, row: int) -> None:
         writer = self.buffer.writer
         writer.load_state_dict({**writer.state_dict(), "_cursor": row})
+
+
+def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One buffer's state of those of several ranks: all their online rows, rank after rank, and the first one's draws."""
+    if len(states) == 1:
+        return states[0]
+    online = [TensorDict.from_dict(state["online"], auto_batch_size=True) for state in states if state["online"]]
+    return {
+        "offline_size": sum(state["offline_size"] for state in states),
+        "online_written": sum(state["online_written"] for state in states),
+        "online": TensorDict.cat(online).to_dict() if online else {},
+        "generator": states[0]["generator"],
+    }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 #: Columns of a transition (s, a, r, s'). ``terminated`` stops the bootstrap, ``truncated`` (a time limit) does not.
-TRANSITION_KEYS = ("observation", "action", "reward", "next_observation", "terminated", "truncated")
+TRANSITION_KEYS = ("observation", "action", "reward", "discount", "next_observation", "terminated", "truncated")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +39,31 @@ class Episode:
         return len(self.actions)
 
 
-def to_transitions(episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
+def to_transitions(episodes: Sequence[Episode], n_step: int = 1, discount: float = 1.0) -> dict[str, np.ndarray]:
     """Flatten episodes into transition columns, in order.
+
+    A transition spans k steps: ``n_step`` of them, fewer where the episode ends before. Its reward is their discounted sum,
+    its next observation the one k steps on, its ``discount`` gamma^k, what a bootstrap behind them counts.
 
     Returns:
         ``TRANSITION_KEYS`` with ``[N, O]`` observations, ``[N, A]`` actions and ``[N]`` for the rest.
     """
+    parts = [_spans(episode, n_step, discount) for episode in episodes]
+    return {key: np.concatenate([part[key] for part in parts]) for key in TRANSITION_KEYS}
+
+
+def _spans(episode: Episode, n_step: int, discount: float) -> dict[str, np.ndarray]:
+    length = len(episode)
+    end = np.minimum(np.arange(length) + n_step, length)
+    reward = np.zeros(length)
+    for step in range(min(n_step, length)):
+        reward[: length - step] += discount**step * episode.rewards[step:]
     return {
-        "observation": np.concatenate([episode.observations[:-1] for episode in episodes]),
-        "action": np.concatenate([episode.actions for episode in episodes]),
-        "reward": np.concatenate([episode.rewards for episode in episodes]),
-        "next_observation": np.concatenate([episode.observations[1:] for episode in episodes]),
-        "terminated": np.concatenate([episode.terminated for episode in episodes]),
-        "truncated": np.concatenate([episode.truncated for episode in episodes]),
+        "observation": episode.observations[:-1],
+        "action": episode.actions,
+        "reward": reward.astype(np.float32),
+        "discount": (discount ** (end - np.arange(length))).astype(np.float32),
+        "next_observation": episode.observations[end],
+        "terminated": episode.terminated[end - 1],
+        "truncated": episode.truncated[end - 1],
     }

@@ -13,7 +13,7 @@ import awac_pl
 
 LAYERS = [
     ["__init__", "errors", "schema"],
-    ["losses", "scores", "tasks", "policy"],
+    ["losses", "scores", "tasks", "policy", "distributed", "compiling"],
     ["networks", "rollouts", "datasets", "replay", "run_folder"],
     ["cloning", "downloads"],
     ["data", "module"],

@@ -14,24 +14,24 @@ LN3 = math.log(3.0)
 
 def test_target_by_hand() -> None:
     target = losses.td_target(
-        reward=torch.tensor([-1.0, 0.0, -1.0]),
-        terminated=torch.tensor([False, False, True]),
-        next_q=torch.tensor([[-10.0, -4.0, -50.0], [-20.0, -2.0, -60.0]]),
-        discount=0.9,
+        reward=torch.tensor([-1.0, 0.0, -1.0, -1.9]),
+        discount=torch.tensor([0.9, 0.9, 0.9, 0.81]),
+        terminated=torch.tensor([False, False, True, False]),
+        next_q=torch.tensor([[-10.0, -4.0, -50.0, -10.0], [-20.0, -2.0, -60.0, 0.0]]),
     )
-    torch.testing.assert_close(target, torch.tensor([-19.0, -3.6, -1.0]))  # r + 0.9 min(Q'); no bootstrap at the end
+    # r + 0.9 min(Q'); no bootstrap at the end; two steps in one transition: 0.81
+    torch.testing.assert_close(target, torch.tensor([-19.0, -3.6, -1.0, -10.0]))
 
 
 def test_target_is_clamped_to_what_the_reward_allows() -> None:
-    target = losses.td_target(
-        torch.tensor([0.0, -1.0]), torch.tensor([False, False]), torch.tensor([[5.0, -200.0]]), 0.99, (-100.0, 0.0)
-    )
+    flags, discount = torch.zeros(2, dtype=torch.bool), torch.full((2,), 0.99)
+    target = losses.td_target(torch.tensor([0.0, -1.0]), discount, flags, torch.tensor([[5.0, -200.0]]), (-100.0, 0.0))
     torch.testing.assert_close(target, torch.tensor([0.0, -100.0]))
 
 
 def test_target_has_no_gradient() -> None:
     next_q = torch.zeros(2, 3, requires_grad=True)
-    assert not losses.td_target(torch.zeros(3), torch.zeros(3, dtype=torch.bool), next_q, 0.9).requires_grad
+    assert not losses.td_target(torch.zeros(3), torch.ones(3), torch.zeros(3, dtype=torch.bool), next_q).requires_grad
 
 
 def test_critic_loss_by_hand() -> None:
@@ -80,7 +80,7 @@ def test_actor_loss_by_hand_and_its_sign() -> None:
 
 def test_value_gradient_loss_by_hand() -> None:
     q = torch.tensor([-1.0, -3.0], requires_grad=True)
-    loss = losses.value_gradient_loss(q)
+    loss = losses.value_gradient_loss(q, q.abs().mean())
     assert loss.item() == pytest.approx(1.0)  # 2 / 2
     loss.backward()
     torch.testing.assert_close(q.grad, torch.tensor([-0.25, -0.25]))  # descent raises the value; the scale has no gradient
@@ -96,13 +96,13 @@ def test_polyak_by_hand() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: losses.td_target(torch.zeros(3, 1), torch.zeros(3, dtype=torch.bool), torch.zeros(2, 3), 0.9),
-        lambda: losses.td_target(torch.zeros(3), torch.zeros(3, dtype=torch.bool), torch.zeros(2, 3, 1), 0.9),
+        lambda: losses.td_target(torch.zeros(3, 1), torch.ones(3), torch.zeros(3, dtype=torch.bool), torch.zeros(2, 3)),
+        lambda: losses.td_target(torch.zeros(3), torch.ones(3), torch.zeros(3, dtype=torch.bool), torch.zeros(2, 3, 1)),
         lambda: losses.critic_loss(torch.zeros(2, 3), torch.zeros(3, 1)),
         lambda: losses.critic_loss(torch.zeros(2, 3), torch.zeros(2)),
         lambda: losses.actor_loss(torch.zeros(3, 1), torch.zeros(3)),
         lambda: losses.advantage_weights(torch.zeros(3, 1), 1.0),
-        lambda: losses.value_gradient_loss(torch.zeros(3, 1)),
+        lambda: losses.value_gradient_loss(torch.zeros(3, 1), torch.ones(())),
     ],
 )
 def test_a_wrong_shape_raises_and_never_broadcasts(call) -> None:

@@ -26,6 +26,7 @@ def make_chunk(num_batches: int, seed: int = 0, batch: int = BATCH) -> TensorDic
             "observation": torch.randn(*shape, OBSERVATION_DIM, generator=generator),
             "action": torch.rand(*shape, ACTION_DIM, generator=generator) * 2 - 1,
             "reward": -(torch.rand(shape, generator=generator) > 0.3).float(),
+            "discount": torch.full(shape, 0.99),
             "next_observation": torch.randn(*shape, OBSERVATION_DIM, generator=generator),
             "terminated": torch.rand(shape, generator=generator) < 0.1,
             "truncated": torch.zeros(shape, dtype=torch.bool),
@@ -119,21 +120,20 @@ class Reference:
             y = y if self.target_range is None else y.clamp(*self.target_range)
         q = self.q(self.critics, s, a)
         critic_loss = sum(((one - y) ** 2).mean() for one in q)
+        mean = self.policy(s)
+        actions = [mean]
+        if self.baseline == "sampled_actions":
+            actions = [(mean + torch.randn_like(mean) * self.std().detach()).clamp(-1, 1) for _ in range(3)]
+        policy_q = [self.q(self.critics, s, action) for action in actions]
+        uphill = sum((one + other) / 2 for one, other in policy_q) / len(actions)
         with torch.no_grad():
-            mean = self.policy(s)
-            if self.baseline == "mean_action":
-                value = torch.minimum(*self.q(self.targets if self.advantage == "td" else self.critics, s, mean))
-            else:
-                draws = [(mean + torch.randn_like(mean) * self.std()).clamp(-1, 1) for _ in range(3)]
-                value = sum(torch.minimum(*self.q(self.critics, s, draw)) for draw in draws) / 3
+            value = sum(torch.minimum(*pair) for pair in policy_q) / len(actions)
             advantage = (y if self.advantage == "td" else torch.minimum(*q)) - value
             advantage = advantage if self.clip is None else torch.minimum(advantage, torch.tensor(self.clip))
             weight = torch.exp(advantage / self.temperature)
             weight = weight / weight.sum() * len(weight) if self.form == "softmax" else weight.clamp(max=20.0)
         log_prob = torch.distributions.Normal(self.policy(s), self.std()).log_prob(a).sum(1)
         actor_loss = -(weight * log_prob).mean()
-        uphill = self.q(self.critics, s, self.policy(s))
-        uphill = (uphill[0] + uphill[1]) / 2
         actor_loss = actor_loss - self.value_gradient * uphill.mean() / uphill.detach().abs().mean()
         self.actor_optimizer.zero_grad()
         actor_loss.backward()
@@ -153,6 +153,7 @@ class Reference:
         ("softmax", "mean_action", 0.5, True, "critic", 0.0),
         ("exp", "sampled_actions", None, False, "critic", 0.0),
         ("softmax", "mean_action", 0.5, True, "td", 2.5),
+        ("softmax", "sampled_actions", 0.5, True, "td", 2.5),
     ],
 )
 def test_updates_equal_the_reference_parameter_by_parameter(
@@ -281,6 +282,7 @@ def test_it_prefers_the_better_action() -> None:
             "observation": torch.ones(60, 64, 1),
             "action": action,
             "reward": torch.where(action[..., 0] > 0, 0.0, -1.0),
+            "discount": torch.full((60, 64), 0.99),
             "next_observation": torch.ones(60, 64, 1),
             "terminated": torch.ones(60, 64, dtype=torch.bool),
             "truncated": torch.zeros(60, 64, dtype=torch.bool),

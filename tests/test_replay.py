@@ -28,7 +28,20 @@ def test_transitions_line_up() -> None:
     assert columns["next_observation"][:, 0].tolist() == [1, 2, 3, 4, 101, 102, 103, 104]
     assert columns["reward"].tolist() == [-1, -1, -1, 0] * 2  # the reward of a step is that of the state it leads to
     assert columns["truncated"].tolist() == [False, False, False, True] * 2
+    assert columns["discount"].tolist() == [1] * 8
     assert tuple(columns) == TRANSITION_KEYS
+
+
+def test_transitions_of_several_steps_by_hand() -> None:
+    columns = to_transitions([numbered(0), numbered(100)], n_step=3, discount=0.5)
+    assert columns["observation"][:, 0].tolist() == [0, 1, 2, 3, 100, 101, 102, 103]
+    assert columns["next_observation"][:, 0].tolist() == [3, 4, 4, 4, 103, 104, 104, 104]  # never beyond its own episode
+    assert columns["reward"].tolist() == [-1.75, -1.5, -1, 0] * 2  # -1, -1, -1, 0: summed with 1, 1/2, 1/4
+    assert columns["discount"].tolist() == [0.125, 0.125, 0.25, 0.5] * 2
+    assert columns["truncated"].tolist() == [False, True, True, True] * 2  # the end is among the steps spanned
+    long = to_transitions([numbered(0)], n_step=100, discount=0.5)
+    assert long["reward"][0] == -1.75
+    assert long["discount"].tolist() == [0.0625, 0.125, 0.25, 0.5]
 
 
 def test_offline_rows_stay_and_online_rows_form_a_ring() -> None:

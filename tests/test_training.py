@@ -11,7 +11,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from awac_pl.data import ReplayDataModule, cloned_id
+from awac_pl.cloning import cloned_id
+from awac_pl.data import ReplayDataModule
 from awac_pl.datasets import read_metadata, save_dataset
 from awac_pl.errors import AwacError, DatasetError, TrainingDivergedError
 from awac_pl.interaction import EnvironmentInteraction, collect_block

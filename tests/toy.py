@@ -8,6 +8,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
+from lightning.pytorch.callbacks import Callback
 
 from awac_pl.policy import NumpyPolicy
 from awac_pl.schema import Episode
@@ -147,3 +148,12 @@ def reach_episodes(count: int, noise: float = 0.3, first_seed: int = 0) -> list[
             )
         )
     return episodes
+
+
+class DieOnRankOne(Callback):
+    """A machine that goes away in the middle of a run."""
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if trainer.global_rank == 1 and trainer.current_epoch == 2:
+            print("rank 1 dies", flush=True)
+            os._exit(9)

@@ -1,0 +1,193 @@
+"""Several processes on one machine: equal to one process on the union of what they have."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from tensordict import TensorDict
+from torch import Tensor
+
+from awac_pl.module import AWAC
+from awac_pl.networks import Actor
+from awac_pl.replay import Replay, merge_states
+from awac_pl.run_folder import read_metrics
+from tests.test_cli import SMALL
+from tests.test_module import Chunks, make_chunk, make_module, train
+from tests.toy import reach_episodes
+
+ROOT = Path(__file__).parents[1]
+
+
+class Quiet(Actor):
+    """Samples without noise: then one process and two do the same with the same batch."""
+
+    def sample(self, mean: Tensor) -> Tensor:
+        return mean
+
+
+class Unsynchronised(AWAC):
+    """Forgets to average the gradients."""
+
+    def manual_backward(self, loss: Tensor, *args, **kwargs) -> None:
+        loss.backward()
+
+
+class Shares(Chunks):
+    """Every rank gets its part of each batch."""
+
+    def train_dataloader(self) -> Chunks:
+        size = self.chunks[0].shape[1] // self.trainer.world_size
+        first = self.trainer.global_rank * size
+        return Chunks([chunk[:, first : first + size] for chunk in self.chunks])
+
+
+class KeepParameters(Callback):
+    """Writes each rank's parameters at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        torch.save(dict(pl_module.state_dict()), self.folder / f"{trainer.global_rank}.pt")
+
+
+def quiet(module: AWAC) -> AWAC:
+    module.actor.__class__ = Quiet
+    return module
+
+
+def train_two(module: AWAC, chunks: list[TensorDict], folder: Path) -> list[dict[str, Tensor]]:
+    trainer = lightning.Trainer(
+        max_epochs=1, limit_val_batches=0, accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[KeepParameters(folder)],
+    )  # fmt: skip
+    trainer.fit(module, datamodule=Shares(chunks))
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+OPTIONS = {"advantage": "td", "value_gradient": 2.0, "critic_layer_norm": True}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_two_ranks_equal_one_process_on_the_union_of_their_batches(tmp_path: Path) -> None:
+    chunks = [make_chunk(10, batch=64)]
+    first, second = train_two(quiet(make_module(**OPTIONS)), chunks, tmp_path)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    alone = quiet(make_module(**OPTIONS))
+    train(alone, chunks)
+    torch.testing.assert_close(first, dict(alone.state_dict()), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_without_averaged_gradients_the_ranks_part(tmp_path: Path) -> None:
+    module = quiet(make_module(**OPTIONS))
+    module.__class__ = Unsynchronised
+    first, second = train_two(module, [make_chunk(10, batch=64)], tmp_path)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
+
+
+def test_the_shares_of_the_ranks_make_up_the_one_buffer() -> None:
+    episodes = reach_episodes(3)
+    shares = [Replay(1000, rank=rank, world_size=2) for rank in range(2)]
+    whole = Replay(1000)
+    for replay in (*shares, whole):
+        replay.fill(episodes)
+    rows = torch.cat([share.buffer[:]["observation"] for share in shares])
+    expected = whole.buffer[:]["observation"]
+    assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, expected.tolist()))
+    assert [share.capacity for share in shares] == [500, 500]
+    first, second = (share.sample(1, 8)["observation"] for share in shares)
+    assert not torch.equal(first, second)
+
+    shares[0].extend(reach_episodes(1))
+    shares[1].extend(reach_episodes(2))
+    merged = Replay(1000)
+    merged.fill(episodes)
+    merged.load_state_dict(merge_states([share.state_dict() for share in shares]))
+    assert (merged.offline_size, merged.online_size) == (30, 30)
+
+
+def start(folder: Path, *arguments: str, launcher: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
+    command = [sys.executable, *launcher, "-m", "awac_pl", "fit", f"--config={ROOT / 'conf/base.yaml'}"]
+    return subprocess.Popen(
+        [*command, "--config=small.yaml", "--mlflow_uri=none", "--trainer.strategy=ddp", *arguments],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, reach_dataset: str) -> Path:
+    (tmp_path / "small.yaml").write_text(SMALL)
+    return tmp_path
+
+
+def test_a_run_of_two_processes_and_its_resumption(workplace: Path) -> None:
+    sync = ("--trainer.devices=2", "--interaction.synchronous=true")
+    whole = start(workplace, *sync, "--run_dir=whole")
+    parts = start(workplace, *sync, "--run_dir=parts", "--trainer.max_epochs=2")
+    output = finish(whole)
+    assert output.count("run folder  whole") == 1  # one summary, by rank 0
+    finish(parts)
+    state = torch.load(workplace / "parts/checkpoints/last.ckpt", weights_only=True)
+    ranks = state["ReplayDataModule"]["replay"]
+    assert [len(rank["online"]["reward"]) for rank in ranks] == [10, 10]  # each its half of the 20 steps of a block
+    assert not torch.equal(ranks[0]["online"]["observation"], ranks[1]["online"]["observation"])
+    alone = subprocess.run(["cp", "-r", "parts", "alone"], cwd=workplace, check=True)
+    assert alone.returncode == 0
+
+    two = start(workplace, *sync, "--run_dir=parts", "--ckpt_path=last")
+    one = start(workplace, "--trainer.devices=1", "--trainer.strategy=auto", "--run_dir=alone", "--ckpt_path=last")
+    finish(two)
+    finish(one)
+    straight, resumed, merged = (
+        torch.load(workplace / run / "checkpoints/last.ckpt", weights_only=True) for run in ("whole", "parts", "alone")
+    )
+    torch.testing.assert_close(straight["state_dict"], resumed["state_dict"], rtol=0, atol=0)
+    assert len(merged["ReplayDataModule"]["replay"][0]["online"]["reward"]) == 40
+    assert int(merged["state_dict"]["env_steps"]) == int(straight["state_dict"]["env_steps"]) == 40
+    rows = read_metrics(workplace / "whole/metrics.csv")
+    assert [row["env_steps"] for row in rows] == [0, 20, 40]
+    assert rows[-1]["eval/episodes"] == 4  # shared out among the ranks, scored together
+    assert json.loads((workplace / "whole/manifest.json").read_text())["status"] == "finished"
+
+
+def test_torchrun_on_two_nodes_of_one_process(workplace: Path) -> None:
+    nodes = [
+        start(
+            workplace, "--trainer.num_nodes=2", "--trainer.devices=1", "--run_dir=nodes", "--trainer.max_epochs=2",
+            launcher=("-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", f"--node_rank={node}",
+                      "--master_addr=127.0.0.1", "--master_port=29517"),
+        )
+        for node in range(2)
+    ]  # fmt: skip
+    for node in nodes:
+        finish(node)
+    assert [row["env_steps"] for row in read_metrics(workplace / "nodes/metrics.csv")] == [0, 20]
+
+
+def test_a_rank_that_dies_ends_the_others(workplace: Path) -> None:
+    (workplace / "die.yaml").write_text("trainer:\n  callbacks:\n    - class_path: tests.toy.DieOnRankOne\n")
+    begun = time.monotonic()
+    process = start(workplace, "--trainer.devices=2", "--run_dir=dies", "--config=die.yaml", "--trainer.max_epochs=50")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "rank 1 dies" in output
+    assert time.monotonic() - begun < 100
