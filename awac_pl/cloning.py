@@ -31,7 +31,7 @@ from awac_pl.tasks import Task, inspect_spaces
 
 #: Seeds of cloned episodes start here, those of evaluation episodes there; training seeds lie below both.
 CLONING_SEEDS = 1_000_000_000
-EVALUATION_SEEDS = 2_000_000_000
+EVALUATION_SEEDS = 3_000_000_000
 
 log = logging.getLogger(__name__)
 

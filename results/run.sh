@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The runs behind the README's tables: results/run.sh NAME SEED [ARGUMENTS OF awac fit]
 #
-#   results/run.sh pen-quick 1 --config conf/task/pen.yaml
-#   results/run.sh relocate-10 1 --config conf/task/relocate.yaml --data.num_demonstrations=10
-#   results/run.sh relocate-noisy-10 1 --config conf/task/relocate.yaml --data.num_demonstrations=10 \
+#   results/run.sh pen-quick 11 --config conf/task/pen.yaml
+#   results/run.sh relocate-10 11 --config conf/task/relocate.yaml --data.num_demonstrations=10
+#   results/run.sh relocate-noisy-10 11 --config conf/task/relocate.yaml --data.num_demonstrations=10 \
 #       '--data.datasets=[awac/relocate/noisy-v0, awac/relocate/cloned-v0]'
 #
 # Each seed clones its own policy, too: it has its own folder of datasets. The run's folder is runs/results/NAME-seedN.
