@@ -118,7 +118,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.seed = seed
         self.progress = progress
         self.dataset_ids = [cloned_id(name, num_demonstrations) for name in datasets]
-        self.datasets: list[EpisodeDataset] = []
+        self.datasets: list[dict[str, Any]] = []
         self._evaluated_at = 0
         self.capacity = capacity
         self.device = device
@@ -177,23 +177,6 @@ class ReplayDataModule(lightning.LightningDataModule):
         """Check and load the datasets into the buffer, once; evaluation alone needs none."""
         if stage != "fit" or self.datasets:
             return
-        first = self.dataset_ids[0]
-        for name in self.dataset_ids:
-            dataset = load_dataset(
-                name,
-                self.task,
-                self.spaces,
-                num_episodes=self.num_demonstrations if name == first else None,
-                share=self.train_split,
-            )
-            self._check_recipe(dataset)
-            if dataset.clipped:
-                total = sum(episode.actions.size for episode in dataset.episodes)
-                log.warning(
-                    "%s: %d of %d action values (%.1f %%) lay outside the bounds and were clipped",
-                    name, dataset.clipped, total, 100 * dataset.clipped / total,
-                )  # fmt: skip
-            self.datasets.append(dataset)
         self.replay = Replay(
             self.capacity,
             device=self.device,
@@ -204,7 +187,25 @@ class ReplayDataModule(lightning.LightningDataModule):
             rank=rank(),
             world_size=world_size(),
         )
-        self.replay.fill([episode for dataset in self.datasets for episode in dataset.episodes])
+        first = self.dataset_ids[0]
+        for name in self.dataset_ids:
+            dataset = load_dataset(
+                name,
+                self.task,
+                self.spaces,
+                num_episodes=self.num_demonstrations if name == first else None,
+                share=self.train_split,
+            )
+            self._check_recipe(dataset)
+            facts = dataset.facts()
+            if dataset.clipped:
+                total = facts["transitions"] * self.action_dim
+                log.warning(
+                    "%s: %d of %d action values (%.1f %%) lay outside the bounds and were clipped",
+                    name, dataset.clipped, total, 100 * dataset.clipped / total,
+                )  # fmt: skip
+            self.replay.fill(dataset.episodes)
+            self.datasets.append(facts)  # the episodes themselves live in the buffer from now on
 
     def train_dataloader(self) -> ChunkStream:
         """One epoch of chunks ``[K, B]``, sampled when they are asked for."""
@@ -222,7 +223,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         """The replay buffer and whose data it began with, for a checkpoint."""
         return {
             "replay": gather_objects(self.replay.state_dict()),
-            "digests": [dataset.digest for dataset in self.datasets],
+            "digests": [facts["sha256"] for facts in self.datasets],
             "evaluated_at": self._evaluated_at,
         }
 
@@ -234,7 +235,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         """
         if not self.datasets:  # an evaluation has none
             return
-        if state_dict["digests"] != [dataset.digest for dataset in self.datasets]:
+        if state_dict["digests"] != [facts["sha256"] for facts in self.datasets]:
             raise AwacError(
                 f"the checkpoint's run had other data than {', '.join(self.dataset_ids)}; resume with the same datasets"
             )

@@ -47,6 +47,16 @@ class EpisodeDataset:
     clipped: int
     metadata: dict[str, Any] = field(repr=False)
 
+    def facts(self) -> dict[str, Any]:
+        """What a run's manifest says of it."""
+        return {
+            "id": self.dataset_id,
+            "sha256": self.digest,
+            "episodes": len(self.episodes),
+            "transitions": sum(len(episode) for episode in self.episodes),
+            "clipped_action_values": self.clipped,
+        }
+
 
 def local_root() -> Path:
     """Where Minari keeps datasets: ``$MINARI_DATASETS_PATH``, or ``~/.minari/datasets``."""

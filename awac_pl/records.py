@@ -97,16 +97,7 @@ class RunRecord(Callback):
             "started": _now(),
             "device": str(pl_module.device),
             "versions": {name: _version(name) for name in _PACKAGES} | {"python": sys.version.split()[0]},
-            "datasets": [
-                {
-                    "id": dataset.dataset_id,
-                    "sha256": dataset.digest,
-                    "episodes": len(dataset.episodes),
-                    "transitions": sum(len(episode) for episode in dataset.episodes),
-                    "clipped_action_values": dataset.clipped,
-                }
-                for dataset in trainer.datamodule.datasets  # type: ignore[attr-defined]
-            ],
+            "datasets": trainer.datamodule.datasets,  # type: ignore[attr-defined]
             "cloning": cloning_result(trainer.datamodule.dataset_ids),  # type: ignore[attr-defined]
         }
         self._write_manifest(trainer)

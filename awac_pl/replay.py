@@ -97,20 +97,20 @@ class Replay:
         return len(self) - self.offline_size
 
     def fill(self, episodes: Sequence[Episode]) -> None:
-        """Store this rank's share of the offline data; to be called once, before anything else.
+        """Store this rank's share of a dataset; to be called for each of them, before the first online episode.
 
         Raises:
             AwacError: the capacity does not hold them and at least one online transition.
         """
         rows = self._to_rows(episodes)[self.rank :: self.world_size]
-        if len(rows) >= self.capacity:
-            total = len(rows) * self.world_size
+        if (size := self.offline_size + len(rows)) >= self.capacity:
+            ranks = self.world_size
             raise AwacError(
-                f"data.capacity is {self.capacity * self.world_size}, the datasets alone hold {total} transitions; "
-                f"set it to {total} plus the online steps to keep"
+                f"data.capacity is {self.capacity * ranks}, the datasets hold {size * ranks} transitions; "
+                "set it to these plus the online steps to keep"
             )
         self.buffer.extend(rows)
-        self.sampler.offline_size = len(rows)
+        self.sampler.offline_size = size
 
     def extend(self, episodes: Sequence[Episode]) -> None:
         """Add online episodes; once full, they replace the oldest online transitions."""

@@ -112,7 +112,7 @@ def test_state_holds_only_online_rows() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(AwacError, match=r"data.capacity is 4, the datasets alone hold 4 transitions"):
+    with pytest.raises(AwacError, match=r"data.capacity is 4, the datasets hold 4 transitions"):
         Replay(4).fill([numbered(0)])
     source, target = Replay(20), Replay(20)
     source.fill([numbered(0)])

@@ -316,7 +316,7 @@ def test_clipping_is_said(reach, caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"capacity": 200}, "data.capacity is 200, the datasets alone hold 200 transitions"),
+        ({"capacity": 200}, "data.capacity is 200, the datasets hold 200 transitions"),
         ({"chunk_size": 7}, "data.updates_per_epoch 20 is no multiple of data.chunk_size 7"),
         ({"offline_ratio": 1.5}, "data.offline_ratio is 1.5"),
         ({"datasets": []}, "data.datasets is empty"),
