@@ -196,6 +196,8 @@ class AWAC(lightning.LightningModule):
 
         Lightning counts one step for all K: its wrapped optimizer steps once, for the last of them.
         """
+        if not chunk.batch_dims:  # Lightning's precision plugins rebuild a TensorDict without its batch size
+            chunk.auto_batch_size_(2)
         metrics = self._run(chunk)
         self.optimizers().step()  # type: ignore[union-attr]
         self._move_targets()

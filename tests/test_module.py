@@ -57,7 +57,7 @@ class Chunks(lightning.LightningDataModule):
 
 def train(module: AWAC, chunks: list[TensorDict], seed: int = 7, **options) -> lightning.Trainer:
     trainer = lightning.Trainer(
-        **{"max_epochs": 1, **options}, limit_val_batches=0, accelerator="cpu", logger=False, enable_checkpointing=False,
+        **{"max_epochs": 1, "accelerator": "cpu", **options}, limit_val_batches=0, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     torch.manual_seed(seed)
@@ -92,6 +92,11 @@ class Reference:
         self.actor_optimizer = torch.optim.Adam([*self.policy.parameters(), self.logit], lr=3e-4, weight_decay=1e-4)
         critic_parameters = itertools.chain(*(critic.parameters() for critic in self.critics))
         self.critic_optimizer = torch.optim.Adam(critic_parameters, lr=3e-4)
+
+    def to(self, dtype: torch.dtype) -> None:
+        for network in (self.policy, *self.critics, *self.targets):
+            network.to(dtype)
+        self.logit.data = self.logit.data.to(dtype)
 
     @staticmethod
     def _critic(module: AWAC, index: int) -> nn.Sequential:
@@ -148,17 +153,19 @@ class Reference:
 
 
 @pytest.mark.parametrize(
-    ("form", "baseline", "clip", "clamp", "advantage", "value_gradient"),
+    ("form", "baseline", "clip", "clamp", "advantage", "value_gradient", "dtype"),
     [
-        ("softmax", "mean_action", 0.5, True, "critic", 0.0),
-        ("exp", "sampled_actions", None, False, "critic", 0.0),
-        ("softmax", "mean_action", 0.5, True, "td", 2.5),
-        ("softmax", "sampled_actions", 0.5, True, "td", 2.5),
+        ("softmax", "mean_action", 0.5, True, "critic", 0.0, torch.float32),
+        ("softmax", "mean_action", 0.5, True, "critic", 0.0, torch.float64),
+        ("exp", "sampled_actions", None, False, "critic", 0.0, torch.float32),
+        ("softmax", "mean_action", 0.5, True, "td", 2.5, torch.float32),
+        ("softmax", "sampled_actions", 0.5, True, "td", 2.5, torch.float64),
     ],
 )
 def test_updates_equal_the_reference_parameter_by_parameter(
-    form: str, baseline: str, clip: float | None, clamp: bool, advantage: str, value_gradient: float
+    form: str, baseline: str, clip: float | None, clamp: bool, advantage: str, value_gradient: float, dtype: torch.dtype
 ) -> None:
+    """After 20 updates in single precision, and after 200 in double, where rounding has no time to grow."""
     module = make_module(
         weight_form=form,
         baseline=baseline,
@@ -169,14 +176,17 @@ def test_updates_equal_the_reference_parameter_by_parameter(
         advantage=advantage,
         value_gradient=value_gradient,
     )
+    single = dtype == torch.float32
     reference = Reference(module, form, baseline, clip, advantage)
-    chunk = make_chunk(20)
+    reference.to(dtype)
+    chunk = make_chunk(20 if single else 200)
+    chunk = chunk.apply(lambda column: column.to(dtype) if column.is_floating_point() else column)
     torch.manual_seed(7)
     for batch in chunk.unbind(0):
         reference.update(batch)
-    train(module, [chunk])
+    train(module, [chunk], precision="32-true" if single else "64-true")
 
-    close = {"rtol": 1e-4, "atol": 1e-6}
+    close = {"rtol": 1e-4, "atol": 1e-6} if single else {"rtol": 1e-9, "atol": 1e-11}
     linear = [layer for layer in reference.policy if isinstance(layer, nn.Linear)]
     for mine, theirs in zip(module.actor.layers, linear, strict=True):
         torch.testing.assert_close(mine.weight, theirs.weight, **close)

@@ -1,0 +1,134 @@
+"""Measure speed and memory, and print ratios of things that ran in turn.
+
+    python -m benchmarks                        everything, on one thread; about 10 minutes on 2 cores
+    python -m benchmarks update --threads 2     one part of it
+    python -m benchmarks update --compile default --d3rlpy ../d3rlpy-env/bin/python
+    python -m benchmarks --device cuda          the update with every compile mode, too
+
+d3rlpy goes into an environment of its own: python -m venv ENV && ENV/bin/pip install torch==2.13.0 d3rlpy
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from awac_pl.run_folder import git_commit
+from benchmarks import acting, process, updating
+from benchmarks.measure import show
+
+PARTS = ("update", "trainer", "sampling", "steps", "overlap", "start", "memory")
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Bars of updates per second, one panel per size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = {name: table for name, table in results.items() if name.startswith("update")}
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(6 * len(panels), 3.6), layout="constrained", squeeze=False)
+    for axis, (name, table) in zip(axes[0], panels.items(), strict=True):
+        names = list(table)
+        speeds = [table[key]["per_second"] for key in names]
+        colours = ["tab:gray" if key == "matrix products alone" else "tab:blue" if "awac_pl" in key else "tab:orange"
+                   for key in names]  # fmt: skip
+        bars = axis.barh(names, speeds, color=colours)
+        axis.bar_label(bars, [f"{speed:.3g}" for speed in speeds], padding=3)
+        axis.invert_yaxis()
+        axis.margins(x=0.15)
+        axis.set(xlabel="updates per second", title=name.removeprefix("update, "))
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="part", help=f"of {', '.join(PARTS)}; all of them")
+    parser.add_argument("--rounds", type=int, default=7, help="of every comparison")
+    parser.add_argument("--threads", type=int, default=1, help="of torch in this process")
+    parser.add_argument("--device", default="cpu", help="of the update: cpu or cuda")
+    parser.add_argument("--compile", nargs="*", default=None, help="modes of model.compile to measure; on cuda all of them")
+    parser.add_argument("--d3rlpy", type=Path, help="Python of an environment with d3rlpy, to measure its AWAC, too")
+    parser.add_argument("--to", type=Path, help="write FILE.json, and FILE.png where the update was measured")
+    options = parser.parse_args()
+    parts = options.parts or PARTS
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    modes = options.compile
+    if modes is None:
+        modes = ["default", "reduce-overhead", "graph"] if device.type == "cuda" else []
+    results: dict[str, Any] = {
+        "machine": {
+            "commit": git_commit(), "torch": torch.__version__, "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(), "threads": options.threads, "device": str(device),
+            "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None, "rounds": options.rounds,
+        }
+    }  # fmt: skip
+    print(json.dumps(results["machine"]))
+    scale = 20 if device.type == "cuda" else 1
+    if "update" in parts:
+        for batch, layers, number in ((256, 2, 40 * scale), (1024, 4, 5 * scale)):
+            name = f"update, batch {batch:,}, hidden {layers} x 256"
+            arguments = (batch, [256] * layers, device, number, options.rounds, modes, options.d3rlpy)
+            results[name] = updating.updates(*arguments)
+            show(name, results[name], "updates/s", "plain AWAC")
+            top = results[name]["matrix products alone"]["per_second"]
+            print(f"  share of the products' speed: {results[name]['awac_pl']['per_second'] / top:.2f}")
+    if "trainer" in parts:
+        results["trainer"] = updating.in_the_trainer(256, 100, options.rounds)
+        show("the Trainer, batch 256", results["trainer"], "updates/s", "bare update")
+    if "sampling" in parts:
+        results["sampling"] = updating.sampling(256, options.rounds)
+        show("sampling, batch 256, 100,000 transitions", results["sampling"], "batches/s", "packed rows")
+    if "steps" in parts:
+        results["steps"] = acting.environment_steps((1, 2, 4), min(options.rounds, 5))
+        show("environment steps, pen", results["steps"], "steps/s", "this process")
+    if "overlap" in parts:
+        results["overlap"] = [acting.overlap(workers, 256, 400, 800, 6) for workers in (1, 2)]
+        print("\nan online epoch of 400 updates (batch 256) and 800 environment steps")
+        for row in results["overlap"]:
+            print(
+                f"  {row['workers']} worker(s): updates alone {row['updates_alone_s']:.1f} s, steps alone "
+                f"{row['steps_alone_s']:.1f} s, overlapped {row['epoch_s']:.1f} s = {row['epoch_over_the_larger']:.2f} x "
+                f"the larger, {row['epoch_over_the_sum']:.2f} x the sum",
+                flush=True,
+            )
+    if "start" in parts:
+        seconds = [process.start_up() for _ in range(3)]
+        results["start"] = {"seconds": seconds, "median": statistics.median(seconds)}
+        print(f"\nfrom the command to the first update: {statistics.median(seconds):.1f} s "
+              f"({min(seconds):.1f} to {max(seconds):.1f})", flush=True)  # fmt: skip
+    if "memory" in parts:
+        results["buffer"] = process.buffer_memory()
+        results["memory"] = process.memory_over_a_run()
+        print(
+            f"\na full buffer: {results['buffer']['resident_mib']:.0f} MiB, {results['buffer']['ratio']:.3f} x its columns"
+        )
+        print(f"resident memory over {results['memory']['epochs']} epochs: {results['memory']['warm_mib']:.0f} MiB warm, "
+              f"{results['memory']['last_mib']:.0f} MiB at the end")  # fmt: skip
+    if options.to:
+        options.to.parent.mkdir(parents=True, exist_ok=True)
+        options.to.with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")
+        if "update" in parts:
+            draw(results, options.to.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

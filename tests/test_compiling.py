@@ -1,0 +1,81 @@
+"""How the updates are run: what is chosen, and that the choice changes no number."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from awac_pl import module as module_file
+from awac_pl.compiling import choose_mode, compiled
+from tests.test_module import make_chunk, make_module, train
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "precision", "world_size", "expected", "said"),
+    [
+        ("auto", CPU, "32-true", 1, "off", ""),
+        ("auto", CUDA, "32-true", 1, "graph", ""),
+        ("auto", CUDA, "32-true", 2, "off", ""),
+        ("auto", CUDA, "bf16-mixed", 1, "off", ""),
+        ("graph", CUDA, "32-true", 1, "graph", ""),
+        ("graph", CPU, "32-true", 1, "off", "graph needs a CUDA device, not cpu; the updates run eagerly"),
+        ("graph", CUDA, "32-true", 2, "off", "graph needs one process"),
+        ("graph", CUDA, "bf16-mixed", 1, "off", "graph needs trainer.precision 32-true, not bf16-mixed"),
+        ("default", CPU, "32-true", 1, "default", ""),
+        ("off", CUDA, "32-true", 1, "off", ""),
+    ],
+)
+def test_what_is_chosen_and_said(caplog, asked, device, precision, world_size, expected, said) -> None:
+    assert choose_mode(asked, device, precision, world_size) == expected
+    assert said in caplog.text
+    assert bool(said) == bool(caplog.text)
+
+
+def test_a_failed_compilation_costs_one_line(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(function, mode):
+        def fail(*args):
+            raise RuntimeError("no compiler\nand a long story")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    double = compiled(lambda value: 2 * value, "default")
+    assert [double(1), double(2)] == [2, 4]
+    assert [record.message for record in caplog.records] == [
+        "model.compile: default failed, the updates run eagerly: no compiler"
+    ]
+
+
+def test_the_loss_can_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamo and the joint graph of forward and backward, without the minutes that generating code would take."""
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, mode: real(function, backend="aot_eager", fullgraph=True))
+    eager, traced = make_module(critic_layer_norm=True), make_module(critic_layer_norm=True, compile="default")
+    train(eager, [make_chunk(6)])
+    train(traced, [make_chunk(6)])
+    torch.testing.assert_close(eager.state_dict(), traced.state_dict(), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:This module is instantiated on a machine without CUDA")
+@pytest.mark.filterwarnings("ignore:Tensordict is registered in PyTree")
+def test_the_graphs_path_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as a machine without CUDA goes: there the graph passes its calls through."""
+    monkeypatch.setattr(module_file, "choose_mode", lambda *_: "graph")
+    captured = make_module()
+    train(captured, [make_chunk(6), make_chunk(6, seed=1)])
+    monkeypatch.undo()
+    eager = make_module()
+    train(eager, [make_chunk(6), make_chunk(6, seed=1)])
+    torch.testing.assert_close(eager.state_dict(), captured.state_dict(), rtol=0, atol=0)
+    assert type(captured._run).__name__ == "CudaGraphModule"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "graph"])
+def test_every_mode_gives_the_same_numbers_on_a_gpu(mode: str) -> None:
+    eager, other = make_module(compile="off"), make_module(compile=mode)
+    for module in (eager, other):
+        train(module, [make_chunk(5).cuda(), make_chunk(5, seed=1).cuda(), make_chunk(5, seed=2).cuda()], accelerator="gpu")
+    torch.testing.assert_close(eager.state_dict(), other.state_dict(), rtol=1e-3, atol=1e-5)
