@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from tensordict.nn import CudaGraphModule
+from tensordict import TensorDict
 
 from awac_pl.errors import first_line
 
@@ -42,9 +42,48 @@ def choose_mode(asked: CompileMode, device: torch.device, precision: str, world_
     return asked
 
 
-def capture(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """A function of one TensorDict of constant shape as a CUDA graph, after two eager calls."""
-    return CudaGraphModule(function, warmup=2, in_keys=[], out_keys=[], device=device)
+class ChunkGraph:
+    """A function of a TensorDict as a CUDA graph: two eager calls, then one capture, then replays of it.
+
+    Every call runs the function once. A chunk of another shape is captured anew. (tensordict's ``CudaGraphModule`` runs the
+    function before it captures it; gradients then point into a graph that has not run yet.)
+
+    Args:
+        function: of one TensorDict, returns a TensorDict; whatever else it reads or writes keeps its place in memory.
+    """
+
+    WARMUP = 2
+
+    def __init__(self, function: Callable[[TensorDict], TensorDict]) -> None:
+        self.function = function
+        self._calls = 0
+        self._inputs: TensorDict | None = None
+
+    def __call__(self, chunk: TensorDict) -> TensorDict:
+        """Run it."""
+        self._calls += 1
+        if self._calls <= self.WARMUP:
+            return self._warm_up(chunk)
+        if self._inputs is None or self._inputs.shape != chunk.shape:
+            self._inputs = chunk.clone()
+            self._replay, self._outputs = self._capture(self._inputs)
+        self._inputs.copy_(chunk)
+        self._replay()
+        return self._outputs.clone()
+
+    def _warm_up(self, chunk: TensorDict) -> TensorDict:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            outputs = self.function(chunk)
+        torch.cuda.current_stream().wait_stream(stream)
+        return outputs
+
+    def _capture(self, inputs: TensorDict) -> tuple[Callable[[], None], TensorDict]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = self.function(inputs)
+        return graph.replay, outputs
 
 
 def compiled(function: Callable[..., Any], mode: CompileMode) -> Callable[..., Any]:

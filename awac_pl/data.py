@@ -51,7 +51,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         updates_per_epoch: gradient updates of one epoch, a multiple of ``chunk_size``.
         offline_epochs: epochs of pretraining before the first online step.
         capacity: largest number of transitions; once full, online ones replace the oldest online ones.
-        device: where the buffer lives, for example ``cpu`` or ``cuda``.
+        device: where the buffer lives: ``auto`` is where training runs; ``cpu`` saves a GPU's memory.
         evaluation_episodes: episodes of one evaluation.
         milestone_episodes: episodes of the evaluation after pretraining, at 100k, 200k, 300k and 500k online steps and
             at the end.
@@ -81,7 +81,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         updates_per_epoch: int = 1000,
         offline_epochs: int = 25,
         capacity: int = 1_000_000,
-        device: str = "cpu",
+        device: str = "auto",
         evaluation_episodes: int = 20,
         milestone_episodes: int = 100,
         workers: int = 2,
@@ -177,9 +177,10 @@ class ReplayDataModule(lightning.LightningDataModule):
         """Check and load the datasets into the buffer, once; evaluation alone needs none."""
         if stage != "fit" or self.datasets:
             return
+        training = self.trainer.strategy.root_device if self.trainer is not None else "cpu"
         self.replay = Replay(
             self.capacity,
-            device=self.device,
+            device=training if self.device == "auto" else self.device,
             seed=self.seed,
             offline_ratio=self.offline_ratio,
             n_step=self.n_step,

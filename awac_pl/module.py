@@ -12,7 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from awac_pl import losses
-from awac_pl.compiling import CompileMode, capture, choose_mode, compiled
+from awac_pl.compiling import ChunkGraph, CompileMode, choose_mode, compiled
 from awac_pl.distributed import gather, gather_objects, own_part, own_state, rank, world_size
 from awac_pl.errors import AwacError, TrainingDivergedError
 from awac_pl.networks import Actor, CriticEnsemble
@@ -189,7 +189,7 @@ class AWAC(lightning.LightningModule):
         torch.set_float32_matmul_precision(self.hparams["matmul_precision"])
         mode = choose_mode(self.hparams["compile"], self.device, precision, self.trainer.world_size)
         self._loss = self.loss if mode in ("off", "graph") else compiled(self.loss, mode)
-        self._run = capture(self._updates, self.device) if mode == "graph" else self._updates
+        self._run = ChunkGraph(self._updates) if mode == "graph" else self._updates
 
     def training_step(self, chunk: TensorDict, batch_idx: int) -> None:
         """K updates from a chunk ``[K, B]``.

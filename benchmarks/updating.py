@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from tensordict import TensorDict
 
 from awac_pl import losses
-from awac_pl.compiling import CompileMode, capture, compiled
+from awac_pl.compiling import ChunkGraph, CompileMode, compiled
 from awac_pl.data import ReplayDataModule
 from awac_pl.module import AWAC
 from awac_pl.replay import Replay
@@ -65,7 +65,7 @@ def bare(module: AWAC, batches: TensorDict, updates: int, mode: CompileMode = "o
             losses.polyak_update(module.target_critics.parameters(), module.critics.parameters(), 0.005)
         return TensorDict({"loss": loss.detach()})
 
-    step = capture(chunk_of_updates, device) if mode == "graph" else chunk_of_updates
+    step = ChunkGraph(chunk_of_updates) if mode == "graph" else chunk_of_updates
 
     def run() -> None:
         for first in range(0, updates, len(batches)):

@@ -39,24 +39,25 @@ def draw(folders: list[Path], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    curves = []
+    curves, lowest = [], 1.0
     for folder in folders:
         rows = [row for row in read_metrics(folder / "metrics.csv") if "eval/success_rate" in row]
-        switch = max(row["updates"] for row in rows if row["env_steps"] == 0)
-        x = [row["env_steps"] if row["env_steps"] else row["updates"] - switch for row in rows]
+        x = [row["env_steps"] / 1000 for row in rows]
         y = [row["eval/success_rate"] for row in rows]
         curves.append((x, y))
-        axes.plot(x, y, color="tab:blue", alpha=0.35, linewidth=1, label="one seed" if folder == folders[0] else None)
+        lowest = min(lowest, *y)
+        first = folder == folders[0]
+        axes.plot(x, y, color="tab:blue", alpha=0.35, linewidth=1, label="one seed" if first else None)
+        long = [(step, rate) for step, rate, row in zip(x, y, rows, strict=True) if row["eval/episodes"] >= 100]
+        axes.plot(*zip(*long, strict=True), "o", color="tab:blue", alpha=0.5, markersize=5,
+                  label="100 episodes (else 20)" if first else None)  # fmt: skip
     grid = curves[0][0]
-    axes.plot(
-        grid, np.mean([np.interp(grid, x, y) for x, y in curves], axis=0), color="tab:blue", linewidth=2.5, label="mean"
-    )
+    mean = np.mean([np.interp(grid, x, y) for x, y in curves], axis=0)
+    axes.plot(grid, mean, color="tab:blue", linewidth=2.5, label="mean")
     cloned = np.mean([stages(folder)["cloned"][0] for folder in folders])
-    axes.axhline(cloned, color="tab:gray", linestyle="--", linewidth=1, label="cloned policy")
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set(
-        xlabel="updates of pretraining (left of 0) and environment steps", ylabel="success rate (any step)", ylim=(0, 1.02)
-    )
+    axes.axhline(cloned, color="tab:gray", linestyle="--", linewidth=1, label="cloned policy, mean")
+    bottom = max(0.0, np.floor(10 * min(lowest, cloned) - 0.5) / 10)
+    axes.set(xlabel="thousand environment steps (0: pretrained)", ylabel="success rate (any step)", ylim=(bottom, 1.02))
     axes.legend(loc="lower right", frameon=False)
     axes.set_title(path.stem)
     figure.savefig(path, dpi=120)
