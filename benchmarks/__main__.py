@@ -23,10 +23,10 @@ from typing import Any
 import torch
 
 from awac_pl.run_folder import git_commit
-from benchmarks import acting, process, updating
+from benchmarks import acting, process, profiling, updating
 from benchmarks.measure import show
 
-PARTS = ("update", "trainer", "sampling", "steps", "overlap", "start", "memory")
+PARTS = ("update", "trainer", "profile", "sampling", "steps", "overlap", "start", "memory")
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -94,6 +94,11 @@ def main() -> None:
     if "trainer" in parts:
         results["trainer"] = updating.in_the_trainer(256, 100, options.rounds)
         show("the Trainer, batch 256", results["trainer"], "updates/s", "bare update")
+    if "profile" in parts:
+        results["profile"] = profiling.online_epoch()
+        print("\none online epoch, batch 256: shares of the trainer's time")
+        for name, share in sorted(results["profile"].items(), key=lambda item: -item[1]):
+            print(f"  {name:<40} {100 * share:5.1f} %", flush=True)
     if "sampling" in parts:
         results["sampling"] = updating.sampling(256, options.rounds)
         show("sampling, batch 256, 100,000 transitions", results["sampling"], "batches/s", "packed rows")
