@@ -22,6 +22,7 @@ import numpy as np
 
 from awac_pl import __version__
 from awac_pl.errors import DatasetError, first_line, nearest
+from awac_pl.hdf5 import read_array, read_group
 from awac_pl.schema import Episode
 from awac_pl.tasks import Spaces, Task, scale_action, unscale_action, uses_binary_reward
 
@@ -154,7 +155,7 @@ def load_dataset(
                 raise DatasetError(f"{path}: has {len(names)} episodes, {num_episodes} were asked for")
             names = names[:num_episodes]
             for name in names[: max(1, round(share * len(names)))]:
-                episode, outside = _read_episode(_group(file, name, str(path)), f"{path}: {name}", task, spaces)
+                episode, outside = _read_episode(read_group(file, name, str(path)), f"{path}: {name}", task, spaces)
                 episodes.append(episode)
                 clipped += outside
     except (OSError, RuntimeError) as error:
@@ -228,9 +229,44 @@ def file_digest(path: Path) -> str:
 
 
 def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> tuple[Episode, int]:
-    """One episode in the task's terms, and how many of its action values were clipped."""
-    observations = _read_array(group, "observations", where)
-    actions = _read_array(group, "actions", where)
+    """One stored episode in the task's terms, and how many of its action values were clipped."""
+    observations = read_array(group, "observations", where)
+    actions = read_array(group, "actions", where)
+    steps = len(actions)
+    success = rewards = terminated = None
+    if task.success is None and "infos" in group and "success" in (infos := read_group(group, "infos", where)):
+        success = read_array(infos, "success", where, rows=(steps, steps + 1))[-steps:].astype(bool)
+    if not uses_binary_reward(task, spaces):
+        rewards = read_array(group, "rewards", where, rows=(steps,))
+        terminated = read_array(group, "terminations", where, rows=(steps,)).astype(bool)
+    seed = int(group.attrs["seed"]) if "seed" in group.attrs else None
+    return make_episode(observations, actions, where, task, spaces, success, rewards, terminated, seed)
+
+
+def make_episode(
+    observations: np.ndarray,
+    actions: np.ndarray,
+    where: str,
+    task: Task,
+    spaces: Spaces,
+    success: np.ndarray | None = None,
+    rewards: np.ndarray | None = None,
+    terminated: np.ndarray | None = None,
+    seed: int | None = None,
+) -> tuple[Episode, int]:
+    """An episode in the task's terms, made of what a file holds, and how many of its action values were clipped.
+
+    Args:
+        observations: ``[T + 1, O]`` float32.
+        actions: ``[T, A]`` float32, in the environment's units.
+        where: file and episode, for errors.
+        task: whose success and reward to use, in the environment of these ``spaces``.
+        success: ``[T]`` bool as stored, for a task that cannot tell it from observations.
+        rewards, terminated: ``[T]`` as stored, for a task with the environment's reward.
+
+    Raises:
+        DatasetError: sizes do not fit, or what the task's reward needs is missing.
+    """
     steps = len(actions)
     if observations.shape != (steps + 1, spaces.observation_dim):
         expected = f"[{steps + 1}, {spaces.observation_dim}] (T + 1 rows for {steps} actions)"
@@ -241,24 +277,19 @@ def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> 
     actions = unscale_action(actions, spaces.action_low, spaces.action_high)
     outside = int((np.abs(actions) > 1 + 1e-6).sum())
     actions = np.clip(actions, -1, 1)
-
-    success = None
     if task.success is not None:
         success = task.success(observations[1:])
-    elif "infos" in group and "success" in (infos := _group(group, "infos", where)):
-        success = _read_array(infos, "success", where, rows=(steps, steps + 1))[-steps:].astype(bool)
     if uses_binary_reward(task, spaces):
         if success is None:
             raise DatasetError(f"{where}: no infos/success to make a binary reward from; use reward: environment")
         rewards = success.astype(np.float32) - 1
         terminated = np.zeros(steps, dtype=bool)
-    else:
-        rewards = _read_array(group, "rewards", where, rows=(steps,))
-        terminated = _read_array(group, "terminations", where, rows=(steps,)).astype(bool)
+    if rewards is None or terminated is None:
+        raise DatasetError(f"{where}: no rewards, and {task.env_id} has no success to make them from")
     if task.terminate_on_success and success is not None and success.any():
         steps = int(success.argmax()) + 1
         observations, actions, rewards = observations[: steps + 1], actions[:steps], rewards[:steps]
-        terminated, success = terminated[:steps], success[:steps]
+        terminated, success = terminated[:steps].copy(), success[:steps]
         terminated[-1] = True
     truncated = np.zeros(steps, dtype=bool)
     truncated[-1] = not terminated[-1]
@@ -269,38 +300,9 @@ def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> 
         terminated=terminated,
         truncated=truncated,
         success=success,
-        seed=int(group.attrs["seed"]) if "seed" in group.attrs else None,
+        seed=seed,
     )
     return episode, outside
-
-
-def _group(parent: h5py.Group, name: str, where: str) -> h5py.Group:
-    """A group of this very file; see ``_read_array``."""
-    if not isinstance(parent.get(name, getlink=True), h5py.HardLink) or not isinstance(parent[name], h5py.Group):
-        raise DatasetError(f"{where}: '{name}' is a link to elsewhere or no group; refused")
-    return parent[name]
-
-
-def _read_array(group: h5py.Group, key: str, where: str, rows: tuple[int, ...] | None = None) -> np.ndarray:
-    """A plain finite array as float32; links to elsewhere are refused, they could show any file of this machine."""
-    link = group.get(key, getlink=True)
-    if link is None:
-        raise DatasetError(f"{where}: no '{key}'; it is not a Minari episode")
-    if not isinstance(link, h5py.HardLink):
-        raise DatasetError(f"{where}: '{key}' is a link to elsewhere; refused")
-    dataset = group[key]
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "biuf" or dataset.ndim == 0:
-        raise DatasetError(f"{where}: '{key}' is no array of numbers; flatten it first")
-    if dataset.is_virtual or dataset.external:
-        raise DatasetError(f"{where}: '{key}' is stored in another file; refused")
-    if rows is not None and dataset.shape not in [(count,) for count in rows]:
-        raise DatasetError(f"{where}: '{key}' is {list(dataset.shape)}, expected [{rows[0]}]")
-    array = dataset[()].astype(np.float32)
-    bad = ~np.isfinite(array)
-    if bad.any():
-        first = np.argwhere(bad)[0].tolist()
-        raise DatasetError(f"{where}: '{key}' has {int(bad.sum())} values that are not finite (first at {first}); mend it")
-    return array
 
 
 def _write_episode(group: h5py.Group, index: int, episode: Episode, spaces: Spaces) -> None:

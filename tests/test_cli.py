@@ -282,9 +282,9 @@ def test_help_is_quick_and_shows_examples() -> None:
 
 def test_clone_and_datasets(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = ["--from", "toy/reach-v0", "--to", "toy/cloned-v0", "--episodes", "5", "--workers", "0"]
-    assert main(["clone", REACH, *arguments]) == 0
+    assert main(["data", "clone", REACH, *arguments]) == 0
     assert "success_stochastic" in capsys.readouterr().out
-    assert main(["datasets"]) == 0
+    assert main(["data", "list"]) == 0
     listed = capsys.readouterr().out
     assert "toy/cloned-v0" in listed
     assert "awac/pen/expert-v0" in listed

@@ -13,12 +13,13 @@ import awac_pl
 
 LAYERS = [
     ["__init__", "errors", "schema"],
-    ["losses", "scores", "tasks", "policy", "distributed", "compiling"],
+    ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5"],
     ["networks", "rollouts", "datasets", "replay", "run_folder"],
-    ["cloning", "downloads"],
+    ["cloning", "downloads", "importing", "editing"],
+    ["inspection"],
     ["data", "module"],
     ["interaction", "progress", "records"],
-    ["lightning_cli"],
+    ["lightning_cli", "data_cli"],
     ["cli"],
     ["__main__"],
 ]

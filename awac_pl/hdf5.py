@@ -1,0 +1,60 @@
+"""Plain arrays out of a stranger's HDF5 file: nothing that lives elsewhere, nothing larger than the file can hold."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+
+from awac_pl.errors import DatasetError
+
+#: gzip shrinks by a factor of 1,032 at most; what declares more than its bytes can unpack to is no data.
+LARGEST_RATIO = 1100
+
+
+def read_group(parent: h5py.Group, name: str, where: str) -> h5py.Group:
+    """A group of this very file; a link to elsewhere could show any file of this machine.
+
+    Raises:
+        DatasetError: it is a link, or no group.
+    """
+    if not isinstance(parent.get(name, getlink=True), h5py.HardLink) or not isinstance(parent[name], h5py.Group):
+        raise DatasetError(f"{where}: '{name}' is a link to elsewhere or no group; refused")
+    return parent[name]
+
+
+def read_array(
+    group: h5py.Group, key: str, where: str, rows: tuple[int, ...] | None = None, *, finite: bool = True
+) -> np.ndarray:
+    """A plain finite array as float32.
+
+    Args:
+        group: of the file.
+        key: of the array.
+        where: file and episode, for errors.
+        rows: allowed lengths of an array ``[rows]``; None for any shape.
+        finite: refuse values that are not; False where they are to be looked at.
+
+    Raises:
+        DatasetError: it is missing, lives elsewhere, is larger than its bytes, or is not an array of finite numbers.
+    """
+    link = group.get(key, getlink=True)
+    if link is None:
+        raise DatasetError(f"{where}: no '{key}'; it is not a Minari episode")
+    if not isinstance(link, h5py.HardLink):
+        raise DatasetError(f"{where}: '{key}' is a link to elsewhere; refused")
+    dataset = group[key]
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "biuf" or dataset.ndim == 0:
+        raise DatasetError(f"{where}: '{key}' is no array of numbers; flatten it first")
+    if dataset.is_virtual or dataset.external:
+        raise DatasetError(f"{where}: '{key}' is stored in another file; refused")
+    if rows is not None and dataset.shape not in [(count,) for count in rows]:
+        raise DatasetError(f"{where}: '{key}' is {list(dataset.shape)}, expected [{rows[0]}]")
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > LARGEST_RATIO * stored:
+        raise DatasetError(f"{where}: '{key}' declares {dataset.nbytes} bytes and holds {stored}; damaged, or made to harm")
+    array = dataset[()].astype(np.float32)
+    bad = ~np.isfinite(array)
+    if finite and bad.any():
+        first = np.argwhere(bad)[0].tolist()
+        raise DatasetError(f"{where}: '{key}' has {int(bad.sum())} values that are not finite (first at {first}); mend it")
+    return array

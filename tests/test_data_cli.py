@@ -1,0 +1,76 @@
+"""``awac data …`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from awac_pl.cli import main
+from awac_pl.datasets import read_metadata
+from tests.test_importing import actions, observations
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    rows = [observations(6, 3 if index % 2 else None, index) for index in range(4)]
+    np.savez(tmp_path / "mine.npz", observations=rows, actions=[actions(6, index) for index in range(4)])
+    return str(tmp_path / "mine.npz")
+
+
+def test_from_a_file_to_datasets_and_out_again(file: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pen = ["--task", "pen"]
+    assert main(["data", "import", file, *pen, "--to", "my/pen-v0", "--licence", "MIT"]) == 0
+    assert "successes              2" in capsys.readouterr().out
+    assert main(["data", "relabel", "my/pen-v0", *pen, "--to", "my/again-v0"]) == 0
+    assert main(["data", "subsample", "my/pen-v0", *pen, "--to", "my/good-v0", "--successful", "--cut"]) == 0
+    assert "steps                  6" in capsys.readouterr().out
+    assert main(["data", "combine", "my/good-v0", "my/again-v0", *pen, "--to", "my/all-v0"]) == 0
+    assert main(["data", "split", "my/all-v0", *pen, "--share", "0.5", "--to", "my/train-v0", "my/test-v0"]) == 0
+    assert main(["data", "export", "my/pen-v0", *pen, "--to", str(tmp_path / "out.npz")]) == 0
+    assert np.load(tmp_path / "out.npz")["observations"].shape == (4, 7, 45)
+    totals = {name: read_metadata(f"my/{name}-v0")["total_episodes"] for name in ("good", "all", "train", "test")}
+    assert totals == {"good": 2, "all": 6, "train": 3, "test": 3}
+    assert [origin["id"] for origin in read_metadata("my/all-v0")["origin"]] == ["my/good-v0", "my/again-v0"]
+    capsys.readouterr()
+    assert main(["data", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert "my/pen-v0" in listed
+    assert "2 succeed" in listed
+
+
+def test_inspect_prints_a_verdict_json_and_a_figure(file: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["data", "inspect", file, "--task", "pen", "--figure", str(tmp_path / "look.png")]) == 0
+    assert "verdict: nothing is wrong" in capsys.readouterr().out
+    assert (tmp_path / "look.png").stat().st_size > 5000
+    assert main(["data", "inspect", "awac/door/expert-v0", "--task", "pen", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["episodes"] == 25
+    assert report["findings"][0]["remedy"] == "name the right --task, or record it anew"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "my/gone-v0", "--task", "pen"], "dataset 'my/gone-v0' is not here"),
+        (["inspect", "awac/pen/expert-v0", "--task", "penn"], "unknown task 'penn'"),
+        (["export", "awac/pen/expert-v0", "--task", "pen", "--to", "x.csv"], "write to a .npz or a .hdf5 file"),
+        (["relabel", "awac/door/expert-v0", "--task", "pen", "--to", "my/pen-v0"], "observations are [201, 39]"),
+    ],
+)
+def test_mistakes_get_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["data", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command", ["list", "inspect", "import", "relabel", "subsample", "combine", "split", "export", "clone"]
+)
+def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["data", command, "--help"])
+    assert f"awac data {command}" in capsys.readouterr().out.split("examples:")[1]

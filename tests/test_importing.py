@@ -1,0 +1,254 @@
+"""Others' files: what they become, what is refused, and that none of them runs code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from awac_pl.datasets import load_dataset, local_root, read_metadata, save_dataset
+from awac_pl.editing import choose, export, load_all, split
+from awac_pl.errors import DatasetError
+from awac_pl.importing import import_dataset
+from awac_pl.inspection import inspect_dataset
+from awac_pl.tasks import find_task, inspect_spaces
+
+PEN = find_task("pen")
+
+
+def observations(steps: int, succeed_at: int | None = None, seed: int = 0) -> np.ndarray:
+    """``[T + 1, 45]`` of the pen task; the pen is on its target at one row alone."""
+    rows = np.random.default_rng(seed).normal(size=(steps + 1, 45))
+    rows[:, 39:42] = 1.0
+    if succeed_at is not None:
+        rows[succeed_at, 39:42], rows[succeed_at, 33:36], rows[succeed_at, 36:39] = 0, [1, 0, 0], [1, 0, 0]
+    return rows
+
+
+def actions(steps: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-1, 1, size=(steps, 24))
+
+
+def dapg(path: Path, *episodes: dict) -> Path:
+    path.write_bytes(pickle.dumps(list(episodes), protocol=2))
+    return path
+
+
+def read(target: str):
+    return load_dataset(target, PEN, inspect_spaces(PEN)).episodes
+
+
+def test_dapg_leaves_out_the_action_whose_outcome_is_unknown(tmp_path: Path) -> None:
+    acted = actions(6)
+    acted[1, 3] = 1.5
+    file = dapg(tmp_path / "d.pickle", {"observations": observations(5, 4), "actions": acted, "rewards": np.arange(6.0)})
+    report = import_dataset(file, "mine/pen-v0", PEN, licence="MIT", progress=False)
+    assert report == {
+        "episodes": 1, "steps": 5, "successes": 1, "clipped_share": 1 / 120, "largest_action": 1.5, "reward_agreement": 0.0,
+    }  # fmt: skip
+    (episode,) = read("mine/pen-v0")
+    assert episode.success.tolist() == [False, False, False, True, False]
+    assert episode.rewards.tolist() == [-1, -1, -1, 0, -1]
+    assert episode.truncated.tolist() == [False, False, False, False, True]
+    assert episode.actions[1, 3] == 1
+    metadata = read_metadata("mine/pen-v0")
+    assert metadata["licence"] == "MIT"
+    assert (metadata["origin"]["file"], metadata["origin"]["format"]) == ("d.pickle", "dapg")
+    assert len(metadata["origin"]["sha256"]) == 64
+
+
+def test_rlkit_reads_observations_from_dicts(tmp_path: Path) -> None:
+    rows = observations(4, 2)
+    path = {
+        "observations": [{"state_observation": row, "observation": row + 9} for row in rows[:-1]],
+        "next_observations": [{"state_observation": row, "observation": row + 9} for row in rows[1:]],
+        "actions": list(actions(4)),
+        "rewards": np.array([-1.0, 0.0, -1.0, 0.0, -1.0]),  # one too many, as in the authors' file
+        "terminals": np.zeros((4, 1)),
+    }
+    np.save(tmp_path / "pen.npy", np.array([path], dtype=object), allow_pickle=True)
+    report = import_dataset(tmp_path / "pen.npy", "mine/pen-v0", PEN, progress=False)
+    assert (report["steps"], report["successes"], report["reward_agreement"]) == (4, 1, 0.75)
+    np.testing.assert_allclose(read("mine/pen-v0")[0].observations, rows, rtol=1e-6)
+
+
+def test_d4rl_is_cut_at_terminals_and_timeouts(tmp_path: Path) -> None:
+    rows = observations(9)[:-1]
+    with h5py.File(tmp_path / "flat.hdf5", "w") as file:
+        file["observations"], file["actions"], file["rewards"] = rows, actions(9), np.zeros(9)
+        file["terminals"] = np.arange(9) == 3
+        file["timeouts"] = np.arange(9) == 5
+    report = import_dataset(tmp_path / "flat.hdf5", "mine/pen-v0", PEN, progress=False)
+    assert [len(episode) for episode in read("mine/pen-v0")] == [3, 1, 2]  # each less the step whose outcome is unknown
+    assert report["episodes"] == 3
+
+
+@pytest.mark.parametrize("form", ["npz", "d4rl"])
+def test_what_is_exported_comes_back(tmp_path: Path, form: str) -> None:
+    np.savez(
+        tmp_path / "in.npz", observations=np.stack([observations(5, 2), observations(5, 3, seed=1)]),
+        actions=np.stack([actions(5), actions(5, seed=1)]), reset_seed=[7, 8],
+    )  # fmt: skip
+    import_dataset(tmp_path / "in.npz", "mine/one-v0", PEN, progress=False)
+    episodes, spaces, _ = load_all(["mine/one-v0"], PEN)
+    assert [episode.seed for episode in episodes] == [7, 8]
+    out = tmp_path / ("out.npz" if form == "npz" else "out.hdf5")
+    export(episodes, spaces, out, form)
+    import_dataset(out, "mine/two-v0", PEN, progress=False)
+    for before, after in zip(episodes, read("mine/two-v0"), strict=True):
+        np.testing.assert_array_equal(before.observations, after.observations)
+        np.testing.assert_array_equal(before.actions, after.actions)
+        np.testing.assert_array_equal(before.success, after.success)
+    assert sorted(path.name for path in tmp_path.glob("out*")) == [out.name]
+
+
+class Canary:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_malicious_pickle_does_not_run(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    (tmp_path / "bad.pickle").write_bytes(pickle.dumps([Canary(canary)]))
+    np.save(tmp_path / "bad.npy", np.array([Canary(canary)], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "bad.npz", observations=np.array([Canary(canary)], dtype=object), actions=np.zeros(3))
+    for name, message in (
+        ("bad.pickle", r"bad.pickle: the file asks for posix.mkdir, which is no array; it may run code and was refused"),
+        ("bad.npy", r"bad.npy: the file asks for posix.mkdir"),
+        ("bad.npz", r"bad.npz: cannot be read as npz"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            import_dataset(tmp_path / name, "mine/pen-v0", PEN, progress=False)
+    assert not canary.exists()
+    assert not local_root().exists()
+
+
+def test_a_dataset_that_declares_more_than_it_holds_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "huge.hdf5", "w") as file:
+        file.create_dataset("observations", shape=(10**11, 45), dtype="f4", chunks=(1024, 45))
+    assert (tmp_path / "huge.hdf5").stat().st_size < 10_000
+    with pytest.raises(DatasetError, match=r"'observations' declares 18000000000000 bytes and holds 0"):
+        import_dataset(tmp_path / "huge.hdf5", "mine/pen-v0", PEN, progress=False)
+
+
+def broken(**changes) -> dict:
+    return {"observations": observations(5), "actions": actions(5)} | changes
+
+
+@pytest.mark.parametrize(
+    ("episode", "message"),
+    [
+        (broken(actions=actions(9)), r"observations are \[6, 45\], .* needs \[10, 45\] \(T \+ 1 rows for 9 actions\)"),
+        (broken(observations=observations(5).T), r"observations are \[45, 6\]"),
+        (broken(actions=actions(5)[:, :7]), r"actions are \[5, 7\]"),
+        (broken(observations=np.full((6, 45), np.nan)), r"observations: 270 values are not finite \(first at \[0, 0\]\)"),
+        (broken(actions=[[1.0], [1.0, 2.0]]), r"cannot be read as dapg"),
+        ({"obs": 3}, r"episode 0 has no 'observations' and 'actions'"),
+        (broken(observations=[{"pixels": 3}]), r"observations are dicts of pixels; none is known"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named(tmp_path: Path, episode: dict, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        import_dataset(dapg(tmp_path / "d.pkl", episode), "mine/pen-v0", PEN, progress=False)
+    assert not (local_root() / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.pickle", pickle.dumps([]), "has no episodes"),
+        ("text.pickle", b"<!DOCTYPE html>", "cannot be read as dapg"),
+        ("cut.hdf5", b"\x89HDF\r\n\x1a\n", "cannot be read as d4rl"),
+        ("pointer.hdf5", b"version https://git-lfs.github.com/spec/v1\n", "cannot be read as d4rl"),
+        ("cut.npz", b"PK\x03\x04", "cannot be read as npz"),
+        ("what.bin", b"", "its suffix tells no format; pass --format, one of dapg, rlkit, d4rl, npz"),
+    ],
+)
+def test_files_that_are_not_what_they_seem(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DatasetError, match=message):
+        import_dataset(tmp_path / name, "mine/pen-v0", PEN, progress=False)
+    with pytest.raises(DatasetError, match="no such file"):
+        import_dataset(tmp_path / "gone.npz", "mine/pen-v0", PEN, progress=False)
+    with pytest.raises(DatasetError, match="is no dataset id"):
+        import_dataset(tmp_path / name, "../../x-v0", PEN, progress=False)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("awac_pl.datasets._write_episode", full)
+    with pytest.raises(OSError, match="No space left"):
+        import_dataset(dapg(tmp_path / "d.pkl", broken()), "mine/pen-v0", PEN, progress=False)
+    assert list((local_root() / "mine").iterdir()) == []
+
+
+def test_choosing_cutting_and_splitting() -> None:
+    spaces = inspect_spaces(PEN)
+    path = Path(os.environ["MINARI_DATASETS_PATH"]) / "in.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        path, observations=np.stack([observations(6, 3 if index % 2 else None, index) for index in range(10)]),
+        actions=np.stack([actions(6, index) for index in range(10)]), reset_seed=np.arange(10),
+    )  # fmt: skip
+    import_dataset(path, "mine/ten-v0", PEN, progress=False)
+    episodes = read("mine/ten-v0")
+    assert [episode.seed for episode in choose(episodes, 3)] == [0, 1, 2]
+    assert [episode.seed for episode in choose(episodes, successful=True)] == [1, 3, 5, 7, 9]
+    picked = [episode.seed for episode in choose(episodes, 4, random_seed=1)]
+    assert picked == sorted(set(picked))
+    assert picked != [0, 1, 2, 3]
+    cut = choose(episodes, cut_after_success=True)
+    assert [len(episode) for episode in cut] == [6, 3] * 5
+    assert cut[1].rewards.tolist() == [-1, -1, 0]
+    assert cut[1].truncated.tolist() == [False, False, True]
+    save_dataset("mine/cut-v0", cut, spaces, {})
+    first, rest = split(episodes, 0.9, seed=0)
+    assert (len(first), len(rest)) == (9, 1)
+    assert {episode.seed for episode in (*first, *rest)} == set(range(10))
+    with pytest.raises(DatasetError, match="11 episodes were asked for, there are 10"):
+        choose(episodes, 11)
+    with pytest.raises(DatasetError, match="cannot split 1 episodes"):
+        split(episodes[:1], 0.5, 0)
+    with pytest.raises(DatasetError, match="episodes have 3 to 6 steps; npz needs one length"):
+        export(cut, spaces, path.with_name("out.npz"), "npz")
+
+
+def test_the_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
+    wrong = observations(5, 2)
+    wrong[3, 7] = np.nan
+    acted = actions(5)
+    acted[0, 0] = -1.3
+    file = dapg(
+        tmp_path / "sick.pickle",
+        {"observations": wrong, "actions": acted, "rewards": np.array([-1.0, -1.0, -1.0, -1.0, -1.0])},
+        {"observations": observations(5, seed=1), "actions": acted, "rewards": np.full(5, -1.0)},
+    )
+    report = inspect_dataset(file, PEN)
+    assert report["not_finite"] == [{"episode": 0, "column": "observations", "step": 3, "count": 1, "feature": 7}]
+    assert report["success"] == {"stored": None, "recomputed": 1}
+    assert report["rewards"]["agreement_with_success"] == pytest.approx(0.9)
+    assert report["actions"]["outside_share"] == pytest.approx(2 / 240)
+    assert report["duplicates"] == [[0, 1]]
+    found = " | ".join(finding["finding"] for finding in report["findings"])
+    for part in (
+        "episode 0, step 3: 1 values of observations are not finite", "0.8 % of the action values lie outside",
+        "agree with the success of the next observation in 90 %", "1 episodes repeat another one's actions (1 of 0)",
+    ):  # fmt: skip
+        assert part in found
+    assert inspect_dataset("awac/pen/expert-v0", PEN)["findings"] == []
+
+
+def test_the_doctor_knows_another_tasks_data() -> None:
+    (finding, *_) = inspect_dataset("awac/door/expert-v0", PEN)["findings"]
+    assert finding["finding"] == "observations of [39], actions of [28]; AdroitHandPenSparse-v1 needs 45 and 24"
