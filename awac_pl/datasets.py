@@ -21,10 +21,11 @@ import h5py
 import numpy as np
 
 from awac_pl import __version__
+from awac_pl.episodes import make_episode
 from awac_pl.errors import DatasetError, first_line, nearest
 from awac_pl.hdf5 import read_array, read_group
 from awac_pl.schema import Episode
-from awac_pl.tasks import Spaces, Task, scale_action, unscale_action, uses_binary_reward
+from awac_pl.tasks import Spaces, Task, scale_action, uses_binary_reward
 
 BUILT_IN_ROOT = Path(__file__).parent / "demonstrations"
 _ID = re.compile(r"(?:[A-Za-z0-9_][\w-]*/)*[A-Za-z0-9_][\w-]+-v\d+")
@@ -241,68 +242,6 @@ def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> 
         terminated = read_array(group, "terminations", where, rows=(steps,)).astype(bool)
     seed = int(group.attrs["seed"]) if "seed" in group.attrs else None
     return make_episode(observations, actions, where, task, spaces, success, rewards, terminated, seed)
-
-
-def make_episode(
-    observations: np.ndarray,
-    actions: np.ndarray,
-    where: str,
-    task: Task,
-    spaces: Spaces,
-    success: np.ndarray | None = None,
-    rewards: np.ndarray | None = None,
-    terminated: np.ndarray | None = None,
-    seed: int | None = None,
-) -> tuple[Episode, int]:
-    """An episode in the task's terms, made of what a file holds, and how many of its action values were clipped.
-
-    Args:
-        observations: ``[T + 1, O]`` float32.
-        actions: ``[T, A]`` float32, in the environment's units.
-        where: file and episode, for errors.
-        task: whose success and reward to use, in the environment of these ``spaces``.
-        success: ``[T]`` bool as stored, for a task that cannot tell it from observations.
-        rewards, terminated: ``[T]`` as stored, for a task with the environment's reward.
-
-    Raises:
-        DatasetError: sizes do not fit, or what the task's reward needs is missing.
-    """
-    steps = len(actions)
-    if observations.shape != (steps + 1, spaces.observation_dim):
-        expected = f"[{steps + 1}, {spaces.observation_dim}] (T + 1 rows for {steps} actions)"
-        raise DatasetError(f"{where}: observations are {list(observations.shape)}, {task.env_id} needs {expected}")
-    if actions.shape != (steps, spaces.action_dim) or steps == 0:
-        expected = f"[T, {spaces.action_dim}] with T of at least 1"
-        raise DatasetError(f"{where}: actions are {list(actions.shape)}, {task.env_id} needs {expected}")
-    actions = unscale_action(actions, spaces.action_low, spaces.action_high)
-    outside = int((np.abs(actions) > 1 + 1e-6).sum())
-    actions = np.clip(actions, -1, 1)
-    if task.success is not None:
-        success = task.success(observations[1:])
-    if uses_binary_reward(task, spaces):
-        if success is None:
-            raise DatasetError(f"{where}: no infos/success to make a binary reward from; use reward: environment")
-        rewards = success.astype(np.float32) - 1
-        terminated = np.zeros(steps, dtype=bool)
-    if rewards is None or terminated is None:
-        raise DatasetError(f"{where}: no rewards, and {task.env_id} has no success to make them from")
-    if task.terminate_on_success and success is not None and success.any():
-        steps = int(success.argmax()) + 1
-        observations, actions, rewards = observations[: steps + 1], actions[:steps], rewards[:steps]
-        terminated, success = terminated[:steps].copy(), success[:steps]
-        terminated[-1] = True
-    truncated = np.zeros(steps, dtype=bool)
-    truncated[-1] = not terminated[-1]
-    episode = Episode(
-        observations=observations,
-        actions=actions,
-        rewards=rewards,
-        terminated=terminated,
-        truncated=truncated,
-        success=success,
-        seed=seed,
-    )
-    return episode, outside
 
 
 def _write_episode(group: h5py.Group, index: int, episode: Episode, spaces: Spaces) -> None:

@@ -17,7 +17,8 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from awac_pl.datasets import check_dataset_id, file_digest, make_episode, save_dataset
+from awac_pl.datasets import check_dataset_id, file_digest, save_dataset
+from awac_pl.episodes import make_episode
 from awac_pl.errors import DatasetError, first_line
 from awac_pl.hdf5 import read_array
 from awac_pl.tasks import Task, inspect_spaces

@@ -14,7 +14,8 @@ import awac_pl
 LAYERS = [
     ["__init__", "errors", "schema"],
     ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5"],
-    ["networks", "rollouts", "datasets", "replay", "run_folder"],
+    ["networks", "rollouts", "episodes", "replay", "run_folder"],
+    ["datasets"],
     ["cloning", "downloads", "importing", "editing"],
     ["inspection"],
     ["data", "module"],
