@@ -57,16 +57,24 @@ class ChunkGraph:
     def __init__(self, function: Callable[[TensorDict], TensorDict]) -> None:
         self.function = function
         self._calls = 0
+        self._failed = False
         self._inputs: TensorDict | None = None
 
     def __call__(self, chunk: TensorDict) -> TensorDict:
         """Run it."""
         self._calls += 1
+        if self._failed:
+            return self.function(chunk)
         if self._calls <= self.WARMUP:
             return self._warm_up(chunk)
         if self._inputs is None or self._inputs.shape != chunk.shape:
             self._inputs = chunk.clone()
-            self._replay, self._outputs = self._capture(self._inputs)
+            try:
+                self._replay, self._outputs = self._capture(self._inputs)
+            except Exception as error:
+                log.warning("model.compile: the CUDA graph failed, the updates run eagerly: %s", first_line(error))
+                self._failed = True
+                return self.function(chunk)
         self._inputs.copy_(chunk)
         self._replay()
         return self._outputs.clone()

@@ -1,4 +1,4 @@
-"""Recorded columns become an episode in a task's terms: sizes checked, actions clipped, success and reward the task's own."""
+"""Recorded columns become an episode in a task's terms: sizes checked, actions clipped, its own success and reward."""
 
 from __future__ import annotations
 

@@ -88,6 +88,19 @@ def test_a_graph_runs_the_function_once_a_call_on_the_newest_chunk() -> None:
     assert graph.captures == 2
 
 
+def test_a_failed_capture_costs_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(StandIn):
+        def _capture(self, inputs):
+            raise RuntimeError("operation not permitted when stream is capturing\nand a long story")
+
+    graph = Failing(lambda chunk: TensorDict({"sum": chunk["value"].sum()}))
+    sums = [graph(TensorDict({"value": torch.full((2,), float(step))}, [2]))["sum"].item() for step in range(5)]
+    assert sums == [0, 2, 4, 6, 8]
+    assert [record.message for record in caplog.records] == [
+        "model.compile: the CUDA graph failed, the updates run eagerly: operation not permitted when stream is capturing"
+    ]
+
+
 def test_the_modules_graph_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     class Replayed(StandIn):
         def _capture(self, inputs):
