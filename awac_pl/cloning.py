@@ -27,11 +27,11 @@ from awac_pl.policy import NumpyPolicy
 from awac_pl.rollouts import RolloutWorkers
 from awac_pl.schema import Episode, to_transitions
 from awac_pl.scores import score_episodes
+from awac_pl.streams import EVALUATION_SEEDS
 from awac_pl.tasks import Task, inspect_spaces
 
-#: Seeds of cloned episodes start here, those of evaluation episodes there; training seeds lie below both.
+#: Seeds of cloned episodes start here; training seeds lie below, evaluation seeds above.
 CLONING_SEEDS = 1_000_000_000
-EVALUATION_SEEDS = 3_000_000_000
 
 log = logging.getLogger(__name__)
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-import math
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import lightning
 from tensordict import TensorDict
 
-from awac_pl.cloning import EVALUATION_SEEDS, clone_dataset, clone_recipe, cloned_id, is_cloned
-from awac_pl.datasets import EpisodeDataset, find_dataset, load_dataset
+from awac_pl.cloning import clone_dataset, clone_recipe, cloned_id, is_cloned
+from awac_pl.datasets import data_file, file_digest, find_dataset, read_episodes, read_metadata
 from awac_pl.distributed import gather_objects, own_state, rank, world_size
 from awac_pl.downloads import fetch_dataset
 from awac_pl.errors import AwacError, DatasetError
 from awac_pl.replay import Replay, merge_states
 from awac_pl.rollouts import RolloutWorkers
+from awac_pl.streams import ChunkStream, SeedStream
 from awac_pl.tasks import TASKS, RewardKind, Spaces, Task, find_task, inspect_spaces, uses_binary_reward
 
 log = logging.getLogger(__name__)
 
 #: Online steps at which an evaluation takes ``milestone_episodes``, besides the end of pretraining and of the run.
 MILESTONES = (100_000, 200_000, 300_000, 500_000)
+#: So many episodes of a dataset are in memory beside the buffer while it is filled.
+EPISODES_AT_A_TIME = 100
 
 
 class ReplayDataModule(lightning.LightningDataModule):
@@ -31,7 +36,8 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     Args:
         task: ``pen``, ``door``, ``relocate``, ``hammer``, or any Gymnasium environment id with Box spaces.
-        datasets: Minari ids, local, built-in (``awac/pen/expert-v0``) or remote (``D4RL/pen/human-v2``). A missing
+        datasets: Minari ids, local, built-in (``awac/pen/expert-v0``) or remote (``D4RL/pen/human-v2``); a mapping
+            ``{id: weight}`` draws the transitions of a dataset so many times as often as an online one. A missing
             ``awac/…/cloned-v0`` is made from the first one: demonstrations -> cloned policy -> ``clone_episodes``.
         num_demonstrations: use the first so many episodes of the first dataset; null for all. The cloned dataset is
             then one of its own, ``…/cloned-10-v0`` for 10.
@@ -52,6 +58,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         offline_epochs: epochs of pretraining before the first online step.
         capacity: largest number of transitions; once full, online ones replace the oldest online ones.
         device: where the buffer lives: ``auto`` is where training runs; ``cpu`` saves a GPU's memory.
+        storage: ``memory``, or ``memmap`` for a buffer larger than that: a file in the run folder, gone after the run.
         evaluation_episodes: episodes of one evaluation.
         milestone_episodes: episodes of the evaluation after pretraining, at 100k, 200k, 300k and 500k online steps and
             at the end.
@@ -65,7 +72,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         self,
         *,
         task: str,
-        datasets: Sequence[str],
+        datasets: Sequence[str] | Mapping[str, float],
         num_demonstrations: int | None = None,
         train_split: float = 1.0,
         clone_episodes: int = 500,
@@ -82,6 +89,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         offline_epochs: int = 25,
         capacity: int = 1_000_000,
         device: str = "auto",
+        storage: Literal["memory", "memmap"] = "memory",
         evaluation_episodes: int = 20,
         milestone_episodes: int = 100,
         workers: int = 2,
@@ -118,6 +126,11 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.seed = seed
         self.progress = progress
         self.dataset_ids = [cloned_id(name, num_demonstrations) for name in datasets]
+        self.weights = list(datasets.values()) if isinstance(datasets, Mapping) else [1.0] * len(datasets)
+        if min(self.weights) <= 0:
+            raise AwacError(f"data.datasets has a weight of {min(self.weights)}; weights must be positive")
+        self.storage = storage
+        self._scratch: tempfile.TemporaryDirectory | None = None
         self.datasets: list[dict[str, Any]] = []
         self._evaluated_at = 0
         self.capacity = capacity
@@ -178,6 +191,10 @@ class ReplayDataModule(lightning.LightningDataModule):
         if stage != "fit" or self.datasets:
             return
         training = self.trainer.strategy.root_device if self.trainer is not None else "cpu"
+        if self.storage == "memmap":
+            folder = Path(self.trainer.default_root_dir if self.trainer is not None else ".")
+            folder.mkdir(parents=True, exist_ok=True)
+            self._scratch = tempfile.TemporaryDirectory(prefix=".replay-", dir=folder)
         self.replay = Replay(
             self.capacity,
             device=training if self.device == "auto" else self.device,
@@ -187,38 +204,44 @@ class ReplayDataModule(lightning.LightningDataModule):
             discount=self.discount,
             rank=rank(),
             world_size=world_size(),
+            scratch=self._scratch.name if self._scratch is not None else None,
         )
-        first = self.dataset_ids[0]
-        for name in self.dataset_ids:
-            dataset = load_dataset(
-                name,
-                self.task,
-                self.spaces,
-                num_episodes=self.num_demonstrations if name == first else None,
-                share=self.train_split,
-            )
-            self._check_recipe(dataset)
-            facts = dataset.facts()
-            if dataset.clipped:
-                total = facts["transitions"] * self.action_dim
-                log.warning(
-                    "%s: %d of %d action values (%.1f %%) lay outside the bounds and were clipped",
-                    name, dataset.clipped, total, 100 * dataset.clipped / total,
-                )  # fmt: skip
-            self.replay.fill(dataset.episodes)
-            self.datasets.append(facts)  # the episodes themselves live in the buffer from now on
+        for name, weight in zip(self.dataset_ids, self.weights, strict=True):
+            self.datasets.append(self._fill_from(name, weight))
+
+    def _fill_from(self, name: str, weight: float) -> dict[str, Any]:
+        """Stream a dataset into the buffer, where alone its episodes live from now on; what the manifest says of it."""
+        self._check_recipe(name)
+        first = name == self.dataset_ids[0]
+        stream = read_episodes(
+            name, self.task, self.spaces, num_episodes=self.num_demonstrations if first else None, share=self.train_split
+        )
+        episodes = transitions = clipped = 0
+        while block := list(itertools.islice(stream, EPISODES_AT_A_TIME)):
+            self.replay.fill([episode for episode, _ in block], weight)
+            episodes += len(block)
+            transitions += sum(len(episode) for episode, _ in block)
+            clipped += sum(outside for _, outside in block)
+        if clipped:
+            values = transitions * self.action_dim
+            log.warning(
+                "%s: %d of %d action values (%.1f %%) lay outside the bounds and were clipped",
+                name, clipped, values, 100 * clipped / values,
+            )  # fmt: skip
+        facts = {"id": name, "sha256": file_digest(data_file(name)), "episodes": episodes, "transitions": transitions}
+        return facts | {"clipped_action_values": clipped} | ({"weight": weight} if weight != 1 else {})
 
     def train_dataloader(self) -> ChunkStream:
         """One epoch of chunks ``[K, B]``, sampled when they are asked for."""
-        return ChunkStream(self)
+        return ChunkStream(self.updates_per_epoch // self.chunk_size, self._sample_chunk)
 
     def val_dataloader(self) -> SeedStream:
-        """Evaluation seeds; more of them at milestones."""
-        return SeedStream(self)
+        """Evaluation seeds, more of them at milestones; those of this rank."""
+        return SeedStream(self._evaluation_episodes, self.workers.num_workers)
 
     def test_dataloader(self) -> SeedStream:
         """``milestone_episodes`` evaluation seeds."""
-        return SeedStream(self, self.milestone_episodes)
+        return SeedStream(lambda: self.milestone_episodes, self.workers.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
         """The replay buffer and whose data it began with, for a checkpoint."""
@@ -245,7 +268,9 @@ class ReplayDataModule(lightning.LightningDataModule):
         self._evaluated_at = state_dict["evaluated_at"]
 
     def teardown(self, stage: str) -> None:
-        """Close the workers; the next stage gets new ones."""
+        """Close the workers, of which the next stage gets new ones, and let go of a memory-mapped buffer's file."""
+        if self._scratch is not None and stage == "fit":
+            self._scratch.cleanup()
         self.workers.close()
         self.workers = RolloutWorkers(self.task, self.workers.num_workers, self.spaces)
 
@@ -261,9 +286,18 @@ class ReplayDataModule(lightning.LightningDataModule):
         milestone = passed or last or epoch + 1 == self.offline_epochs
         return self.milestone_episodes if milestone else self.evaluation_episodes
 
-    def _check_recipe(self, dataset: EpisodeDataset) -> None:
-        made_by = dataset.metadata.get("recipe")
-        if made_by is None or not self.datasets or not dataset.dataset_id.startswith("awac/"):
+    def _sample_chunk(self) -> TensorDict:
+        online = self.trainer is None or self.is_online(self.trainer.current_epoch)
+        return self.replay.sample(self.chunk_size, self.batch_size if online else self.offline_batch_size)
+
+    def _evaluation_episodes(self) -> int:
+        if self.trainer is None or self.trainer.state.fn != "fit":
+            return self.milestone_episodes
+        return self.episodes_at(self.trainer.current_epoch, int(self.trainer.lightning_module.env_steps))  # type: ignore[arg-type]
+
+    def _check_recipe(self, name: str) -> None:
+        made_by = read_metadata(name).get("recipe")
+        if made_by is None or not self.datasets or not name.startswith("awac/"):
             return
         asked = clone_recipe(
             self.dataset_ids[0], self.cloning_task, self.num_demonstrations, self.clone_episodes, self.clone_seed
@@ -271,44 +305,6 @@ class ReplayDataModule(lightning.LightningDataModule):
         changed = [f"{key} {made_by.get(key)} instead of {asked[key]}" for key in asked if made_by.get(key) != asked[key]]
         if changed:
             raise DatasetError(
-                f"{find_dataset(dataset.dataset_id)}: was cloned with {', '.join(changed)}; "
+                f"{find_dataset(name)}: was cloned with {', '.join(changed)}; "
                 "remove that folder to make it anew, or set MINARI_DATASETS_PATH to another"
             )
-
-
-class ChunkStream:
-    """One epoch of chunks. It is live: rows added to the buffer can be in the next chunk."""
-
-    def __init__(self, data: ReplayDataModule) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return self.data.updates_per_epoch // self.data.chunk_size
-
-    def __iter__(self) -> Iterator[TensorDict]:
-        data = self.data
-        online = data.trainer is None or data.is_online(data.trainer.current_epoch)
-        batch_size = data.batch_size if online else data.offline_batch_size
-        for _ in range(len(self)):
-            yield data.replay.sample(data.chunk_size, batch_size)
-
-
-class SeedStream:
-    """Evaluation seeds, as many at a time as keep all workers busy; always the same ones, shared out among the ranks."""
-
-    def __init__(self, data: ReplayDataModule, episodes: int | None = None) -> None:
-        self.data = data
-        self.episodes = episodes
-
-    def __iter__(self) -> Iterator[list[int]]:
-        episodes = self.episodes
-        if episodes is None:
-            trainer = self.data.trainer
-            if trainer is not None and trainer.state.fn == "fit":
-                episodes = self.data.episodes_at(trainer.current_epoch, int(trainer.lightning_module.env_steps))  # type: ignore[arg-type]
-            else:
-                episodes = self.data.milestone_episodes
-        batch = math.lcm(10, max(1, self.data.workers.num_workers) * world_size())
-        for start in range(0, episodes, batch):
-            seeds = range(EVALUATION_SEEDS + start, EVALUATION_SEEDS + min(start + batch, episodes))
-            yield list(seeds)[rank() :: world_size()]

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,15 +119,15 @@ def data_file(dataset_id: str) -> Path:
     return folder / "main_data.hdf5"
 
 
-def load_dataset(
+def read_episodes(
     dataset_id: str,
     task: Task,
     spaces: Spaces,
     *,
     num_episodes: int | None = None,
     share: float = 1.0,
-) -> EpisodeDataset:
-    """Read, check and relabel a dataset that is here.
+) -> Iterator[tuple[Episode, int]]:
+    """Read, check and relabel a dataset that is here, one episode at a time.
 
     Success is recomputed from the observations where the task can, else taken from ``infos/success``. A binary reward is
     ``success - 1`` and never terminates except by ``task.terminate_on_success``, which cuts the episode there: an end in
@@ -140,31 +140,41 @@ def load_dataset(
         num_episodes: the first so many episodes; None for all.
         share: the first so many of these, as a share in (0, 1].
 
+    Yields:
+        An episode, and how many of its action values were clipped.
+
     Raises:
         DatasetError: it is not here, damaged, empty, or does not fit the task; names file, episode and key.
     """
-    metadata, path = read_metadata(dataset_id), data_file(dataset_id)
+    path = data_file(dataset_id)
     if num_episodes is not None and num_episodes < 1:
         raise DatasetError(f"num_demonstrations is {num_episodes}; it must be at least 1")
     if not 0 < share <= 1:
         raise DatasetError(f"train_split is {share}; it must lie in (0, 1]")
-    episodes, clipped = [], 0
     try:
         with h5py.File(path, "r") as file:
             names = sorted((name for name in file if re.fullmatch(r"episode_\d+", name)), key=lambda name: int(name[8:]))
+            if not names:
+                raise DatasetError(f"{path}: has no episodes; make or download the dataset anew")
             if num_episodes is not None and num_episodes > len(names):
                 raise DatasetError(f"{path}: has {len(names)} episodes, {num_episodes} were asked for")
             names = names[:num_episodes]
             for name in names[: max(1, round(share * len(names)))]:
-                episode, outside = _read_episode(read_group(file, name, str(path)), f"{path}: {name}", task, spaces)
-                episodes.append(episode)
-                clipped += outside
+                yield _read_episode(read_group(file, name, str(path)), f"{path}: {name}", task, spaces)
     except (OSError, RuntimeError) as error:
         raise DatasetError(f"{path}: cannot be read as HDF5 ({first_line(error)}); make it anew") from error
-    if not episodes:
-        raise DatasetError(f"{path}: has no episodes; make or download the dataset anew")
+
+
+def load_dataset(dataset_id: str, task: Task, spaces: Spaces, *, num_episodes: int | None = None) -> EpisodeDataset:
+    """All of a dataset at once; see ``read_episodes``."""
+    metadata = read_metadata(dataset_id)
+    pairs = list(read_episodes(dataset_id, task, spaces, num_episodes=num_episodes))
     return EpisodeDataset(
-        dataset_id=dataset_id, digest=file_digest(path), episodes=episodes, clipped=clipped, metadata=metadata
+        dataset_id=dataset_id,
+        digest=file_digest(data_file(dataset_id)),
+        episodes=[episode for episode, _ in pairs],
+        clipped=sum(clipped for _, clipped in pairs),
+        metadata=metadata,
     )
 
 

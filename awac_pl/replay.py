@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch import Tensor
-from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.data.replay_buffers.samplers import RandomSampler
 from torchrl.data.replay_buffers.storages import Storage
 
@@ -17,12 +17,12 @@ from awac_pl.schema import Episode, to_transitions
 
 
 class OfflineOnlineSampler(RandomSampler):
-    """Uniform over everything, or a fixed share of each batch from the offline rows.
+    """Rows in proportion to the weights of their datasets, or a fixed share of each batch from the offline rows.
 
     Args:
         seed: of the sampler's own generator, so that nothing else moves its draws.
-        offline_ratio: share of each batch from the first ``offline_size`` rows; None samples uniformly over everything.
-            While there are no online rows, all come from the offline rows.
+        offline_ratio: share of each batch from the offline rows; None draws from everything. While there are no online
+            rows, all come from the offline rows.
     """
 
     def __init__(self, seed: int, offline_ratio: float | None = None) -> None:
@@ -30,18 +30,38 @@ class OfflineOnlineSampler(RandomSampler):
         self.generator = torch.Generator().manual_seed(seed)
         self.offline_ratio = offline_ratio
         self.offline_size = 0
+        self._parts: list[tuple[int, float]] = []
+
+    def add_offline(self, rows: int, weight: float) -> None:
+        """So many rows more, each drawn ``weight`` times as often as an online row."""
+        self._parts.append((rows, weight))
+        self.offline_size += rows
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict]:
         """``[batch_size]`` row numbers."""
-        size = len(storage)
-        uniform = torch.rand(batch_size, generator=self.generator, dtype=torch.float64)
-        if self.offline_ratio is None or size == self.offline_size:
-            return (uniform * size).long(), {}
+        online = len(storage) - self.offline_size
+        point = torch.rand(batch_size, generator=self.generator, dtype=torch.float64)
+        offline = sum(rows * weight for rows, weight in self._parts)
+        if self.offline_ratio is None or online == 0:
+            return self._row(point * (offline + online)), {}
         from_offline = round(self.offline_ratio * batch_size)
-        uniform[:from_offline] *= self.offline_size
-        uniform[from_offline:] *= size - self.offline_size
-        uniform[from_offline:] += self.offline_size
-        return uniform.long(), {}
+        point[:from_offline] *= offline
+        point[from_offline:] *= online
+        point[from_offline:] += offline
+        return self._row(point), {}
+
+    def _row(self, point: Tensor) -> Tensor:
+        """Rows at points of an axis on which an offline row is as long as its weight, and an online row 1."""
+        if all(weight == 1 for _, weight in self._parts):
+            return point.long()
+        row = point - sum(rows * weight for rows, weight in self._parts) + self.offline_size
+        start, position = 0, 0.0
+        for rows, weight in self._parts:
+            inside = (point >= position) & (point < position + rows * weight)
+            here = (start + (point - position) / weight).clamp(max=start + rows - 1)
+            row = torch.where(inside, here, row)
+            start, position = start + rows, position + rows * weight
+        return row.long()
 
 
 class Replay:
@@ -56,6 +76,7 @@ class Replay:
         discount: gamma.
         rank: number of this process among those that train together.
         world_size: number of those.
+        scratch: folder for a memory-mapped buffer, larger than memory; None keeps it in memory.
 
     Of several processes that train together each has a buffer of its own: every W-th offline transition, and the episodes it
     collects itself. Their union is the one buffer.
@@ -72,14 +93,18 @@ class Replay:
         discount: float = 0.99,
         rank: int = 0,
         world_size: int = 1,
+        scratch: str | None = None,
     ) -> None:
         self.capacity = capacity // world_size
         self.n_step, self.discount = n_step, discount
         self.rank, self.world_size = rank, world_size
         self.sampler = OfflineOnlineSampler(seed + 1000 * rank, offline_ratio)  # seeds of runs are below 1000
-        self.buffer = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(self.capacity, device=device), sampler=self.sampler, batch_size=1
-        )
+        storage: Storage
+        if scratch is None:
+            storage = LazyTensorStorage(self.capacity, device=device)
+        else:
+            storage = LazyMemmapStorage(self.capacity, scratch_dir=scratch, device=device)
+        self.buffer = TensorDictReplayBuffer(storage=storage, sampler=self.sampler, batch_size=1)
         self.device = torch.device(device)
         self._online_written = 0
 
@@ -96,8 +121,12 @@ class Replay:
         """Number of online transitions that are still there."""
         return len(self) - self.offline_size
 
-    def fill(self, episodes: Sequence[Episode]) -> None:
-        """Store this rank's share of a dataset; to be called for each of them, before the first online episode.
+    def fill(self, episodes: Sequence[Episode], weight: float = 1.0) -> None:
+        """Store this rank's share of some offline episodes; may be called again, before the first online episode.
+
+        Args:
+            episodes: to store.
+            weight: how often one of their transitions is drawn, compared with an online one.
 
         Raises:
             AwacError: the capacity does not hold them and at least one online transition.
@@ -110,7 +139,7 @@ class Replay:
                 "set it to these plus the online steps to keep"
             )
         self.buffer.extend(rows)
-        self.sampler.offline_size = size
+        self.sampler.add_offline(len(rows), weight)
 
     def extend(self, episodes: Sequence[Episode]) -> None:
         """Add online episodes; once full, they replace the oldest online transitions."""

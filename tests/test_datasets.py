@@ -14,7 +14,7 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 
 from awac_pl import datasets, downloads
-from awac_pl.datasets import dataset_ids, file_digest, load_dataset, read_metadata, save_dataset
+from awac_pl.datasets import dataset_ids, file_digest, load_dataset, read_episodes, read_metadata, save_dataset
 from awac_pl.downloads import fetch_dataset
 from awac_pl.errors import DatasetError
 from awac_pl.tasks import find_task, inspect_spaces
@@ -78,8 +78,8 @@ def test_we_read_what_minari_writes(reach, info_rows: int) -> None:
 
 def test_first_episodes_and_share(reach, reach_dataset: str) -> None:
     assert [episode.seed for episode in load_dataset(reach_dataset, *reach, num_episodes=3).episodes] == [0, 1, 2]
-    assert len(load_dataset(reach_dataset, *reach, share=0.9).episodes) == 18
-    assert len(load_dataset(reach_dataset, *reach, num_episodes=10, share=0.5).episodes) == 5
+    assert len(list(read_episodes(reach_dataset, *reach, share=0.9))) == 18
+    assert len(list(read_episodes(reach_dataset, *reach, num_episodes=10, share=0.5))) == 5
 
 
 def test_more_than_ten_episodes_keep_their_order(reach, reach_dataset: str) -> None:

@@ -119,3 +119,35 @@ def test_refusals() -> None:
     target.fill([numbered(0, steps=7)])
     with pytest.raises(AwacError, match="had 4 offline transitions, this one has 7"):
         target.load_state_dict(source.state_dict())
+
+
+def test_weights_say_how_often_a_datasets_rows_are_drawn() -> None:
+    replay = Replay(100, seed=1)
+    replay.fill([numbered(0)], weight=3.0)
+    replay.fill([numbered(100)], weight=0.5)
+    replay.extend([numbered(200)])
+    values, counts = replay.sample(20, 1000)["observation"].int().unique(return_counts=True)
+    assert values.tolist() == [0, 1, 2, 3, 100, 101, 102, 103, 200, 201, 202, 203]
+    expected = torch.tensor([3.0] * 4 + [0.5] * 4 + [1.0] * 4) * 20_000 / 18
+    assert (counts / expected - 1).abs().max() < 0.15
+
+
+def test_weights_and_an_offline_ratio() -> None:
+    replay = Replay(100, seed=1, offline_ratio=0.25)
+    replay.fill([numbered(0)], weight=3.0)
+    replay.fill([numbered(100)])
+    replay.extend([numbered(200)])
+    drawn = replay.sample(50, 400)["observation"].flatten()
+    shares = [((drawn >= low) & (drawn < low + 100)).float().mean().item() for low in (0, 100, 200)]
+    assert shares[2] == 0.75
+    assert shares[0] == pytest.approx(0.25 * 0.75, abs=0.01)
+
+
+def test_a_memory_mapped_buffer_holds_the_same(tmp_path) -> None:
+    mapped, plain = Replay(50, seed=2, scratch=str(tmp_path)), Replay(50, seed=2)
+    for replay in (mapped, plain):
+        replay.fill([numbered(0)])
+        replay.extend([numbered(100), numbered(200)])
+    for key in TRANSITION_KEYS:
+        torch.testing.assert_close(mapped.sample(3, 8)[key], plain.sample(3, 8)[key], rtol=0, atol=0)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.memmap")) >= 50 * 4 * 3

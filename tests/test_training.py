@@ -307,6 +307,28 @@ def test_cloned_ids() -> None:
     assert cloned_id("D4RL/pen/cloned-v2", 10) == "D4RL/pen/cloned-v2"
 
 
+def test_a_memory_mapped_buffer_trains_the_same_and_leaves_no_file(tmp_path: Path, reach_dataset: str) -> None:
+    runs = {
+        storage: fit(
+            tmp_path / storage, make_data(reach_dataset, storage=storage), EnvironmentInteraction(20, synchronous=True)
+        )
+        for storage in ("memory", "memmap")
+    }
+    torch.testing.assert_close(runs["memory"].state_dict(), runs["memmap"].state_dict(), rtol=0, atol=0)
+    assert list((tmp_path / "memmap").glob(".replay-*")) == []
+
+
+def test_datasets_with_weights(reach, reach_dataset: str) -> None:
+    save_dataset("toy/bad-v0", [make_episode(10)], reach[1], {})
+    data = make_data("", datasets={reach_dataset: 1.0, "toy/bad-v0": 20.0})
+    data.setup("fit")
+    assert [facts.get("weight") for facts in data.datasets] == [None, 20.0]
+    drawn = data.replay.sample(20, 500)["observation"].flatten(0, 1)
+    bad = data.replay.buffer[200:]["observation"]
+    share = (drawn[:, None] == bad[None]).all(-1).any(-1).float().mean().item()
+    assert share == pytest.approx(0.5, abs=0.03)  # 10 rows of weight 20 beside 200 of weight 1
+
+
 def test_clipping_is_said(reach, caplog: pytest.LogCaptureFixture) -> None:
     save_dataset("toy/loud-v0", [make_episode(actions=np.full((10, 1), 1.5, np.float32))], reach[1], {})
     make_data("toy/loud-v0").setup("fit")
@@ -320,6 +342,7 @@ def test_clipping_is_said(reach, caplog: pytest.LogCaptureFixture) -> None:
         ({"chunk_size": 7}, "data.updates_per_epoch 20 is no multiple of data.chunk_size 7"),
         ({"offline_ratio": 1.5}, "data.offline_ratio is 1.5"),
         ({"datasets": []}, "data.datasets is empty"),
+        ({"datasets": {"toy/reach-v0": 0.0}}, "data.datasets has a weight of 0.0; weights must be positive"),
         ({"train_split": 0.0}, "train_split is 0.0"),
         ({"seed": 1000}, "seed_everything is 1000; choose 0 to 999"),
         ({"task": "pen"}, r"observations are \[11, 2\], AdroitHandPenSparse-v1 needs \[11, 45\]"),
