@@ -25,6 +25,8 @@ EXAMPLES = {
     "split": "  awac data split mine/pen-v0 --task pen --share 0.9 --to mine/pen-train-v0 mine/pen-test-v0",
     "export": "  awac data export mine/pen-v0 --task pen --to pen.npz\n"
     "  awac data export mine/pen-v0 --task pen --to pen.hdf5",
+    "record": "  awac data record runs/pen-quick-seed0/checkpoints/last.ckpt --task pen --to mine/pen-tuned-v0\n"
+    "  awac data record runs/pen-quick-seed0/checkpoints/last.ckpt --task pen --to mine/pen-replay-v0 --replay",
     "clone": "  awac data clone pen\n  awac data clone relocate --num_demonstrations 10 --to awac/relocate/cloned-10-v0\n"
     "  awac data clone pen --from D4RL/pen/human-v2 --to mine/pen-cloned-v0",
 }
@@ -37,6 +39,7 @@ HELP = {
     "combine": "several datasets into one",
     "split": "one dataset into two",
     "export": "a dataset as arrays (.npz) or D4RL's flat columns (.hdf5)",
+    "record": "episodes of a checkpoint's policy, or of its replay buffer, so that one run's experience starts the next",
     "clone": "fit a policy by maximum likelihood, roll it out, store its episodes",
 }
 
@@ -51,7 +54,7 @@ def run(arguments: list[str]) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     {
         "list": _list, "inspect": _inspect, "import": _import, "relabel": _relabel, "subsample": _subsample,
-        "combine": _combine, "split": _split, "export": _export, "clone": _clone,
+        "combine": _combine, "split": _split, "export": _export, "record": _record, "clone": _clone,
     }[options.command](options)  # fmt: skip
 
 
@@ -63,10 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in HELP.items():
         description, epilog = f"{text[0].upper()}{text[1:]}.", f"examples:\n{EXAMPLES[name]}"
         made[name] = commands.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=plain)
-    for name in ("inspect", "import", "relabel", "subsample", "combine", "split", "export"):
-        made[name].add_argument("source", nargs="+" if name == "combine" else None, help="dataset id, or a file")
+    for name in ("inspect", "import", "relabel", "subsample", "combine", "split", "export", "record"):
+        what = "checkpoint" if name == "record" else "file" if name == "import" else "dataset id"
+        what += ", or a file" if name == "inspect" else ""
+        made[name].add_argument("source", nargs="+" if name == "combine" else None, help=what)
         made[name].add_argument("--task", required=True, help="pen, door, relocate, hammer, or a Gymnasium environment id")
-    for name in ("import", "relabel", "subsample", "combine"):
+    for name in ("import", "relabel", "subsample", "combine", "record"):
         made[name].add_argument("--to", required=True, help="id of the dataset to write")
     for name in ("inspect", "import"):
         made[name].add_argument(
@@ -83,14 +88,18 @@ def _parser() -> argparse.ArgumentParser:
     made["split"].add_argument("--seed", type=int, default=0, help="of the choice (default: %(default)s)")
     made["split"].add_argument("--to", nargs=2, required=True, help="ids of the two datasets to write")
     made["export"].add_argument("--to", type=Path, required=True, help="file to write, .npz or .hdf5")
+    made["record"].add_argument("--replay", action="store_true", help="store the replay buffer's online episodes")
+    made["record"].add_argument("--episodes", type=int, default=100, help="to roll out (default: %(default)s)")
+    made["record"].add_argument("--deterministic", action="store_true", help="act with the mean (default: sample)")
+    for name in ("record", "clone"):
+        made[name].add_argument("--workers", type=int, default=2, help="rollout processes (default: %(default)s)")
+        made[name].add_argument("--seed", type=int, default=0, help="of the episodes (default: %(default)s)")
     clone = made["clone"]
     clone.add_argument("task", help="pen, door, relocate, hammer, or a Gymnasium environment id")
     clone.add_argument("--from", dest="source", help="dataset of demonstrations (default: awac/TASK/expert-v0)")
     clone.add_argument("--to", dest="target", help="dataset to write (default: awac/TASK/cloned-v0)")
     clone.add_argument("--num_demonstrations", type=int, help="use the first so many episodes (default: all)")
     clone.add_argument("--episodes", type=int, default=500, help="episodes to store (default: %(default)s)")
-    clone.add_argument("--workers", type=int, default=2, help="rollout processes (default: %(default)s)")
-    clone.add_argument("--seed", type=int, default=0, help="of the fit and the episodes (default: %(default)s)")
     return parser
 
 
@@ -209,6 +218,25 @@ def _export(options: argparse.Namespace) -> None:
     episodes, spaces, _ = load_all([options.source], _task(options))
     export(episodes, spaces, options.to, form)  # type: ignore[arg-type]
     _say({"file": str(options.to), "episodes": len(episodes), "steps": sum(map(len, episodes))})
+
+
+def _record(options: argparse.Namespace) -> None:
+    from awac_pl.recording import record_policy, record_replay
+
+    checkpoint, task = Path(options.source), _task(options)
+    if options.replay:
+        scores = record_replay(checkpoint, options.to, task)
+    else:
+        scores = record_policy(
+            checkpoint,
+            options.to,
+            task,
+            num_episodes=options.episodes,
+            deterministic=options.deterministic,
+            num_workers=options.workers,
+            seed=options.seed,
+        )
+    _say({"dataset": options.to, **scores})
 
 
 def _clone(options: argparse.Namespace) -> None:

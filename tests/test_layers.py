@@ -19,7 +19,7 @@ LAYERS = [
     ["cloning", "downloads", "importing", "editing"],
     ["inspection"],
     ["data", "module"],
-    ["interaction", "progress", "records"],
+    ["interaction", "progress", "records", "recording"],
     ["lightning_cli", "data_cli"],
     ["cli"],
     ["__main__"],

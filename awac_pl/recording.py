@@ -1,0 +1,121 @@
+"""A run's experience becomes a dataset: episodes of its policy, or those in its replay buffer, to start the next run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from awac_pl.datasets import save_dataset
+from awac_pl.episodes import make_episode
+from awac_pl.errors import DatasetError, first_line
+from awac_pl.module import AWAC
+from awac_pl.rollouts import RolloutWorkers
+from awac_pl.schema import Episode
+from awac_pl.scores import score_episodes
+from awac_pl.tasks import Task, inspect_spaces, scale_action
+
+#: Seeds of recorded episodes: above those of clones, below those of evaluations.
+RECORDING_SEEDS = 2_000_000_000
+
+
+def record_policy(
+    checkpoint: Path,
+    target: str,
+    task: Task,
+    *,
+    num_episodes: int = 100,
+    deterministic: bool = False,
+    num_workers: int = 2,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Roll out a checkpoint's policy and store whole episodes.
+
+    Returns:
+        The measures of these episodes.
+
+    Raises:
+        DatasetError: the checkpoint is not one, or is of a task of other dimensions.
+    """
+    module = AWAC.load_from_checkpoint(_checked(checkpoint), map_location="cpu", weights_only=True)
+    spaces = inspect_spaces(task)
+    if (size := module.hparams["observation_dim"]) != spaces.observation_dim:
+        raise DatasetError(
+            f"{checkpoint}: its policy takes observations of {size}, {task.env_id} has {spaces.observation_dim}"
+        )
+    first = RECORDING_SEEDS + seed * num_episodes
+    workers = RolloutWorkers(task, num_workers, spaces)
+    try:
+        with tqdm(total=num_episodes, desc=f"recording {target}", unit="episode", disable=not progress, leave=False) as bar:
+            episodes = workers.rollout(
+                module.policy(deterministic), range(first, first + num_episodes), whole_episodes=True, on_episode=bar.update
+            )
+    finally:
+        workers.close()
+    scores = score_episodes(episodes)
+    origin = {"checkpoint": str(checkpoint), "deterministic": deterministic}
+    save_dataset(
+        target, episodes, spaces, {"description": f"{num_episodes} episodes of {checkpoint.name}", "origin": origin}
+    )
+    return scores
+
+
+def record_replay(checkpoint: Path, target: str, task: Task) -> dict[str, float]:
+    """Store the online episodes of a checkpoint's replay buffer, of all ranks.
+
+    Where the buffer had begun to overwrite them, the oldest episode starts in its middle.
+
+    Returns:
+        The measures of these episodes.
+
+    Raises:
+        DatasetError: the checkpoint holds no online transitions, or rewards of several steps and the task cannot tell
+            success from observations.
+    """
+    state = torch.load(_checked(checkpoint), map_location="cpu", weights_only=True)
+    discount = state["hyper_parameters"]["discount"]
+    spaces = inspect_spaces(task)
+    episodes: list[Episode] = []
+    for rank in state["ReplayDataModule"]["replay"]:
+        if not rank["online"]:
+            continue
+        start = rank["online_written"] % len(rank["online"]["reward"])  # of the oldest row, once the ring is full
+        rows = {key: np.roll(column.numpy(), -start, axis=0) for key, column in rank["online"].items()}
+        single = np.isclose(rows["discount"], discount)
+        if task.success is None and not single.all():
+            raise DatasetError(
+                f"{checkpoint}: rewards of several steps, and {task.env_id} tells no success from observations"
+            )
+        ends = np.flatnonzero((rows["terminated"] | rows["truncated"]) & single)
+        for first, last in zip([0, *(ends[:-1] + 1)], ends, strict=True):
+            part = slice(first, last + 1)
+            episode, _ = make_episode(
+                np.concatenate([rows["observation"][part], rows["next_observation"][last : last + 1]]),
+                scale_action(rows["action"][part], spaces.action_low, spaces.action_high),
+                f"{checkpoint}: row {first}",
+                task,
+                spaces,
+                success=rows["reward"][part] >= 0,
+                rewards=rows["reward"][part],
+                terminated=rows["terminated"][part],
+            )
+            episodes.append(episode)
+    if not episodes:
+        raise DatasetError(f"{checkpoint}: holds no online transitions; it is from before the first online step")
+    scores = score_episodes(episodes)
+    origin = {"checkpoint": str(checkpoint), "replay": True}
+    save_dataset(target, episodes, spaces, {"description": f"the online episodes of {checkpoint.name}", "origin": origin})
+    return scores
+
+
+def _checked(checkpoint: Path) -> Path:
+    try:
+        keys = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).keys()
+    except Exception as error:
+        raise DatasetError(f"{checkpoint}: cannot be read as a checkpoint ({first_line(error)})") from error
+    if not {"hyper_parameters", "ReplayDataModule"} <= set(keys):
+        raise DatasetError(f"{checkpoint}: is no checkpoint of a fit")
+    return checkpoint
