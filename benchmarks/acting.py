@@ -19,7 +19,7 @@ from benchmarks.measure import compare, in_turn
 from benchmarks.updating import make_module
 
 
-def environment_steps(counts: Sequence[int], rounds: int, env_steps: int = 2000) -> dict[str, dict[str, Any]]:
+def environment_steps(counts: Sequence[int], rounds: int, env_steps: int = 8000) -> dict[str, dict[str, Any]]:
     """Steps per second of the pen task with the stochastic policy; the base is one process without workers."""
     policy = make_module((256, 256), torch.device("cpu")).policy()
     pools = {count: RolloutWorkers(find_task("pen"), count) for count in (0, *counts)}

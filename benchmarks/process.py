@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -46,10 +47,10 @@ def start_up() -> float:
              f"--config={ROOT / 'conf/preset/quick.yaml'}", "--config=first.yaml"],
             cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False,
         )  # fmt: skip
-        line = next((line for line in output.stdout.splitlines() if line.startswith("first update at")), None)
-        if line is None:
+        found = re.search(r"first update at ([\d.]+)", output.stdout)  # beside what the progress bar writes
+        if found is None:
             raise RuntimeError(output.stdout + output.stderr)
-        return float(line.split()[-1]) - begun
+        return float(found[1]) - begun
 
 
 def _resident() -> int:
