@@ -53,6 +53,16 @@ def draw(results: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
+def save(results: dict[str, Any], to: Path | None) -> None:
+    """What there is so far, so that a part that fails takes nothing with it."""
+    if to is None:
+        return
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")
+    if any(name.startswith("update") for name in results):
+        draw(results, to.with_suffix(".png"))
+
+
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(
@@ -91,20 +101,25 @@ def main() -> None:
             show(name, results[name], "updates/s", "plain AWAC")
             top = results[name]["matrix products alone"]["per_second"]
             print(f"  share of the products' speed: {results[name]['awac_pl']['per_second'] / top:.2f}")
+        save(results, options.to)
     if "trainer" in parts:
         results["trainer"] = updating.in_the_trainer(256, 100, options.rounds)
         show("the Trainer, batch 256", results["trainer"], "updates/s", "bare update")
+        save(results, options.to)
     if "profile" in parts:
         results["profile"] = profiling.online_epoch()
         print("\none online epoch, batch 256: shares of the trainer's time")
         for name, share in sorted(results["profile"].items(), key=lambda item: -item[1]):
             print(f"  {name:<40} {100 * share:5.1f} %", flush=True)
+        save(results, options.to)
     if "sampling" in parts:
         results["sampling"] = updating.sampling(256, options.rounds)
         show("sampling, batch 256, 100,000 transitions", results["sampling"], "batches/s", "packed rows")
+        save(results, options.to)
     if "steps" in parts:
         results["steps"] = acting.environment_steps((1, 2, 4), min(options.rounds, 5))
         show("environment steps, pen", results["steps"], "steps/s", "this process")
+        save(results, options.to)
     if "overlap" in parts:
         results["overlap"] = [acting.overlap(workers, 256, 400, 800, 6) for workers in (1, 2)]
         print("\nan online epoch of 400 updates (batch 256) and 800 environment steps")
@@ -115,11 +130,13 @@ def main() -> None:
                 f"the larger, {row['epoch_over_the_sum']:.2f} x the sum",
                 flush=True,
             )
+        save(results, options.to)
     if "start" in parts:
         seconds = [process.start_up() for _ in range(3)]
         results["start"] = {"seconds": seconds, "median": statistics.median(seconds)}
         print(f"\nfrom the command to the first update: {statistics.median(seconds):.1f} s "
               f"({min(seconds):.1f} to {max(seconds):.1f})", flush=True)  # fmt: skip
+        save(results, options.to)
     if "memory" in parts:
         results["buffer"] = process.buffer_memory()
         results["memory"] = process.memory_over_a_run()
@@ -128,11 +145,7 @@ def main() -> None:
         )
         print(f"resident memory over {results['memory']['epochs']} epochs: {results['memory']['warm_mib']:.0f} MiB warm, "
               f"{results['memory']['last_mib']:.0f} MiB at the end")  # fmt: skip
-    if options.to:
-        options.to.parent.mkdir(parents=True, exist_ok=True)
-        options.to.with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")
-        if "update" in parts:
-            draw(results, options.to.with_suffix(".png"))
+        save(results, options.to)
 
 
 if __name__ == "__main__":
