@@ -254,7 +254,10 @@ def test_ctrl_c_closes_everything_and_keeps_what_is_there(workplace: Path) -> No
     command = [sys.executable, "-m", "awac_pl", "fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml",
                "--trainer.max_epochs=100000", "--run_dir=here", "--mlflow_uri=none"]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job would ignore Ctrl-C
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not (workplace / "here/checkpoints/last.ckpt").exists():
         assert process.poll() is None
