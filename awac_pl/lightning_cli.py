@@ -7,6 +7,8 @@ import os
 import re
 import shlex
 import signal
+import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,7 @@ class AwacCLI(LightningCLI):
     def _take_run_folder(self, config: Any) -> Path:
         """Choose and lock it; of several processes the first one does, and tells those that it starts."""
         if rank_zero_only.rank:  # type: ignore[attr-defined]
+            threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
             return Path(config.run_dir or os.environ.get(RUN_DIR_VARIABLE) or ".")
         name = f"{re.sub(r'[^A-Za-z0-9]+', '-', config.data.task)}-{config.preset}-seed{config.seed_everything}"
         self.run_folder = choose_run_folder(
@@ -149,6 +152,13 @@ class AwacCLI(LightningCLI):
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = _mlflow_logger(config, tags)
         return super().instantiate_trainer(**kwargs)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it is gone: nothing else tells a rank that waits for the others."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _mlflow_logger(config: Any, tags: dict[str, str]) -> RunLogger | bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -118,12 +119,18 @@ def test_the_shares_of_the_ranks_make_up_the_one_buffer() -> None:
     assert (merged.offline_size, merged.online_size) == (30, 30)
 
 
-def start(folder: Path, *arguments: str, launcher: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def start(folder: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
     command = [sys.executable, *launcher, "-m", "awac_pl", "fit", f"--config={ROOT / 'conf/base.yaml'}"]
     return subprocess.Popen(
         [*command, "--config=small.yaml", "--mlflow_uri=none", "--trainer.strategy=ddp", *arguments],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_PORT": free_port()},
     )  # fmt: skip
 
 
@@ -141,11 +148,9 @@ def workplace(tmp_path: Path, reach_dataset: str) -> Path:
 
 def test_a_run_of_two_processes_and_its_resumption(workplace: Path) -> None:
     sync = ("--trainer.devices=2", "--interaction.synchronous=true")
-    whole = start(workplace, *sync, "--run_dir=whole")
-    parts = start(workplace, *sync, "--run_dir=parts", "--trainer.max_epochs=2")
-    output = finish(whole)
+    output = finish(start(workplace, *sync, "--run_dir=whole"))
     assert output.count("run folder  whole") == 1  # one summary, by rank 0
-    finish(parts)
+    finish(start(workplace, *sync, "--run_dir=parts", "--trainer.max_epochs=2"))
     state = torch.load(workplace / "parts/checkpoints/last.ckpt", weights_only=True)
     ranks = state["ReplayDataModule"]["replay"]
     assert [len(rank["online"]["reward"]) for rank in ranks] == [10, 10]  # each its half of the 20 steps of a block
@@ -153,10 +158,8 @@ def test_a_run_of_two_processes_and_its_resumption(workplace: Path) -> None:
     alone = subprocess.run(["cp", "-r", "parts", "alone"], cwd=workplace, check=True)
     assert alone.returncode == 0
 
-    two = start(workplace, *sync, "--run_dir=parts", "--ckpt_path=last")
-    one = start(workplace, "--trainer.devices=1", "--trainer.strategy=auto", "--run_dir=alone", "--ckpt_path=last")
-    finish(two)
-    finish(one)
+    finish(start(workplace, *sync, "--run_dir=parts", "--ckpt_path=last"))
+    finish(start(workplace, "--trainer.devices=1", "--trainer.strategy=auto", "--run_dir=alone", "--ckpt_path=last"))
     straight, resumed, merged = (
         torch.load(workplace / run / "checkpoints/last.ckpt", weights_only=True) for run in ("whole", "parts", "alone")
     )
@@ -170,11 +173,12 @@ def test_a_run_of_two_processes_and_its_resumption(workplace: Path) -> None:
 
 
 def test_torchrun_on_two_nodes_of_one_process(workplace: Path) -> None:
+    port = free_port()
     nodes = [
         start(
             workplace, "--trainer.num_nodes=2", "--trainer.devices=1", "--run_dir=nodes", "--trainer.max_epochs=2",
             launcher=("-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", f"--node_rank={node}",
-                      "--master_addr=127.0.0.1", "--master_port=29517"),
+                      "--master_addr=127.0.0.1", f"--master_port={port}"),
         )
         for node in range(2)
     ]  # fmt: skip
