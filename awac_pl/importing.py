@@ -98,9 +98,7 @@ def import_dataset(
         DatasetError: the file cannot be read, would run code, or does not fit the task; names file, episode and key.
     """
     check_dataset_id(target)
-    if not file.is_file():
-        raise DatasetError(f"{file}: no such file")
-    form = form or guess_format(file)
+    form = choose_format(file, form)
     spaces = inspect_spaces(task)
     episodes, clipped, values, largest, agreeing, compared = [], 0, 0, 0.0, 0, 0
     for index, recording in enumerate(
@@ -141,15 +139,15 @@ def import_dataset(
     return report
 
 
-def guess_format(file: Path) -> Format:
-    """By the file's suffix.
+def choose_format(file: Path, asked: Format | None) -> Format:
+    """The one asked for, else by the file's suffix.
 
     Raises:
         DatasetError: there is no such file, or its suffix tells nothing.
     """
     if not file.is_file():
         raise DatasetError(f"{file}: no such file")
-    form = SUFFIXES.get(file.suffix.lower())
+    form = asked or SUFFIXES.get(file.suffix.lower())
     if form is None:
         raise DatasetError(f"{file}: its suffix tells no format; pass --format, one of {', '.join(READERS)}")
     return form

@@ -12,7 +12,7 @@ import numpy as np
 from awac_pl.datasets import data_file, read_metadata
 from awac_pl.errors import DatasetError, first_line
 from awac_pl.hdf5 import read_array, read_group
-from awac_pl.importing import Format, Recording, guess_format, read_recordings
+from awac_pl.importing import Format, Recording, choose_format, read_recordings
 from awac_pl.tasks import Task, inspect_spaces, unscale_action
 
 #: So many findings of one kind are listed.
@@ -37,7 +37,7 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None) 
         DatasetError: it cannot be read at all.
     """
     if isinstance(source, Path):
-        recordings = list(read_recordings(source, form or guess_format(source)))
+        recordings = list(read_recordings(source, choose_format(source, form)))
         metadata: dict[str, Any] = {}
     else:
         recordings, metadata = list(_stored(source)), read_metadata(source)

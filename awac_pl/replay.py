@@ -34,7 +34,11 @@ class OfflineOnlineSampler(RandomSampler):
 
     def add_offline(self, rows: int, weight: float) -> None:
         """So many rows more, each drawn ``weight`` times as often as an online row."""
-        self._parts.append((rows, weight))
+        if self._parts and self._parts[-1][1] == weight:  # a dataset arrives in blocks
+            rows_before, _ = self._parts.pop()
+            self._parts.append((rows_before + rows, weight))
+        else:
+            self._parts.append((rows, weight))
         self.offline_size += rows
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict]:
