@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from awac_pl.interaction import EnvironmentInteraction, collect_block
 from awac_pl.rollouts import RolloutWorkers
 from awac_pl.tasks import find_task
 from benchmarks.measure import compare, in_turn
-from benchmarks.updating import make_module
+from benchmarks.updating import EpochClock, make_module
 
 
 def environment_steps(counts: Sequence[int], rounds: int, env_steps: int = 8000) -> dict[str, dict[str, Any]]:
@@ -35,21 +34,6 @@ def environment_steps(counts: Sequence[int], rounds: int, env_steps: int = 8000)
             pool.close()
 
 
-class Epochs(Callback):
-    """Seconds of each online epoch, from taking in its block to its last update."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start."""
-        self.start = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Stop."""
-        self.seconds.append(time.perf_counter() - self.start)
-
-
 def overlap(workers: int, batch: int, updates: int, env_steps: int, epochs: int) -> dict[str, Any]:
     """Seconds of an online epoch, overlapped, beside those of its updates alone and of its steps alone; medians.
 
@@ -63,7 +47,7 @@ def overlap(workers: int, batch: int, updates: int, env_steps: int, epochs: int)
 
     def fit(*callbacks: Callback, offline: bool) -> list[float]:
         data.offline_epochs = epochs if offline else 0
-        clock = Epochs()
+        clock = EpochClock()
         lightning.Trainer(
             max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, callbacks=[clock, *callbacks], limit_val_batches=0,
