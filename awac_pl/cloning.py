@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from awac_pl.datasets import (
+    POLICY_FILE,
     check_dataset_id,
     data_file,
     file_digest,
@@ -196,6 +197,7 @@ def clone_dataset(
             "recipe": recipe,
             "cloning": result,
         },
+        policy=clone.actor.to_numpy(),
     )
     log.info("%s: %s", target, json.dumps(result))
     return result
@@ -233,4 +235,13 @@ def cloning_result(dataset_ids: Sequence[str]) -> dict[str, float] | None:
     for name in dataset_ids:
         if find_dataset(name) is not None and "cloning" in (metadata := read_metadata(name)):
             return metadata["cloning"]
+    return None
+
+
+def cloned_policy(dataset_ids: Sequence[str]) -> NumpyPolicy | None:
+    """The policy behind a run's cloned dataset, acting stochastically as it did there; None where none is kept."""
+    for name in dataset_ids:
+        folder = find_dataset(name)
+        if folder is not None and (path := folder.with_name(POLICY_FILE)).exists():
+            return NumpyPolicy.load(path)
     return None

@@ -24,9 +24,12 @@ from awac_pl import __version__
 from awac_pl.episodes import make_episode
 from awac_pl.errors import DatasetError, first_line, nearest
 from awac_pl.hdf5 import read_array, read_group
+from awac_pl.policy import NumpyPolicy
 from awac_pl.schema import Episode
 from awac_pl.tasks import Spaces, Task, scale_action, uses_binary_reward
 
+#: Beside a dataset's ``data``: the policy that acted in it.
+POLICY_FILE = "policy.safetensors"
 BUILT_IN_ROOT = Path(__file__).parent / "demonstrations"
 _ID = re.compile(r"(?:[A-Za-z0-9_][\w-]*/)*[A-Za-z0-9_][\w-]+-v\d+")
 
@@ -179,7 +182,12 @@ def load_dataset(dataset_id: str, task: Task, spaces: Spaces, *, num_episodes: i
 
 
 def save_dataset(
-    dataset_id: str, episodes: Sequence[Episode], spaces: Spaces, metadata: dict[str, Any], root: Path | None = None
+    dataset_id: str,
+    episodes: Sequence[Episode],
+    spaces: Spaces,
+    metadata: dict[str, Any],
+    root: Path | None = None,
+    policy: NumpyPolicy | None = None,
 ) -> Path:
     """Write episodes as a Minari dataset, whole or not at all; an older one of this id is replaced.
 
@@ -189,6 +197,7 @@ def save_dataset(
         spaces: of the environment.
         metadata: JSON values, added to Minari's own.
         root: datasets folder; ``local_root()`` by default.
+        policy: who acted; kept beside the data as ``policy.safetensors``.
 
     Returns:
         The dataset's folder.
@@ -220,6 +229,8 @@ def save_dataset(
             **metadata,
         }
         (data / "metadata.json").write_text(json.dumps(written, indent=2))
+        if policy is not None:
+            (staging / POLICY_FILE).write_bytes(policy.to_bytes())
         if folder.exists():
             shutil.rmtree(folder)
         staging.rename(folder)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+
+from awac_pl.errors import AwacError, first_line
 
 
 @dataclass(frozen=True)
@@ -36,3 +41,41 @@ class NumpyPolicy:
             return mean
         noise = rng.standard_normal(mean.shape, dtype=np.float32)
         return np.clip(mean + self.std * noise, -1, 1)
+
+    def to_bytes(self) -> bytes:
+        """The policy as a safetensors file: ``weight_0``, ``bias_0``, …, ``std``."""
+        from safetensors.numpy import save
+
+        layers = zip(self.weights, self.biases, strict=True)
+        arrays = {
+            f"{name}_{i}": array
+            for i, pair in enumerate(layers)
+            for name, array in zip(("weight", "bias"), pair, strict=True)
+        }
+        metadata = {"policy": json.dumps({"layers": len(self.weights), "deterministic": self.deterministic})}
+        return save({**arrays, "std": self.std}, metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> NumpyPolicy:
+        """Read what ``to_bytes`` wrote; nothing in the file can run code.
+
+        Raises:
+            AwacError: the file is not there, or holds no policy.
+        """
+        from safetensors import safe_open
+
+        try:
+            with safe_open(path, "numpy") as file:
+                facts = json.loads((file.metadata() or {})["policy"])
+                weights, biases = (
+                    tuple(file.get_tensor(f"{name}_{layer}") for layer in range(facts["layers"]))
+                    for name in ("weight", "bias")
+                )
+                policy = cls(weights, biases, file.get_tensor("std"), deterministic=bool(facts["deterministic"]))
+        except Exception as error:
+            raise AwacError(f"{path}: cannot be read as a policy ({first_line(error)}); export it anew") from error
+        widths = [policy.weights[0].shape[0], *(len(bias) for bias in biases)]
+        fits = [weight.shape for weight in weights] == list(pairwise(widths))
+        if not fits or policy.std.shape != (widths[-1],):
+            raise AwacError(f"{path}: its layers do not fit each other; export it anew")
+        return policy

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from awac_pl.cloning import clone_dataset, fit_clone
-from awac_pl.datasets import load_dataset, read_metadata
-from awac_pl.errors import DatasetError
+from awac_pl.cloning import clone_dataset, cloned_policy, fit_clone
+from awac_pl.datasets import POLICY_FILE, load_dataset, read_metadata
+from awac_pl.errors import AwacError, DatasetError
+from awac_pl.rollouts import RolloutWorkers
 from tests.conftest import REACH
 from tests.toy import reach_episodes
 
@@ -49,7 +52,7 @@ def test_a_bad_target_is_refused_before_the_work(reach, reach_dataset: str) -> N
         clone_dataset(reach_dataset, "mine", reach[0])
 
 
-def test_cloned_dataset(reach, reach_dataset: str) -> None:
+def test_cloned_dataset(reach, reach_dataset: str, datasets_root: Path) -> None:
     result = clone_dataset(
         reach_dataset, "toy/cloned-v0", reach[0], num_episodes=12, evaluation_episodes=20, num_workers=1, progress=False
     )
@@ -62,3 +65,12 @@ def test_cloned_dataset(reach, reach_dataset: str) -> None:
     assert metadata["recipe"]["source"] == reach_dataset
     assert metadata["recipe"]["num_demonstrations"] == 20
     assert reach[0].env_id == REACH
+
+    policy = cloned_policy([reach_dataset, "toy/cloned-v0"])  # kept beside the episodes that it acted
+    assert policy is not None
+    (again,) = RolloutWorkers(reach[0], 0).rollout(policy, [1_000_000_003])
+    np.testing.assert_array_equal(again.actions, dataset.episodes[3].actions)
+    assert cloned_policy([reach_dataset]) is None
+    (datasets_root / "toy/cloned-v0" / POLICY_FILE).write_bytes(b"<html>")
+    with pytest.raises(AwacError, match=r"policy\.safetensors: cannot be read as a policy"):
+        cloned_policy(["toy/cloned-v0"])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from awac_pl.errors import AwacError
 from awac_pl.networks import Actor, CriticEnsemble
+from awac_pl.policy import NumpyPolicy
 
 
 def test_log_prob_by_hand() -> None:
@@ -94,3 +98,16 @@ def test_a_snapshot_does_not_follow_later_training() -> None:
         for parameter in actor.parameters():
             parameter.add_(1.0)
     np.testing.assert_array_equal(before, policy.act(np.ones(5, np.float32), np.random.default_rng(0)))
+
+
+def test_a_policy_comes_back_from_its_file(tmp_path: Path) -> None:
+    policy = Actor(3, 2, (4, 5), initial_std=0.3).to_numpy(deterministic=True)
+    path = tmp_path / "policy.safetensors"
+    path.write_bytes(policy.to_bytes())
+    again = NumpyPolicy.load(path)
+    assert again.deterministic
+    for name in ("weights", "biases", "std"):
+        np.testing.assert_equal(getattr(again, name), getattr(policy, name))
+    path.write_bytes(replace(policy, std=policy.std[:1]).to_bytes())
+    with pytest.raises(AwacError, match="its layers do not fit each other"):
+        NumpyPolicy.load(path)
