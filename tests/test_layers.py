@@ -14,7 +14,7 @@ import awac_pl
 LAYERS = [
     ["__init__", "errors", "schema"],
     ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5"],
-    ["networks", "rollouts", "episodes", "replay", "streams", "run_folder"],
+    ["networks", "rollouts", "episodes", "replay", "streams", "run_folder", "dataset_folders"],
     ["datasets"],
     ["cloning", "downloads", "importing", "editing"],
     ["inspection"],
