@@ -254,5 +254,7 @@ def _mark_phases(axes: Axes, groups: Sequence[Group]) -> None:
     axes.set_xlim(left=min(left, axes.get_xlim()[0]))
     axes.axvspan(axes.get_xlim()[0], 0, color=GRAY, alpha=0.12, linewidth=0)
     axes.axvline(0, color=GRAY, linewidth=1)
-    axes.annotate("pretraining, updates left", (0, 0), xycoords=("data", "axes fraction"), xytext=(-4, 6), textcoords="offset points",
-                  rotation=90, ha="right", va="bottom", fontsize=8.5, color=GRAY)  # fmt: skip
+    axes.annotate(
+        "pretraining, updates left", (0, 0), xycoords=("data", "axes fraction"), xytext=(-4, 6),
+        textcoords="offset points", rotation=90, ha="right", va="bottom", fontsize=8.5, color=GRAY,
+    )  # fmt: skip

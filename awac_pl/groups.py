@@ -9,11 +9,12 @@ from typing import Any
 
 from awac_pl.runs import Run, clip, number_of, within
 
-#: Settings (and groups of them) that say how long and how fast a run was, but not how it learns.
+#: Parts of a configuration that decide what a run learns …
+LEARNING = ("model", "data", "interaction", "trainer")
+#: … but for the settings in them that only say how long and how fast it was.
 SPEED = (
-    "trainer.max_epochs", "trainer.accelerator", "trainer.log_every_n_steps", "trainer.enable_progress_bar", "checkpoint",
-    "data.workers", "data.progress", "data.device", "data.storage", "data.chunk_size", "model.compile", "mlflow_uri",
-    "mlflow_experiment", "weights_only",
+    "trainer.max_epochs", "trainer.accelerator", "trainer.log_every_n_steps", "trainer.enable_progress_bar",
+    "data.workers", "data.progress", "data.device", "data.storage", "data.chunk_size", "model.compile",
 )  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Put runs together that differ in nothing but seed, length and speed, sorted by task and preset."""
     alike: dict[str, list[Run]] = {}
     for run in runs:
-        kind = {name: value for name, value in run.settings.items() if not within(name, SPEED)}
+        kind = {name: value for name, value in run.settings.items() if _decides(name)}
         alike.setdefault(json.dumps([run.task, run.preset, kind], sort_keys=True, default=str), []).append(run)
     groups = []
     for members in alike.values():
@@ -95,9 +96,13 @@ def _distinction(run: Run, siblings: Sequence[Run]) -> list[str]:
     if not run.config and any(other.config for other in siblings):
         return ["configuration not kept"]
     place = siblings.index(run)
-    told = {name: values[place] for name, values in differences(siblings).items() if not within(name, SPEED)}
+    told = {name: values[place] for name, values in differences(siblings).items() if _decides(name)}
     parts = [
         str(value).split(",")[0] if name == "data.datasets" else f"{name.split('.')[-1]} {value}"
         for name, value in told.items()
     ]
     return [clip(part, 48) for part in parts[:2]] + (["…"] if len(parts) > 2 else [])
+
+
+def _decides(name: str) -> bool:
+    return within(name, LEARNING) and not within(name, SPEED)

@@ -21,7 +21,9 @@ from awac_pl.runs import Run, read_runs
 from awac_pl.tables import Table, origin_tables, result_tables
 
 #: Kinds of files in ``<run>/videos`` that a browser shows.
-KINDS = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif", ".png": "image/png"}
+KINDS = {".gif": "image/gif", ".png": "image/png", ".mp4": "video/mp4", ".webm": "video/webm"}
+#: Names of videos that come first, in this order.
+FIRST = ("before", "after", "last", "best")
 #: Bytes of videos on one page; what does not fit is named instead.
 VIDEO_BYTES = 64_000_000
 
@@ -140,24 +142,35 @@ def _known(run: Run, measure: str) -> bool:
     return any(value is not None and value == value for value in values)
 
 
-def _embed_videos(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """The files of each run's ``videos``, before and after first, as data URIs."""
-    made, room = [], VIDEO_BYTES
+def _embed_videos(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The videos of each run as data URIs, by name: moving pictures, films, and why a file is not there."""
+    made: list[dict[str, Any]] = []
+    room = VIDEO_BYTES
     for run in runs:
-        files = [path for path in (run.folder / "videos").glob("*") if path.suffix.lower() in KINDS]
-        for path in sorted(files, key=lambda path: ("before" not in path.stem, "after" not in path.stem, path.name)):
-            kind = KINDS[path.suffix.lower()]
-            video = {"run": run.name, "name": path.name, "kind": kind.split("/")[0], "uri": "", "why": ""}
+        names: dict[str, dict[str, Any]] = {}
+        for path in sorted((run.folder / "videos").glob("*"), key=_place):
+            kind = KINDS.get(path.suffix.lower())
+            if kind is None:
+                continue
+            video = names.setdefault(
+                path.stem, {"run": run.name, "name": path.stem, "image": [], "video": [], "missing": []}
+            )
             if path.is_symlink() or not path.is_file():
-                video["why"] = "is no file of the run's own"
-            elif path.stat().st_size > room:
-                video["why"] = f"does not fit: {VIDEO_BYTES / 1e6:.0f} MB of videos are on this page"
+                video["missing"].append(f"{path.name} is no file of the run's own")
+            elif (size := path.stat().st_size) > room:
+                video["missing"].append(f"{path.name} is left out: {VIDEO_BYTES // 1_000_000} MB of videos fit on a page")
             else:
-                content = path.read_bytes()
-                room -= len(content)
-                video["uri"] = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-            made.append(video)
+                room -= size
+                uri = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+                video[kind.partition("/")[0]].append(uri)
+        made += names.values()
     return made
+
+
+def _place(path: Path) -> tuple:
+    """Where a video comes: the named ones, then the shorter names, so that 500 updates come before 10,000."""
+    rank = FIRST.index(path.stem) if path.stem in FIRST else len(FIRST)
+    return rank, len(path.stem), path.stem, list(KINDS).index(path.suffix.lower()) if path.suffix.lower() in KINDS else -1
 
 
 def _one_of_each(groups: Sequence[Group]) -> list[Run]:
