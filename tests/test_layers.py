@@ -13,12 +13,12 @@ import awac_pl
 
 LAYERS = [
     ["__init__", "errors", "schema"],
-    ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5"],
+    ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5", "published"],
     ["networks", "rollouts", "episodes", "replay", "streams", "run_folder", "dataset_folders"],
-    ["datasets"],
-    ["cloning", "downloads", "importing", "editing"],
-    ["inspection"],
-    ["data", "module"],
+    ["datasets", "runs"],
+    ["cloning", "downloads", "importing", "editing", "groups"],
+    ["inspection", "figures", "tables"],
+    ["data", "module", "report"],
     ["interaction", "progress", "records", "recording"],
     ["lightning_cli", "data_cli"],
     ["cli"],
