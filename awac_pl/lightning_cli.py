@@ -25,7 +25,8 @@ from awac_pl.interaction import EnvironmentInteraction
 from awac_pl.module import AWAC
 from awac_pl.progress import AwacProgressBar
 from awac_pl.records import RunLogger, RunRecord, SaveRunConfig
-from awac_pl.run_folder import RunFolder, choose_run_folder, git_commit
+from awac_pl.run_folder import RunFolder, choose_run_folder, git_commit, run_of
+from awac_pl.tracking import artifact_location, give_up_soon, tracking_uri
 
 #: Where rank 0 tells the processes that it starts which folder it has chosen.
 RUN_DIR_VARIABLE = "AWAC_RUN_DIR"
@@ -118,7 +119,7 @@ class AwacCLI(LightningCLI):
             return Path(config.run_dir or os.environ.get(RUN_DIR_VARIABLE) or ".")
         name = f"{re.sub(r'[^A-Za-z0-9]+', '-', config.data.task)}-{config.preset}-seed{config.seed_everything}"
         self.run_folder = choose_run_folder(
-            Path(config.run_dir) if config.run_dir else _run_of(config.ckpt_path),
+            Path(config.run_dir) if config.run_dir else run_of(config.ckpt_path),
             Path("runs") / name,
             resume=config.ckpt_path is not None,
         )
@@ -165,17 +166,16 @@ def _mlflow_logger(config: Any, tags: dict[str, str]) -> RunLogger | bool:
     """The run that ``mlflow run`` has opened, or a new one in a local SQLite file, which needs no server."""
     if rank_zero_only.rank:  # type: ignore[attr-defined]
         return False
-    uri = config.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    uri = tracking_uri(config.mlflow_uri)
     if uri == "none":
         return False
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # by default MLflow retries a dead server for minutes
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    give_up_soon()
     logger = RunLogger(
         experiment_name=config.mlflow_experiment,
         run_name=Path(config.run_dir).name,
         run_id=os.environ.get("MLFLOW_RUN_ID"),
         tracking_uri=uri,
-        artifact_location=None if "://" in uri and not uri.startswith("sqlite") else str(Path.cwd() / "mlartifacts"),
+        artifact_location=artifact_location(uri),
         tags=tags,
     )
     try:
@@ -253,16 +253,8 @@ def _with_run_config(arguments: list[str]) -> list[str]:
         return arguments
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     values = [value if flag == "--ckpt_path" else flag.partition("=")[2] for flag, value in pairs if "--ckpt_path" in flag]
-    run = _run_of(values[0]) if values else None
+    run = run_of(values[0]) if values else None
     return arguments if run is None else [arguments[0], f"--config={run / 'config.yaml'}", *arguments[1:]]
-
-
-def _run_of(ckpt_path: str | None) -> Path | None:
-    """The run folder that a checkpoint lies in; None for ``last`` and for a checkpoint elsewhere."""
-    if ckpt_path in (None, "last"):
-        return None
-    folder = Path(ckpt_path).resolve().parent.parent
-    return folder if (folder / "config.yaml").exists() and (folder / "manifest.json").exists() else None
 
 
 def _one_line(message: str, keys: set[str]) -> str:

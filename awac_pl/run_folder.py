@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import importlib.metadata
 import os
 import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
@@ -90,6 +93,14 @@ def choose_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunF
     return latest if resume and latest is not None else folder
 
 
+def run_of(checkpoint: str | Path | None) -> Path | None:
+    """The run folder that a checkpoint lies in; None for ``last`` and for a checkpoint elsewhere."""
+    if checkpoint is None or checkpoint == "last":
+        return None
+    folder = Path(checkpoint).resolve().parent.parent
+    return folder if (folder / "config.yaml").exists() and (folder / "manifest.json").exists() else None
+
+
 def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
     """Write rows as CSV, atomically; a measure that a row does not have stays empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -107,6 +118,11 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of installed packages, and of Python."""
+    return {name: _version(name) for name in packages} | {"python": sys.version.split()[0]}
+
+
 def git_commit() -> str:
     """Commit of this source tree, with ``+changes`` where it differs from it; ``unknown`` outside a checkout."""
     folder = Path(__file__).parent
@@ -119,3 +135,10 @@ def git_commit() -> str:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "") if tracked else "unknown"
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
