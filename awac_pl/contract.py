@@ -69,7 +69,8 @@ def read_contract(folder: Path) -> Contract:
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         found = body.get("format") if isinstance(body, dict) else None
         raise AwacError(f"{path}: its format is {found}, this version knows {FORMAT}; export the policy anew")
-    digests = dict(body.get("sha256") or {})
+    digests = body.get("sha256")
+    digests = dict(digests) if isinstance(digests, dict) else {}
     if digests.pop(CONTRACT, None) != _digest({**body, "sha256": digests}):
         raise AwacError(f"{path}: was changed after the export; export the policy anew")
     for name, digest in digests.items():

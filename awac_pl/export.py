@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import warnings
-from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +23,7 @@ from awac_pl.errors import AwacError, first_line
 from awac_pl.graph import policy_graph
 from awac_pl.module import AWAC
 from awac_pl.policy import NumpyPolicy
-from awac_pl.rollouts import run_episode
+from awac_pl.rollouts import RolloutError, run_episode
 from awac_pl.run_folder import git_commit, run_of, versions
 from awac_pl.runner import numpy_policy, onnx_policy
 from awac_pl.schema import Episode
@@ -45,13 +44,13 @@ NUM_EXAMPLES = 16
 _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "gymnasium", "mujoco", "mlflow")
 
 
-def export_policy(checkpoint: Path, target: Path, *, task: str | None = None, progress: bool = True) -> dict[str, Any]:
+def export_policy(checkpoint: Path, target: Path, *, task_name: str | None = None, progress: bool = True) -> dict[str, Any]:
     """Write the deterministic policy of a checkpoint into a new folder, all of it or nothing.
 
     Args:
         checkpoint: of a fit.
         target: folder to write; may exist if it is empty.
-        task: of the checkpoint, where it lies in no run folder.
+        task_name: of the checkpoint, where it lies in no run folder.
         progress: show a progress bar.
 
     Returns:
@@ -61,24 +60,27 @@ def export_policy(checkpoint: Path, target: Path, *, task: str | None = None, pr
         AwacError: the folder is in use, the checkpoint is none or of a task of other sizes, its task cannot be found, or
             a form of the policy disagrees with torch.
     """
+    target = target.resolve()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise AwacError(f"{target}: exists already; choose another folder, or remove it")
     with tqdm(total=5, desc="export: checkpoint", unit="part", disable=not progress, leave=False) as bar:
         state, module = read_checkpoint(checkpoint), load_module(checkpoint)
-        named, run = _training_run(checkpoint, task)
+        task, run = _training_run(checkpoint, task_name)
         _next(bar, "rollout")
-        spaces = inspect_spaces(named)
+        spaces = inspect_spaces(task)
         sizes = (module.hparams["observation_dim"], module.hparams["action_dim"])
         if sizes != (spaces.observation_dim, spaces.action_dim):
             raise AwacError(
-                f"{checkpoint}: its policy maps {sizes[0]} values to {sizes[1]} actions; {named.env_id} has "
+                f"{checkpoint}: its policy maps {sizes[0]} values to {sizes[1]} actions; {task.env_id} has "
                 f"{spaces.observation_dim} and {spaces.action_dim}: another task?"
             )
         policy = module.policy(deterministic=True)
-        environment = make_environment(named)
+        environment = make_environment(task)
         try:
-            episode = run_episode(environment, replace(named, terminate_on_success=False), spaces, policy, seed=0)
-            facts = _interface(environment, named, spaces, _seen(state, episode))
+            episode = run_episode(environment, task, spaces, policy, seed=0)
+            facts = _interface(environment, task, spaces, _seen(state, episode))
+        except RolloutError as error:
+            raise AwacError(f"{checkpoint}: its policy cannot act: {error}") from error
         finally:
             environment.close()
         _next(bar, "parity")
@@ -86,16 +88,15 @@ def export_policy(checkpoint: Path, target: Path, *, task: str | None = None, pr
         parity = check_parity(graph, module, policy, spaces, episode.observations)
         _next(bar, "files")
         facts |= {
-            "task": named.name,
+            "task": task.name,
             "parity": parity,
             "training_run": {**run, "updates": int(module.updates), "env_steps": int(module.env_steps)},
             "exported": {"at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": git_commit()},
             "versions": {"awac_pl": __version__, **versions(_PACKAGES)},
         }
-        target.parent.mkdir(parents=True, exist_ok=True)
         staging = target.with_name(f".{target.name}-{os.getpid()}.tmp")
-        staging.mkdir()
         try:
+            staging.mkdir(parents=True)
             (staging / ONNX).write_bytes(graph)
             (staging / WEIGHTS).write_bytes(policy.to_bytes())
             _write_examples(staging / EXAMPLES, episode, spaces)
@@ -132,7 +133,7 @@ def check_parity(
     """
     rng = np.random.default_rng(0)
     around = rng.choice(observations, PARITY_OBSERVATIONS - min(len(observations), PARITY_OBSERVATIONS // 2))
-    around = around + observations.std(axis=0) * rng.standard_normal(around.shape)
+    around = around + (observations.std(axis=0) + 0.01) * rng.standard_normal(around.shape)
     rows = np.concatenate([observations[: PARITY_OBSERVATIONS // 2], around]).astype(np.float32)
     low, high = spaces.action_low, spaces.action_high
     with torch.inference_mode():
@@ -243,7 +244,7 @@ def _interface(environment: gymnasium.Env, task: Task, spaces: Spaces, seen: np.
     return {
         "env_id": task.env_id,
         "horizon": spaces.horizon,
-        "control_hz": round(1 / step, 6) if step else frames,
+        "control_hz": round(1 / float(step), 6) if isinstance(step, int | float | np.floating) and step > 0 else frames,
         "observation": {
             "dtype": "float32",
             "shape": ["N", spaces.observation_dim],

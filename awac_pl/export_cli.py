@@ -48,7 +48,7 @@ def export(arguments: list[str]) -> None:
     from awac_pl.export import MLFLOW_MODEL, export_policy, mlflow_client, register_policy
 
     client = mlflow_client(options.mlflow_uri) if options.register else None
-    facts = export_policy(options.ckpt_path, options.to, task=options.task)
+    facts = export_policy(options.ckpt_path, options.to, task_name=options.task)
     differences = ", ".join(f"{form} {value:.1g}" for form, value in facts["parity"]["largest_difference"].items())
     rate = "unknown" if facts["control_hz"] is None else f"{facts['control_hz']:g} Hz"
     print(f"{options.to}: the policy of {options.ckpt_path}")

@@ -88,8 +88,10 @@ class PolicyRunner:
         contract = read_contract(folder)
         if backend == "onnxruntime":
             policy = onnx_policy((folder / ONNX).read_bytes())
-        else:
+        elif backend == "numpy":
             policy = numpy_policy(NumpyPolicy.load(folder / WEIGHTS), contract.action_low, contract.action_high)
+        else:
+            raise AwacError(f"unknown backend '{backend}': onnxruntime or numpy")
         return cls(contract, policy, action_limits)
 
     def act(self, observation: ArrayLike) -> np.ndarray:
@@ -193,7 +195,7 @@ class PolicyRunner:
             raise AwacError(f"the environment's observations are {observations.shape}, the policy takes {expected}")
         if not isinstance(actions, Box) or actions.shape != self.low.shape:
             raise AwacError(f"the environment's action space is {actions}, the policy acts in {self.low.shape}")
-        if (self.low < actions.low).any() or (self.high > actions.high).any():
+        if (self.low < np.float32(actions.low)).any() or (self.high > np.float32(actions.high)).any():
             raise AwacError(f"the action limits reach outside of the environment's action space {actions}; narrow them")
 
 

@@ -31,7 +31,9 @@ class ServedPolicy(PythonModel):
         graph = Path(context.artifacts["policy"]).read_bytes()
         if hashlib.sha256(graph).hexdigest() != contract["sha256"]["policy.onnx"]:
             raise MlflowException("policy.onnx is not the file that was exported; export the policy anew")
-        self.session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # the network is far too small for more
+        self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         """Act.

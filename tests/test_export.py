@@ -118,18 +118,29 @@ def test_the_rate_and_the_names_come_from_the_environment() -> None:
     from awac_pl.tasks import find_task, inspect_spaces, make_environment
 
     task = find_task("pen")
-    facts = export._interface(make_environment(task), task, inspect_spaces(task), np.zeros((3, 45)))
+    environment = make_environment(task)
+    facts = export._interface(environment, task, inspect_spaces(task), np.zeros((3, 45)))
+    environment.close()
     assert facts["control_hz"] == 100  # 5 frames of 2 ms
     assert facts["action"]["names"][:2] == ["A_WRJ1", "A_WRJ0"]
 
 
-def test_nothing_of_this_machine_and_no_pickle_is_in_it(wide_export: Path, wide_run: Path) -> None:
+def test_nothing_of_this_machine_and_no_pickle_is_in_it(wide_export: Path) -> None:
     files = [path for path in wide_export.rglob("*") if path.is_file()]
     assert not [path for path in files if path.suffix == ".pkl"]
     for path in files:
         text = path.read_bytes()
         assert str(ROOT).encode() not in text, path
         assert str(wide_export.parent).encode() not in text, path
+    assert "awac_pl" not in (wide_export / "mlflow_model/serving.py").read_text()  # it stands alone
+
+
+def test_a_policy_that_has_diverged_is_refused(checkpoint: Path, tmp_path: Path, capsys) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    state["state_dict"]["actor.layers.2.bias"] += torch.nan
+    torch.save(state, tmp_path / "nan.ckpt")
+    line = refused(capsys, "--ckpt_path", tmp_path / "nan.ckpt", "--to", tmp_path / "out", "--task", WIDE)
+    assert "nan.ckpt: its policy cannot act: tests.toy:Wide-v0: seed 0: step 0: the action is not finite" in line
 
 
 def test_a_checkpoint_outside_a_run_folder_needs_its_task(checkpoint: Path, tmp_path: Path, capsys) -> None:

@@ -48,13 +48,14 @@ def test_both_backends_do_what_was_recorded(wide_export: Path, backend) -> None:
 @pytest.mark.parametrize("backend", ["onnxruntime", "numpy"])
 def test_no_torch_is_needed(wide_export: Path, backend: str) -> None:
     code = (
-        "import sys; from awac_pl.runner import PolicyRunner\n"
-        f"runner = PolicyRunner.load({str(wide_export)!r}, action_limits=(-2, 4), backend={backend!r})\n"
-        "assert runner.act([0.1, 0.2]).shape == (1,)\n"
+        "import sys; from awac_pl.cli import main\n"
+        f"assert main(['deploy', {str(wide_export)!r}, '--env', 'MountainCarContinuous-v0', '--action_limits=-1,1',\n"
+        f"             '--backend', {backend!r}]) == 0\n"
         "print([name for name in ('torch', 'lightning', 'mlflow', 'minari', 'onnx') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == "[]\n"
+    assert "1, 10 steps" in done.stdout  # the contract's horizon, not the 999 steps of that environment
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_actions_are_clipped_to_the_limits() -> None:
@@ -82,9 +83,11 @@ def test_limits_must_be_sensible(limits, message: str) -> None:
         runner_of(0, limits)
 
 
-def test_limits_must_be_named(wide_export: Path) -> None:
+def test_limits_must_be_named_and_the_backend_known(wide_export: Path) -> None:
     with pytest.raises(TypeError, match="action_limits"):
         PolicyRunner.load(wide_export)  # type: ignore[call-arg]
+    with pytest.raises(AwacError, match="unknown backend 'tensorrt': onnxruntime or numpy"):
+        PolicyRunner.load(wide_export, action_limits=LIMITS, backend="tensorrt")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +136,7 @@ def _other_weights(folder: Path, name: str) -> None:
     [
         (_wider, "contract.json: was changed after the export"),
         (lambda folder: _edit(folder, sha256={}), "contract.json: was changed after the export"),
-        (lambda folder: _edit(folder, sha256=None), "contract.json: was changed after the export"),
+        (lambda folder: _edit(folder, sha256=[1]), "contract.json: was changed after the export"),
         (lambda folder: _edit(folder, format=2), "contract.json: its format is 2, this version knows 1"),
         (lambda folder: (folder / "contract.json").write_text("[]"), "its format is None"),
         (lambda folder: (folder / "contract.json").write_text("{"), "contract.json: cannot be read"),
