@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import warnings
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,24 +17,21 @@ from tqdm import tqdm
 
 from awac_pl import __version__
 from awac_pl.checkpoints import load_module, read_checkpoint
-from awac_pl.contract import CONTRACT, EXAMPLES, ONNX, WEIGHTS, read_contract, write_contract
+from awac_pl.contract import EXAMPLES, ONNX, WEIGHTS, write_contract
 from awac_pl.errors import AwacError, first_line
 from awac_pl.graph import policy_graph
 from awac_pl.module import AWAC
 from awac_pl.policy import NumpyPolicy
+from awac_pl.registry import save_mlflow_model
 from awac_pl.rollouts import RolloutError, run_episode
-from awac_pl.run_folder import git_commit, run_of, versions
+from awac_pl.run_folder import git_commit, run_of
 from awac_pl.runner import numpy_policy, onnx_policy
 from awac_pl.schema import Episode
 from awac_pl.tasks import Spaces, Task, find_task, inspect_spaces, make_environment, scale_action
-from awac_pl.tracking import artifact_location, give_up_soon, tracking_uri
 
 if TYPE_CHECKING:
     import gymnasium
-    import mlflow
 
-#: Folder of the MLflow model inside an export.
-MLFLOW_MODEL = "mlflow_model"
 #: Observations on which all forms of the policy must agree, and by how much, on the scale of actions in [-1, 1].
 PARITY_OBSERVATIONS = 10_000
 PARITY_TOLERANCE = 1e-5
@@ -92,7 +88,7 @@ def export_policy(checkpoint: Path, target: Path, *, task_name: str | None = Non
             "parity": parity,
             "training_run": {**run, "updates": int(module.updates), "env_steps": int(module.env_steps)},
             "exported": {"at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": git_commit()},
-            "versions": {"awac_pl": __version__, **versions(_PACKAGES)},
+            "versions": {"awac_pl": __version__, **{name: version(name) for name in _PACKAGES}},
         }
         staging = target.with_name(f".{target.name}-{os.getpid()}.tmp")
         try:
@@ -102,7 +98,7 @@ def export_policy(checkpoint: Path, target: Path, *, task_name: str | None = Non
             _write_examples(staging / EXAMPLES, episode, spaces)
             contract = write_contract(staging, facts)
             _next(bar, "MLflow model")
-            _save_mlflow_model(staging, sizes)
+            save_mlflow_model(staging, sizes)
             os.rename(staging, target)
         except OSError as error:
             raise AwacError(f"{target}: cannot be written ({first_line(error)})") from error
@@ -147,61 +143,6 @@ def check_parity(
                 f"{name} differs from torch by up to {difference:.2g}, more than {PARITY_TOLERANCE:g}; nothing is exported"
             )
     return {"observations": len(rows), "tolerance": PARITY_TOLERANCE, "largest_difference": differences}
-
-
-def mlflow_client(uri: str | None = None) -> mlflow.MlflowClient:
-    """A connection to a tracking server that answers (see ``tracking_uri``).
-
-    Raises:
-        AwacError: it does not.
-    """
-    import mlflow
-
-    give_up_soon()
-    client = mlflow.MlflowClient(tracking_uri(uri))
-    try:
-        client.search_experiments(max_results=1)
-    except Exception as error:
-        raise AwacError(f"MLflow at {client.tracking_uri} cannot be used: {first_line(error)}") from error
-    return client
-
-
-def register_policy(folder: Path, name: str, client: mlflow.MlflowClient) -> str:
-    """Log an export to MLflow as a run of its own and register its model.
-
-    Args:
-        folder: what ``export_policy`` wrote.
-        name: of the registered model; made where there is none yet.
-        client: of the tracking server.
-
-    Returns:
-        The version.
-
-    Raises:
-        AwacError: MLflow refuses.
-    """
-    from mlflow.exceptions import MlflowException
-
-    facts = read_contract(folder).facts
-    try:
-        experiment = client.get_experiment_by_name("awac")
-        number = (
-            experiment.experiment_id
-            if experiment
-            else client.create_experiment("awac", artifact_location(client.tracking_uri))
-        )
-        tags = {"task": facts["task"], "training_run": facts["training_run"]["folder"] or "unknown"}
-        run = client.create_run(number, run_name=f"export-{folder.name}", tags=tags)
-        client.log_artifacts(run.info.run_id, str(folder))
-        client.set_terminated(run.info.run_id)
-        try:
-            client.get_registered_model(name)
-        except MlflowException:
-            client.create_registered_model(name)
-        source = f"{run.info.artifact_uri}/{MLFLOW_MODEL}"
-        return str(client.create_model_version(name, source, run.info.run_id, tags=tags).version)
-    except Exception as error:
-        raise AwacError(f"MLflow cannot register '{name}' ({first_line(error)}); {folder} is complete") from error
 
 
 def _next(bar: tqdm, part: str) -> None:
@@ -277,32 +218,3 @@ def _write_examples(path: Path, episode: Episode, spaces: Spaces) -> None:
     chosen = np.unique(np.linspace(0, len(episode) - 1, NUM_EXAMPLES).astype(int))
     actions = scale_action(episode.actions[chosen], spaces.action_low, spaces.action_high)
     np.savez(path, observation=episode.observations[chosen], action=actions.astype(np.float32), step=chosen)
-
-
-def _save_mlflow_model(folder: Path, sizes: tuple[int, int]) -> None:
-    """A model made of code, the graph and the contract; no pickle, and no path of this machine."""
-    number = np.dtype(np.float32)
-    with np.load(folder / EXAMPLES) as examples:
-        example = examples["observation"][:1]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*type hint")  # in MLflow's own code
-        from mlflow import pyfunc
-        from mlflow.models import Model, ModelSignature
-        from mlflow.types import Schema, TensorSpec
-
-        pyfunc.save_model(
-            folder / MLFLOW_MODEL,
-            python_model=str(Path(__file__).with_name("serving.py")),
-            artifacts={"policy": str(folder / ONNX), "contract": str(folder / CONTRACT)},
-            signature=ModelSignature(
-                inputs=Schema([TensorSpec(number, (-1, sizes[0]))]), outputs=Schema([TensorSpec(number, (-1, sizes[1]))])
-            ),
-            input_example=example,
-            pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "onnxruntime")],
-        )
-    model = Model.load(folder / MLFLOW_MODEL)
-    flavour = model.flavors["python_function"]
-    flavour["model_code_path"] = "serving.py"
-    for artifact in flavour["artifacts"].values():
-        artifact["uri"] = artifact["path"]
-    model.save(folder / MLFLOW_MODEL / "MLmodel")

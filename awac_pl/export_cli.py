@@ -45,7 +45,8 @@ def export(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it reads them when it is imported
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from awac_pl.export import MLFLOW_MODEL, export_policy, mlflow_client, register_policy
+    from awac_pl.export import export_policy
+    from awac_pl.registry import MLFLOW_MODEL, mlflow_client, register_policy
 
     client = mlflow_client(options.mlflow_uri) if options.register else None
     facts = export_policy(options.ckpt_path, options.to, task_name=options.task)

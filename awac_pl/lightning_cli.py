@@ -26,7 +26,6 @@ from awac_pl.module import AWAC
 from awac_pl.progress import AwacProgressBar
 from awac_pl.records import RunLogger, RunRecord, SaveRunConfig
 from awac_pl.run_folder import RunFolder, choose_run_folder, git_commit, run_of
-from awac_pl.tracking import artifact_location, give_up_soon, tracking_uri
 
 #: Where rank 0 tells the processes that it starts which folder it has chosen.
 RUN_DIR_VARIABLE = "AWAC_RUN_DIR"
@@ -166,16 +165,17 @@ def _mlflow_logger(config: Any, tags: dict[str, str]) -> RunLogger | bool:
     """The run that ``mlflow run`` has opened, or a new one in a local SQLite file, which needs no server."""
     if rank_zero_only.rank:  # type: ignore[attr-defined]
         return False
-    uri = tracking_uri(config.mlflow_uri)
+    uri = config.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
     if uri == "none":
         return False
-    give_up_soon()
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # by default MLflow retries a dead server for minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     logger = RunLogger(
         experiment_name=config.mlflow_experiment,
         run_name=Path(config.run_dir).name,
         run_id=os.environ.get("MLFLOW_RUN_ID"),
         tracking_uri=uri,
-        artifact_location=artifact_location(uri),
+        artifact_location=None if "://" in uri and not uri.startswith("sqlite") else str(Path.cwd() / "mlartifacts"),
         tags=tags,
     )
     try:

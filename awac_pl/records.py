@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import math
@@ -22,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from awac_pl.cloning import cloning_result
 from awac_pl.data import ReplayDataModule
 from awac_pl.errors import first_line
-from awac_pl.run_folder import read_metrics, versions, write_metrics
+from awac_pl.run_folder import read_metrics, write_metrics
 from awac_pl.scores import score_run, wilson_interval
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class RunRecord(Callback):
             "command": sys.argv,
             "started": _now(),
             "device": str(pl_module.device),
-            "versions": versions(_PACKAGES),
+            "versions": {name: _version(name) for name in _PACKAGES} | {"python": sys.version.split()[0]},
             "datasets": trainer.datamodule.datasets,  # type: ignore[attr-defined]
             "cloning": cloning_result(trainer.datamodule.dataset_ids),  # type: ignore[attr-defined]
         }
@@ -242,3 +243,10 @@ def _tolerate(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Non
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import fcntl
-import importlib.metadata
 import os
 import subprocess
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
@@ -118,11 +115,6 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
-def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of installed packages, and of Python."""
-    return {name: _version(name) for name in packages} | {"python": sys.version.split()[0]}
-
-
 def git_commit() -> str:
     """Commit of this source tree, with ``+changes`` where it differs from it; ``unknown`` outside a checkout."""
     folder = Path(__file__).parent
@@ -135,10 +127,3 @@ def git_commit() -> str:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "") if tracked else "unknown"
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

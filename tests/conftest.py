@@ -64,7 +64,7 @@ def reach() -> tuple[Task, Spaces]:
 @pytest.fixture
 def reach_dataset(reach: tuple[Task, Spaces]) -> str:
     """Id of a dataset of 20 good episodes of the toy task."""
-    save_dataset("toy/reach-v0", reach_episodes(20), reach[1], {})
+    save_dataset("toy/reach-v0", reach_episodes(20), *reach, {})
     return "toy/reach-v0"
 
 
@@ -74,7 +74,8 @@ def wide_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wide")
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
         patch.setenv("MINARI_DATASETS_PATH", str(folder / "datasets"))
-        save_dataset("toy/wide-v0", reach_episodes(20), inspect_spaces(find_task(WIDE)), {})
+        task = find_task(WIDE)
+        save_dataset("toy/wide-v0", reach_episodes(20), task, inspect_spaces(task), {})
         (folder / "wide.yaml").write_text(WIDE_CONFIG)
         assert main(["fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=wide.yaml"]) == 0
     return folder / "runs/wide"

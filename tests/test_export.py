@@ -30,6 +30,7 @@ from awac_pl.contract import read_contract
 from awac_pl.errors import AwacError
 from awac_pl.graph import policy_graph
 from awac_pl.policy import NumpyPolicy
+from awac_pl.registry import mlflow_client, register_policy
 from awac_pl.runner import numpy_policy, onnx_policy
 from tests.conftest import ROOT, WIDE
 from tests.toy import constant_policy
@@ -203,7 +204,7 @@ def test_an_export_that_breaks_off_leaves_nothing(checkpoint: Path, tmp_path: Pa
     def fail(*_) -> None:
         raise error
 
-    monkeypatch.setattr(export, "_save_mlflow_model", fail)
+    monkeypatch.setattr(export, "save_mlflow_model", fail)
     with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else AwacError):
         export.export_policy(checkpoint, tmp_path / "new/out", progress=False)
     assert not list((tmp_path / "new").iterdir())
@@ -219,8 +220,8 @@ def test_a_tracker_that_is_down_is_told_before_anything_is_written(checkpoint: P
 def test_registered_and_served_over_http(wide_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``--register`` twice, then a real server for the second version."""
     monkeypatch.chdir(tmp_path)
-    client = export.mlflow_client()
-    assert [export.register_policy(wide_export, "wide", client) for _ in range(2)] == ["1", "2"]
+    client = mlflow_client()
+    assert [register_policy(wide_export, "wide", client) for _ in range(2)] == ["1", "2"]
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     run = mlflow.MlflowClient(uri).get_run(client.get_model_version("wide", "2").run_id)
     assert (run.info.status, run.data.tags["training_run"], run.data.tags["task"]) == ("FINISHED", "wide", WIDE)

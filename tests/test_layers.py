@@ -13,9 +13,9 @@ import awac_pl
 
 LAYERS = [
     ["__init__", "errors", "schema"],
-    ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5", "contract", "serving", "tracking"],
-    ["networks", "rollouts", "episodes", "replay", "streams", "run_folder", "runner", "graph"],
-    ["datasets"],
+    ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5", "contract", "serving"],
+    ["networks", "rollouts", "episodes", "replay", "streams", "run_folder", "dataset_folders"],
+    ["datasets", "runner", "graph", "registry"],
     ["cloning", "downloads", "importing", "editing"],
     ["inspection"],
     ["data", "module"],
