@@ -23,10 +23,10 @@ from typing import Any
 import torch
 
 from awac_pl.run_folder import git_commit
-from benchmarks import acting, deploying, process, profiling, updating
+from benchmarks import acting, deploying, process, profiling, reading, updating
 from benchmarks.measure import show
 
-PARTS = ("update", "trainer", "profile", "sampling", "steps", "overlap", "start", "memory", "latency")
+PARTS = ("update", "trainer", "profile", "sampling", "steps", "overlap", "reading", "start", "memory", "latency")
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -149,6 +149,13 @@ def main() -> None:
                     flush=True,
                 )
         torch.set_num_threads(options.threads)
+        save(results, options.to)
+    if "reading" in parts:
+        results["reading"] = reading.against_minari(min(options.rounds, 3))
+        show("100,000 transitions of a dataset with infos", results["reading"], "transitions/s", "Minari's own way")
+        results["reading_memory"] = memory = reading.reading_memory()
+        print(f"  a dataset of {memory['dataset_mib']:.0f} MiB into a memory-mapped buffer, {memory['allowed_mib']:.0f} MiB "
+              f"allowed: {memory['peak_mib']:.0f} MiB more at the peak", flush=True)  # fmt: skip
         save(results, options.to)
     if "start" in parts:
         seconds = [process.start_up() for _ in range(3)]

@@ -12,13 +12,13 @@ import pytest
 import awac_pl
 
 LAYERS = [
-    ["__init__", "errors", "schema"],
-    ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5", "contract", "serving"],
+    ["__init__", "errors", "schema", "serving"],
+    ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5", "published", "contract"],
     ["networks", "rollouts", "episodes", "replay", "streams", "run_folder", "dataset_folders"],
-    ["datasets", "runner", "graph", "registry"],
-    ["cloning", "downloads", "importing", "editing"],
-    ["inspection"],
-    ["data", "module"],
+    ["datasets", "runs", "runner", "graph", "registry"],
+    ["cloning", "downloads", "importing", "editing", "groups"],
+    ["inspection", "figures", "tables"],
+    ["data", "module", "report"],
     ["interaction", "progress", "records", "checkpoints"],
     ["recording", "export"],
     ["lightning_cli", "data_cli", "export_cli"],
