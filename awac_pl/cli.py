@@ -16,6 +16,7 @@ commands:
   validate   evaluate a checkpoint
   test       evaluate a checkpoint on 100 episodes
   data       list, inspect, import, mend, choose, join, split, export and clone datasets
+  record     render episodes of a checkpoint's policy as a video
 
 examples:
   awac fit --config conf/base.yaml --config conf/task/pen.yaml --config conf/preset/quick.yaml
@@ -23,6 +24,7 @@ examples:
   awac fit … --ckpt_path last
   awac test --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
   awac data inspect my_demonstrations.npz --task pen
+  awac record --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --before
   awac fit --help     every argument of the model, the data and the trainer
 """
 
@@ -36,13 +38,17 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser("awac", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"awac_pl {__version__}")
-    parser.add_argument("command", choices=["fit", "validate", "test", "data"], metavar="command")
+    parser.add_argument("command", choices=["fit", "validate", "test", "data", "record"], metavar="command")
     command = parser.parse_args(arguments[:1]).command
     try:
         if command == "data":
             from awac_pl import data_cli
 
             data_cli.run(arguments[1:])
+        elif command == "record":
+            from awac_pl import record_cli
+
+            record_cli.run(arguments[1:])
         else:
             from awac_pl.lightning_cli import run
 

@@ -25,7 +25,8 @@ from awac_pl.interaction import EnvironmentInteraction
 from awac_pl.module import AWAC
 from awac_pl.progress import AwacProgressBar
 from awac_pl.records import RunLogger, RunRecord, SaveRunConfig
-from awac_pl.run_folder import RunFolder, choose_run_folder, git_commit
+from awac_pl.run_folder import RunFolder, choose_run_folder, git_commit, run_of
+from awac_pl.video_recorder import VideoRecorder
 
 #: Where rank 0 tells the processes that it starts which folder it has chosen.
 RUN_DIR_VARIABLE = "AWAC_RUN_DIR"
@@ -73,6 +74,7 @@ class AwacCLI(LightningCLI):
         parser.add_argument("--mlflow_experiment", type=str, default="awac", help="MLflow experiment")
         parser.add_lightning_class_args(EnvironmentInteraction, "interaction")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(VideoRecorder, "video")
         parser.link_arguments("data.observation_dim", "model.observation_dim", apply_on="instantiate")
         parser.link_arguments("data.action_dim", "model.action_dim", apply_on="instantiate")
         parser.link_arguments("data.return_range", "model.return_range", apply_on="instantiate")
@@ -118,7 +120,7 @@ class AwacCLI(LightningCLI):
             return Path(config.run_dir or os.environ.get(RUN_DIR_VARIABLE) or ".")
         name = f"{re.sub(r'[^A-Za-z0-9]+', '-', config.data.task)}-{config.preset}-seed{config.seed_everything}"
         self.run_folder = choose_run_folder(
-            Path(config.run_dir) if config.run_dir else _run_of(config.ckpt_path),
+            Path(config.run_dir) if config.run_dir else run_of(config.ckpt_path),
             Path("runs") / name,
             resume=config.ckpt_path is not None,
         )
@@ -253,16 +255,8 @@ def _with_run_config(arguments: list[str]) -> list[str]:
         return arguments
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     values = [value if flag == "--ckpt_path" else flag.partition("=")[2] for flag, value in pairs if "--ckpt_path" in flag]
-    run = _run_of(values[0]) if values else None
+    run = run_of(values[0]) if values else None
     return arguments if run is None else [arguments[0], f"--config={run / 'config.yaml'}", *arguments[1:]]
-
-
-def _run_of(ckpt_path: str | None) -> Path | None:
-    """The run folder that a checkpoint lies in; None for ``last`` and for a checkpoint elsewhere."""
-    if ckpt_path in (None, "last"):
-        return None
-    folder = Path(ckpt_path).resolve().parent.parent
-    return folder if (folder / "config.yaml").exists() and (folder / "manifest.json").exists() else None
 
 
 def _one_line(message: str, keys: set[str]) -> str:

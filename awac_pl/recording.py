@@ -40,7 +40,7 @@ def record_policy(
     Raises:
         DatasetError: the checkpoint is not one, or is of a task of other dimensions.
     """
-    module = AWAC.load_from_checkpoint(_checked(checkpoint), map_location="cpu", weights_only=True)
+    module = load_module(checkpoint)
     spaces = inspect_spaces(task)
     if (size := module.hparams["observation_dim"]) != spaces.observation_dim:
         raise DatasetError(
@@ -109,6 +109,15 @@ def record_replay(checkpoint: Path, target: str, task: Task) -> dict[str, float]
     origin = {"checkpoint": str(checkpoint), "replay": True}
     save_dataset(target, episodes, spaces, {"description": f"the online episodes of {checkpoint.name}", "origin": origin})
     return scores
+
+
+def load_module(checkpoint: Path) -> AWAC:
+    """The learner of a checkpoint, on the CPU; nothing in the file can run code.
+
+    Raises:
+        DatasetError: the file is no checkpoint of a fit.
+    """
+    return AWAC.load_from_checkpoint(_checked(checkpoint), map_location="cpu", weights_only=True)
 
 
 def _checked(checkpoint: Path) -> Path:

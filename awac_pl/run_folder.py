@@ -90,6 +90,14 @@ def choose_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunF
     return latest if resume and latest is not None else folder
 
 
+def run_of(ckpt_path: str | None) -> Path | None:
+    """The run folder that a checkpoint lies in; None for ``last`` and for a checkpoint elsewhere."""
+    if ckpt_path in (None, "last"):
+        return None
+    folder = Path(ckpt_path).resolve().parent.parent
+    return folder if (folder / "config.yaml").exists() and (folder / "manifest.json").exists() else None
+
+
 def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
     """Write rows as CSV, atomically; a measure that a row does not have stays empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))

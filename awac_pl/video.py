@@ -67,8 +67,8 @@ def draw_labels(clip: Clip) -> np.ndarray:
     from PIL import Image, ImageDraw, ImageFont
 
     _, height, width, _ = clip.frames.shape
-    font = ImageFont.load_default(max(7, width // 20))
-    band, edge = round(max(7, width // 20) * 1.5), max(2, width // 64)
+    points, edge = max(7, width // 20), max(2, width // 64)
+    font, band = ImageFont.load_default(points), edge + round(1.6 * points)
     first = first_success(clip)
     frames = clip.frames.copy()
     for rows in (slice(0, band), slice(height - band, height)):
@@ -81,9 +81,9 @@ def draw_labels(clip: Clip) -> np.ndarray:
             status, colour = "no success", RED
         image = Image.fromarray(frames[index])
         draw = ImageDraw.Draw(image)
-        left, right, bottom = edge + 2, width - edge - 3, height - band // 2
-        draw.text((left, band // 2), clip.label, "white", font, anchor="lm")
-        draw.text((right, band // 2), status, "white", font, anchor="rm")
+        left, right, top, bottom = edge + 3, width - edge - 4, edge + 0.8 * points, height - edge - 0.8 * points
+        draw.text((left, top), clip.label, "white", font, anchor="lm")
+        draw.text((right, top), status, "white", font, anchor="rm")
         draw.text((left, bottom), f"seed {clip.episode.seed}", "white", font, anchor="lm")
         draw.text((right, bottom), f"step {step}", "white", font, anchor="rm")
         if colour is not None:
@@ -140,12 +140,10 @@ def write_video(path: Path, frames: np.ndarray, frames_per_second: float = FRAME
 def _write_mp4(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
     import imageio.v2 as imageio
 
-    # the index in front: a browser plays it while it loads
-    with imageio.get_writer(
-        path, fps=frames_per_second, codec="libx264", quality=8, macro_block_size=BLOCK, output_params=["-movflags", "+faststart"]
-    ) as writer:  # fmt: skip
-        for frame in frames:
-            writer.append_data(frame)
+    imageio.mimwrite(
+        path, list(frames), fps=frames_per_second, codec="libx264", quality=8, macro_block_size=BLOCK,
+        output_params=["-movflags", "+faststart"],  # a browser plays it while it loads
+    )  # fmt: skip
 
 
 def _write_gif(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
@@ -170,9 +168,10 @@ def _staging(path: Path) -> Iterator[Path]:
     staging = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield staging
-        os.replace(staging, path)
+        try:
+            yield staging
+            os.replace(staging, path)
+        finally:
+            staging.unlink(missing_ok=True)
     except OSError as error:
         raise AwacError(f"{path}: cannot be written: {first_line(error)}") from error
-    finally:
-        staging.unlink(missing_ok=True)

@@ -15,12 +15,12 @@ LAYERS = [
     ["__init__", "errors", "schema"],
     ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5"],
     ["networks", "rollouts", "episodes", "replay", "streams", "run_folder"],
-    ["datasets"],
-    ["cloning", "downloads", "importing", "editing"],
+    ["datasets", "rendering"],
+    ["cloning", "downloads", "importing", "editing", "video"],
     ["inspection"],
     ["data", "module"],
-    ["interaction", "progress", "records", "recording"],
-    ["lightning_cli", "data_cli"],
+    ["interaction", "progress", "records", "recording", "video_recorder"],
+    ["lightning_cli", "data_cli", "record_cli"],
     ["cli"],
     ["__main__"],
 ]
@@ -56,7 +56,7 @@ def test_files_stay_readable(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 330
 
 
-@pytest.mark.parametrize("module", ["cli", "rollouts", "policy", "tasks", "scores"])
+@pytest.mark.parametrize("module", ["cli", "rollouts", "rendering", "policy", "tasks", "scores"])
 def test_light_modules_stay_light(module: str) -> None:
     """Workers and ``awac --help`` must not pay for torch."""
     heavy = ("torch", "lightning", "mlflow", "minari")
