@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ def run(arguments: list[str]) -> None:
         raise AwacError("--episodes and --every must be at least 1")
     checkpoint = Path(options.ckpt_path)
     folder, data, datasets = _read_run(checkpoint)
+    _import_without_graphics()
     size, seeds, targets = _size(options.size), _seeds(options), _targets(options, folder / "videos", checkpoint.stem)
 
     from awac_pl.recording import load_module
@@ -72,6 +74,18 @@ def _parser() -> argparse.ArgumentParser:
     layout.add_argument("--grid", action="store_true", help="all episodes in one video (the default)")
     layout.add_argument("--single", action="store_true", help="a video of each episode, named after it")
     return parser
+
+
+def _import_without_graphics() -> None:
+    """Import MuJoCo, as TorchRL will, with no way of drawing: one that does not work is for the renderer to tell."""
+    own = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = "disable"
+    try:
+        import mujoco  # noqa: F401
+    finally:
+        del os.environ["MUJOCO_GL"]
+        if own is not None:
+            os.environ["MUJOCO_GL"] = own
 
 
 def _read_run(checkpoint: Path) -> tuple[Path, dict[str, Any], list[dict[str, Any]]]:

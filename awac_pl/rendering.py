@@ -187,19 +187,23 @@ def _render(
 ) -> list[Clip]:
     """One clip per job, in order; each process takes every n-th job."""
     context = multiprocessing.get_context("spawn")
-    processes = []
+    processes: list[multiprocessing.process.BaseProcess] = []
     waiting: dict[Connection, list[int]] = {}
     clips: list[Clip | None] = [None] * len(jobs)
+
+    def start() -> None:
+        number = len(processes)
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(
+            target=_serve, args=(theirs, task, jobs[number::num_workers], size, every, backend), daemon=True
+        )
+        process.start()
+        processes.append(process)
+        theirs.close()
+        waiting[ours] = list(range(number, len(jobs), num_workers))
+
     try:
-        for number in range(min(num_workers, len(jobs))):
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_serve, args=(theirs, task, jobs[number::num_workers], size, every, backend), daemon=True
-            )
-            process.start()
-            processes.append(process)
-            theirs.close()
-            waiting[ours] = list(range(number, len(jobs), num_workers))
+        start()
         while waiting:
             for ready in wait(list(waiting)):
                 connection = cast(Connection, ready)
@@ -209,6 +213,10 @@ def _render(
                     raise _NoGraphicsError("the process that renders died") from None
                 if isinstance(outcome, RenderingError):
                     raise outcome
+                if outcome is None:  # it can draw, so the others can
+                    while len(processes) < min(num_workers, len(jobs)):
+                        start()
+                    continue
                 clips[waiting[connection].pop(0)] = outcome
                 on_clip()
                 if not waiting[connection]:
@@ -228,7 +236,7 @@ def _serve(
     every: int,
     backend: str | None,
 ) -> None:
-    """A renderer's life: one clip per job into the pipe, or the error that ended it. Ctrl-C is for the parent."""
+    """A renderer's life: None once it can draw, a clip per job, or the error that ended it. Ctrl-C is for the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.unraisablehook = lambda _: None  # a viewer that failed fails again when it is deleted; once is enough
     if backend is not None:
@@ -241,11 +249,12 @@ def _serve(
                 raise NoPicturesError(f"{task.env_id} makes no pictures (it has no render mode rgb_array)")
             camera = Camera(_open(whole, size), size, every)
             camera.reset(seed=0)  # the first picture tells whether there are graphics
+            connection.send(None)
         except RenderingError as error:
             connection.send(error)
             return
         except Exception as error:
-            connection.send(_NoGraphicsError(f"{type(error).__name__}: {first_line(error)}"))
+            connection.send(_NoGraphicsError(f"{type(error).__name__}: {first_line(error).rstrip('.')}"))
             return
         for label, policy, seed in jobs:
             try:

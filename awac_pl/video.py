@@ -23,7 +23,7 @@ FRAMES_PER_SECOND = 12.5
 #: Seeds of a pair that stand side by side.
 COLUMNS = 5
 #: Colours of a GIF, and the width to which it is scaled down: small enough for a README.
-GIF_COLOURS = 64
+GIF_COLOURS = 256
 GIF_WIDTH = 768
 
 GREEN, RED = (46, 160, 67), (207, 34, 46)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import subprocess
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -338,12 +340,17 @@ def test_mistakes_get_one_line(here: Place, arguments: list[str], message: str, 
     assert error.count("\n") == 1
 
 
-def test_without_graphics_the_command_answers_in_one_line(here: Place, monkeypatch, capsys) -> None:
-    monkeypatch.setenv("MUJOCO_GL", "bogus")
-    assert record("--to=film.gif") == 2
-    error = capsys.readouterr().err
-    assert "cannot be rendered with MUJOCO_GL=bogus" in error
-    assert "apt install libegl1 libgl1-mesa-dri" in error
+def test_without_graphics_the_command_answers_in_one_line(here: Place) -> None:
+    """In a process of its own: this one has imported MuJoCo already."""
+    command = [sys.executable, "-m", "awac_pl", "record", "--ckpt_path=run/checkpoints/last.ckpt", "--to=film.gif"]
+    environment = os.environ | {"MUJOCO_GL": "bogus", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    *bar, answer = done.stderr.splitlines()
+    assert all(line.strip() == "" or line.startswith("\r") or "rendering:" in line for line in bar)
+    assert answer.startswith("awac: error: ")
+    assert "cannot be rendered with MUJOCO_GL=bogus: RuntimeError: invalid value" in answer
+    assert "apt install libegl1 libgl1-mesa-dri" in answer
     assert not (here.folder / "film.gif").exists()
 
 
