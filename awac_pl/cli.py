@@ -17,6 +17,7 @@ commands:
   test       evaluate a checkpoint on 100 episodes
   data       list, inspect, import, mend, choose, join, split, export and clone datasets
   record     render episodes of a checkpoint's policy as a video
+  report     figures, tables and videos of runs on one page
 
 examples:
   awac fit --config conf/base.yaml --config conf/task/pen.yaml --config conf/preset/quick.yaml
@@ -25,6 +26,7 @@ examples:
   awac test --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
   awac data inspect my_demonstrations.npz --task pen
   awac record --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --before
+  awac report runs/pen-quick-seed0
   awac fit --help     every argument of the model, the data and the trainer
 """
 
@@ -38,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser("awac", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"awac_pl {__version__}")
-    parser.add_argument("command", choices=["fit", "validate", "test", "data", "record"], metavar="command")
+    parser.add_argument("command", choices=["fit", "validate", "test", "data", "record", "report"], metavar="command")
     command = parser.parse_args(arguments[:1]).command
     try:
         if command == "data":
@@ -49,6 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
             from awac_pl import record_cli
 
             record_cli.run(arguments[1:])
+        elif command == "report":
+            from awac_pl import report
+
+            report.run(arguments[1:])
         else:
             from awac_pl.lightning_cli import run
 

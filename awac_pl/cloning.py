@@ -12,16 +12,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from awac_pl.datasets import (
-    POLICY_FILE,
-    check_dataset_id,
-    data_file,
-    file_digest,
-    find_dataset,
-    load_dataset,
-    read_metadata,
-    save_dataset,
-)  # fmt: skip
+from awac_pl.dataset_folders import POLICY_FILE, check_dataset_id, data_file, file_digest, find_dataset, read_metadata
+from awac_pl.datasets import load_dataset, save_dataset
 from awac_pl.errors import DatasetError
 from awac_pl.networks import Actor
 from awac_pl.policy import NumpyPolicy
@@ -46,12 +38,14 @@ class Clone:
         updates: how many updates that took.
         held_out_log_prob: mean log-likelihood per transition of the held-out episodes.
         train_log_prob: the same of the episodes it was fitted to.
+        early_stopping: how the end was found: episodes held out, updates between checks, checks without a better likelihood.
     """
 
     actor: Actor
     updates: int
     held_out_log_prob: float
     train_log_prob: float
+    early_stopping: dict[str, int]
 
 
 def fit_clone(
@@ -125,7 +119,16 @@ def fit_clone(
                 break
     actor.load_state_dict(best_state)
     with torch.no_grad():
-        return Clone(actor=actor, updates=best_update, held_out_log_prob=best, train_log_prob=float(log_prob(*train_pair)))
+        return Clone(
+            actor=actor,
+            updates=best_update,
+            held_out_log_prob=best,
+            train_log_prob=float(log_prob(*train_pair)),
+            early_stopping={
+                "held_out_episodes": num_held_out, "check_every": check_every, "patience": patience,
+                "max_updates": max_updates, "stopped_at": update,
+            },
+        )  # fmt: skip
 
 
 def clone_dataset(
@@ -190,12 +193,14 @@ def clone_dataset(
     save_dataset(
         target,
         stored,
+        task,
         workers.spaces,
         {
             "algorithm_name": "behaviour cloning, stochastic policy",
             "description": f"{num_episodes} episodes of a policy cloned from {source}",
             "recipe": recipe,
             "cloning": result,
+            "early_stopping": clone.early_stopping,
         },
         policy=clone.actor.to_numpy(),
     )

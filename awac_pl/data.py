@@ -14,7 +14,8 @@ import lightning
 from tensordict import TensorDict
 
 from awac_pl.cloning import clone_dataset, clone_recipe, cloned_id, is_cloned
-from awac_pl.datasets import data_file, file_digest, find_dataset, read_episodes, read_metadata
+from awac_pl.dataset_folders import check_environment, data_file, file_digest, find_dataset, read_metadata
+from awac_pl.datasets import read_episodes
 from awac_pl.distributed import gather_objects, own_state, rank, world_size
 from awac_pl.downloads import fetch_dataset
 from awac_pl.errors import AwacError, DatasetError
@@ -167,12 +168,17 @@ class ReplayDataModule(lightning.LightningDataModule):
         """Download what is remote, and make the cloned dataset where it is missing.
 
         Raises:
-            DatasetError: a dataset cannot be had, or a cloned one was made by another recipe than this run asks for.
+            DatasetError: a dataset cannot be had, is of another environment, or a cloned one was made by another recipe than
+                this run asks for.
         """
+        made_here = [name for name in self.dataset_ids[1:] if is_cloned(name)]
         for name in self.dataset_ids:
-            if not is_cloned(name) or name == self.dataset_ids[0]:
+            if name not in made_here:
                 fetch_dataset(name)
-            elif find_dataset(name) is None:
+            if find_dataset(name) is not None:
+                check_environment(name, self.task, self.spaces)
+        for name in made_here:
+            if find_dataset(name) is None:
                 log.info("making %s: %d episodes of a policy cloned from %s", name, self.clone_episodes, self.dataset_ids[0])
                 clone_dataset(
                     self.dataset_ids[0],

@@ -110,14 +110,18 @@ def _task(options: argparse.Namespace) -> Task:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from awac_pl.datasets import data_file, dataset_ids, local_root, read_metadata
+    from awac_pl.dataset_folders import data_file, dataset_ids, local_root, read_metadata, recorded_environment
 
+    rows: list[tuple[str, ...]] = [("dataset", "environment", "episodes", "steps", "succeed", "MB")]
     for name in dataset_ids():
         metadata, size = read_metadata(name), data_file(name).stat().st_size / 1e6
-        origin = metadata.get("origin") if isinstance(metadata.get("origin"), dict) else metadata.get("cloning", {})
-        successes, episodes = (origin or {}).get("successes"), metadata.get("total_episodes", "?")
-        good = "" if successes is None else f"  {successes} succeed"
-        print(f"{name:<36} {episodes:>5} episodes {metadata.get('total_steps', '?'):>8} steps {size:7.1f} MB{good}")
+        facts = (metadata.get("total_episodes"), metadata.get("total_steps"), metadata.get("successes"))
+        texts = ["unknown" if fact is None else str(fact) for fact in facts]
+        rows.append((name, recorded_environment(metadata) or "unknown", *texts, f"{size:.1f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, environment, *numbers in rows:
+        right = (text.rjust(width) for text, width in zip(numbers, widths[2:], strict=True))
+        print(name.ljust(widths[0]), environment.ljust(widths[1]), *right, sep="  ")
     print(f"local datasets: {local_root()}")
 
 
@@ -125,7 +129,8 @@ def _inspect(options: argparse.Namespace) -> None:
     from awac_pl.inspection import inspect_dataset
 
     is_file = Path(options.source).suffix != "" and not options.source.rsplit("-v", 1)[-1].isdigit()
-    report = inspect_dataset(Path(options.source) if is_file else options.source, _task(options), options.format)
+    source = Path(options.source) if is_file else options.source
+    report = inspect_dataset(source, _task(options), options.format, progress=True)
     if options.figure:
         _draw(report["curves"], options.source, options.figure)
     if options.json:
@@ -137,7 +142,8 @@ def _inspect(options: argparse.Namespace) -> None:
     print()
     for finding in report["findings"]:
         print(f"! {finding['finding']}\n    {finding['remedy']}")
-    print(f"verdict: {len(report['findings'])} findings" if report["findings"] else "verdict: nothing is wrong")
+    number = len(report["findings"])
+    print(f"verdict: {number} finding{'s' if number > 1 else ''}" if number else "verdict: nothing is wrong")
 
 
 def _plain(value: Any) -> str:
@@ -179,33 +185,39 @@ def _import(options: argparse.Namespace) -> None:
 def _relabel(options: argparse.Namespace) -> None:
     from awac_pl.editing import load_all, store
 
-    episodes, spaces, facts = load_all([options.source], _task(options))
-    _say(store(options.to, episodes, spaces, facts, f"{options.source}, relabelled for {options.task}"))
+    task = _task(options)
+    episodes, spaces, facts = load_all([options.source], task, any_environment=True)
+    _say(store(options.to, episodes, task, spaces, facts, f"{options.source}, relabelled for {options.task}"))
 
 
 def _subsample(options: argparse.Namespace) -> None:
     from awac_pl.editing import choose, load_all, store
 
-    episodes, spaces, facts = load_all([options.source], _task(options))
+    task = _task(options)
+    episodes, spaces, facts = load_all([options.source], task)
     chosen = choose(
         episodes, options.episodes, random_seed=options.random, successful=options.successful, cut_after_success=options.cut
     )
-    _say(store(options.to, chosen, spaces, facts, f"{len(chosen)} of the {len(episodes)} episodes of {options.source}"))
+    what = f"{len(chosen)} of the {len(episodes)} episodes of {options.source}"
+    _say(store(options.to, chosen, task, spaces, facts, what))
 
 
 def _combine(options: argparse.Namespace) -> None:
     from awac_pl.editing import load_all, store
 
-    episodes, spaces, facts = load_all(options.source, _task(options))
-    _say(store(options.to, episodes, spaces, facts, f"{' + '.join(options.source)}"))
+    task = _task(options)
+    episodes, spaces, facts = load_all(options.source, task)
+    _say(store(options.to, episodes, task, spaces, facts, " + ".join(options.source)))
 
 
 def _split(options: argparse.Namespace) -> None:
     from awac_pl.editing import load_all, split, store
 
-    episodes, spaces, facts = load_all([options.source], _task(options))
+    task = _task(options)
+    episodes, spaces, facts = load_all([options.source], task)
     for target, part in zip(options.to, split(episodes, options.share, options.seed), strict=True):
-        _say(store(target, part, spaces, facts, f"{len(part)} of the {len(episodes)} episodes of {options.source}"))
+        what = f"{len(part)} of the {len(episodes)} episodes of {options.source}"
+        _say(store(target, part, task, spaces, facts, what))
 
 
 def _export(options: argparse.Namespace) -> None:

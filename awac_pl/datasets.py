@@ -6,9 +6,7 @@ HDF5 layout, and Minari reads what is written here.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -21,17 +19,21 @@ import h5py
 import numpy as np
 
 from awac_pl import __version__
+from awac_pl.dataset_folders import (
+    POLICY_FILE,
+    check_dataset_id,
+    check_environment,
+    data_file,
+    file_digest,
+    local_root,
+    read_metadata,
+)
 from awac_pl.episodes import make_episode
-from awac_pl.errors import DatasetError, first_line, nearest
-from awac_pl.hdf5 import read_array, read_group
+from awac_pl.errors import DatasetError, first_line
+from awac_pl.hdf5 import read_array, read_group, unreadable
 from awac_pl.policy import NumpyPolicy
 from awac_pl.schema import Episode
 from awac_pl.tasks import Spaces, Task, scale_action, uses_binary_reward
-
-#: Beside a dataset's ``data``: the policy that acted in it.
-POLICY_FILE = "policy.safetensors"
-BUILT_IN_ROOT = Path(__file__).parent / "demonstrations"
-_ID = re.compile(r"(?:[A-Za-z0-9_][\w-]*/)*[A-Za-z0-9_][\w-]+-v\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,65 +65,6 @@ class EpisodeDataset:
         }
 
 
-def local_root() -> Path:
-    """Where Minari keeps datasets: ``$MINARI_DATASETS_PATH``, or ``~/.minari/datasets``."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
-
-
-def dataset_ids() -> list[str]:
-    """Ids of all local and built-in datasets."""
-    found = set()
-    for root in (local_root(), BUILT_IN_ROOT):
-        found |= {path.parents[1].relative_to(root).as_posix() for path in root.glob("**/data/metadata.json")}
-    return sorted(found)
-
-
-def check_dataset_id(dataset_id: str) -> None:
-    """Refuse an id that is not of the form ``namespace/name-v0``.
-
-    Raises:
-        DatasetError: it is not.
-    """
-    if not _ID.fullmatch(dataset_id):
-        raise DatasetError(f"'{dataset_id}' is no dataset id; it must look like namespace/name-v0")
-
-
-def find_dataset(dataset_id: str) -> Path | None:
-    """The ``data`` folder of a local or built-in dataset; None where there is none.
-
-    Raises:
-        DatasetError: the id is not of the form ``namespace/name-v0``.
-    """
-    check_dataset_id(dataset_id)
-    folders = (root / dataset_id / "data" for root in (local_root(), BUILT_IN_ROOT))
-    return next((folder for folder in folders if (folder / "metadata.json").exists()), None)
-
-
-def read_metadata(dataset_id: str) -> dict[str, Any]:
-    """Minari metadata of a dataset that is here.
-
-    Raises:
-        DatasetError: it is not here, or its metadata are damaged.
-    """
-    path = data_file(dataset_id).with_name("metadata.json")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{path}: not JSON ({error}); make or download the dataset anew") from error
-
-
-def data_file(dataset_id: str) -> Path:
-    """The HDF5 file of a dataset that is here.
-
-    Raises:
-        DatasetError: it is not here.
-    """
-    folder = find_dataset(dataset_id)
-    if folder is None:
-        raise DatasetError(f"dataset '{dataset_id}' is not here.{nearest(dataset_id, dataset_ids())}")
-    return folder / "main_data.hdf5"
-
-
 def read_episodes(
     dataset_id: str,
     task: Task,
@@ -129,6 +72,7 @@ def read_episodes(
     *,
     num_episodes: int | None = None,
     share: float = 1.0,
+    any_environment: bool = False,
 ) -> Iterator[tuple[Episode, int]]:
     """Read, check and relabel a dataset that is here, one episode at a time.
 
@@ -142,6 +86,7 @@ def read_episodes(
         spaces: of the task's environment.
         num_episodes: the first so many episodes; None for all.
         share: the first so many of these, as a share in (0, 1].
+        any_environment: take it whatever environment its metadata name.
 
     Yields:
         An episode, and how many of its action values were clipped.
@@ -150,6 +95,8 @@ def read_episodes(
         DatasetError: it is not here, damaged, empty, or does not fit the task; names file, episode and key.
     """
     path = data_file(dataset_id)
+    if not any_environment:
+        check_environment(dataset_id, task, spaces)
     if num_episodes is not None and num_episodes < 1:
         raise DatasetError(f"num_demonstrations is {num_episodes}; it must be at least 1")
     if not 0 < share <= 1:
@@ -165,13 +112,15 @@ def read_episodes(
             for name in names[: max(1, round(share * len(names)))]:
                 yield _read_episode(read_group(file, name, str(path)), f"{path}: {name}", task, spaces)
     except (OSError, RuntimeError) as error:
-        raise DatasetError(f"{path}: cannot be read as HDF5 ({first_line(error)}); make it anew") from error
+        raise unreadable(path, error) from error
 
 
-def load_dataset(dataset_id: str, task: Task, spaces: Spaces, *, num_episodes: int | None = None) -> EpisodeDataset:
+def load_dataset(
+    dataset_id: str, task: Task, spaces: Spaces, *, num_episodes: int | None = None, any_environment: bool = False
+) -> EpisodeDataset:
     """All of a dataset at once; see ``read_episodes``."""
     metadata = read_metadata(dataset_id)
-    pairs = list(read_episodes(dataset_id, task, spaces, num_episodes=num_episodes))
+    pairs = list(read_episodes(dataset_id, task, spaces, num_episodes=num_episodes, any_environment=any_environment))
     return EpisodeDataset(
         dataset_id=dataset_id,
         digest=file_digest(data_file(dataset_id)),
@@ -184,6 +133,7 @@ def load_dataset(dataset_id: str, task: Task, spaces: Spaces, *, num_episodes: i
 def save_dataset(
     dataset_id: str,
     episodes: Sequence[Episode],
+    task: Task,
     spaces: Spaces,
     metadata: dict[str, Any],
     root: Path | None = None,
@@ -194,13 +144,17 @@ def save_dataset(
     Args:
         dataset_id: Minari id.
         episodes: actions in [-1, 1]; they are stored in the environment's units.
-        spaces: of the environment.
+        task: that they are episodes of, with its reward.
+        spaces: of its environment.
         metadata: JSON values, added to Minari's own.
         root: datasets folder; ``local_root()`` by default.
         policy: who acted; kept beside the data as ``policy.safetensors``.
 
     Returns:
         The dataset's folder.
+
+    Raises:
+        DatasetError: the id is not of its form, there are no episodes, or the disk takes no more.
     """
     check_dataset_id(dataset_id)
     if not episodes:
@@ -209,8 +163,8 @@ def save_dataset(
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder.parent))
     try:
-        data = staging / "data"
-        data.mkdir()
+        data = staging / "new" / "data"
+        data.mkdir(parents=True)
         with h5py.File(data / "main_data.hdf5", "w", track_order=True) as file:
             for index, episode in enumerate(episodes):
                 _write_episode(file.create_group(f"episode_{index}"), index, episode, spaces)
@@ -223,6 +177,10 @@ def save_dataset(
             "observation_space": _box([-value for value in bound], bound),
             "action_space": _box(low, high),
             "dataset_id": dataset_id,
+            "env_id": task.env_id,
+            "reward": "binary" if uses_binary_reward(task, spaces) else "environment",
+            **({"env_spec": spaces.env_spec} if spaces.env_spec else {}),
+            "successes": count_successes(episodes),
             "minari_version": "0.5.0",
             "dataset_size": round((data / "main_data.hdf5").stat().st_size / 1e6, 1),
             "awac_pl_version": __version__,
@@ -230,30 +188,30 @@ def save_dataset(
         }
         (data / "metadata.json").write_text(json.dumps(written, indent=2))
         if policy is not None:
-            (staging / POLICY_FILE).write_bytes(policy.to_bytes())
+            (data.parent / POLICY_FILE).write_bytes(policy.to_bytes())
         if folder.exists():
-            shutil.rmtree(folder)
-        staging.rename(folder)
-        folder.chmod(0o755)
-    except BaseException:
+            folder.rename(staging / "old")
+        data.parent.rename(folder)
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be written ({first_line(error)}); nothing was changed") from error
+    finally:
         shutil.rmtree(staging, ignore_errors=True)
-        raise
     namespace = folder.parent / "namespace_metadata.json"
     if folder.parent != (root or local_root()) and not namespace.exists():
         namespace.write_text("{}")
     return folder
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def count_successes(episodes: Sequence[Episode]) -> int | None:
+    """How many episodes succeed at any step; None where somebody's success is unknown."""
+    successes = [bool(episode.success.any()) for episode in episodes if episode.success is not None]
+    return sum(successes) if len(successes) == len(episodes) else None
 
 
 def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> tuple[Episode, int]:
     """One stored episode in the task's terms, and how many of its action values were clipped."""
     observations = read_array(group, "observations", where)
-    actions = read_array(group, "actions", where)
+    actions = read_array(group, "actions", where, whole=False)
     steps = len(actions)
     success = rewards = terminated = None
     if task.success is None and "infos" in group and "success" in (infos := read_group(group, "infos", where)):

@@ -12,32 +12,38 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from awac_pl.datasets import EpisodeDataset, load_dataset, save_dataset
+from awac_pl.datasets import count_successes, load_dataset, save_dataset
 from awac_pl.errors import DatasetError
 from awac_pl.schema import Episode
 from awac_pl.tasks import Spaces, Task, inspect_spaces, scale_action
 
 
-def load_all(sources: Sequence[str], task: Task) -> tuple[list[Episode], Spaces, list[dict[str, Any]]]:
+def load_all(
+    sources: Sequence[str], task: Task, *, any_environment: bool = False
+) -> tuple[list[Episode], Spaces, list[dict[str, Any]]]:
     """The episodes of some datasets, relabelled for the task, with the facts of each dataset.
+
+    Args:
+        sources: their ids.
+        task: whose terms to put them in.
+        any_environment: take them whatever environment their metadata name.
 
     Raises:
         DatasetError: one is not here, damaged, or does not fit the task.
     """
     spaces = inspect_spaces(task)
-    loaded: list[EpisodeDataset] = [load_dataset(source, task, spaces) for source in sources]
+    loaded = [load_dataset(source, task, spaces, any_environment=any_environment) for source in sources]
     return [episode for one in loaded for episode in one.episodes], spaces, [one.facts() for one in loaded]
 
 
-def store(target: str, episodes: Sequence[Episode], spaces: Spaces, origin: Any, what: str) -> dict[str, Any]:
+def store(target: str, episodes: Sequence[Episode], task: Task, spaces: Spaces, origin: Any, what: str) -> dict[str, Any]:
     """Write them under a new id, and say what was written."""
-    save_dataset(target, episodes, spaces, {"description": what, "origin": origin})
-    successes = [bool(episode.success.any()) for episode in episodes if episode.success is not None]
+    save_dataset(target, episodes, task, spaces, {"description": what, "origin": origin})
     return {
         "dataset": target,
         "episodes": len(episodes),
         "steps": sum(len(episode) for episode in episodes),
-        "successes": sum(successes) if len(successes) == len(episodes) else None,
+        "successes": count_successes(episodes),
     }
 
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import h5py
 import numpy as np
 
-from awac_pl.errors import DatasetError
+from awac_pl.errors import DatasetError, first_line
 
 #: gzip shrinks by a factor of 1,032 at most; what declares more than its bytes can unpack to is no data.
 LARGEST_RATIO = 1100
+
+
+def unreadable(path: Path, error: Exception, form: str = "HDF5") -> DatasetError:
+    """What to say of a file that cannot be read: often it is a stand-in that was saved under its name."""
+    with path.open("rb") as file:
+        start = file.read(100).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return DatasetError(f"{path}: is a Git LFS pointer, not the file; fetch it with: git lfs pull")
+    if start.startswith((b"<!doctype", b"<html")):
+        return DatasetError(f"{path}: is a web page, not the file; download it anew")
+    return DatasetError(f"{path}: cannot be read as {form} ({first_line(error)}); is it the file it seems to be, and whole?")
 
 
 def read_group(parent: h5py.Group, name: str, where: str) -> h5py.Group:
@@ -23,7 +36,7 @@ def read_group(parent: h5py.Group, name: str, where: str) -> h5py.Group:
 
 
 def read_array(
-    group: h5py.Group, key: str, where: str, rows: tuple[int, ...] | None = None, *, finite: bool = True
+    group: h5py.Group, key: str, where: str, rows: tuple[int, ...] | None = None, *, finite: bool = True, whole: bool = True
 ) -> np.ndarray:
     """A plain finite array as float32.
 
@@ -33,6 +46,7 @@ def read_array(
         where: file and episode, for errors.
         rows: allowed lengths of an array ``[rows]``; None for any shape.
         finite: refuse values that are not; False where they are to be looked at.
+        whole: take integers and flags, too.
 
     Raises:
         DatasetError: it is missing, lives elsewhere, is larger than its bytes, or is not an array of finite numbers.
@@ -43,8 +57,13 @@ def read_array(
     if not isinstance(link, h5py.HardLink):
         raise DatasetError(f"{where}: '{key}' is a link to elsewhere; refused")
     dataset = group[key]
+    if isinstance(dataset, h5py.Group):
+        parts = ", ".join(sorted(dataset)) or "nothing"
+        raise DatasetError(f"{where}: '{key}' is a dict of {parts}; record it anew with Gymnasium's FlattenObservation")
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "biuf" or dataset.ndim == 0:
         raise DatasetError(f"{where}: '{key}' is no array of numbers; flatten it first")
+    if not whole and dataset.dtype.kind != "f":
+        raise DatasetError(f"{where}: '{key}' are {dataset.dtype}; AWAC needs continuous ones, stored as floats")
     if dataset.is_virtual or dataset.external:
         raise DatasetError(f"{where}: '{key}' is stored in another file; refused")
     if rows is not None and dataset.shape not in [(count,) for count in rows]:

@@ -17,10 +17,11 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from awac_pl.datasets import check_dataset_id, file_digest, save_dataset
+from awac_pl.dataset_folders import check_dataset_id, file_digest
+from awac_pl.datasets import count_successes, save_dataset
 from awac_pl.episodes import make_episode
-from awac_pl.errors import DatasetError, first_line
-from awac_pl.hdf5 import read_array
+from awac_pl.errors import DatasetError
+from awac_pl.hdf5 import read_array, unreadable
 from awac_pl.tasks import Task, inspect_spaces
 
 Format = Literal["dapg", "rlkit", "d4rl", "npz"]
@@ -48,6 +49,7 @@ class Recording:
     actions: np.ndarray
     rewards: np.ndarray | None = None
     terminated: np.ndarray | None = None
+    truncated: np.ndarray | None = None
     success: np.ndarray | None = None
     next_observations: np.ndarray | None = None
     seed: int | None = None
@@ -106,7 +108,7 @@ def import_dataset(
     ):
         where = f"{file}: episode {index}"
         observations = _numbers(recording.observations, f"{where}: observations")
-        actions = _numbers(recording.actions, f"{where}: actions")
+        actions = _numbers(recording.actions, f"{where}: actions", whole=False)
         if len(observations) == len(actions):
             actions = actions[:-1]
         steps = len(actions)
@@ -122,20 +124,17 @@ def import_dataset(
         clipped, values, largest = clipped + outside, values + actions.size, max(largest, float(np.abs(actions).max()))
     if not episodes:
         raise DatasetError(f"{file}: has no episodes")
-    known = all(episode.success is not None for episode in episodes)
     report = {
         "episodes": len(episodes),
         "steps": sum(len(episode) for episode in episodes),
-        "successes": sum(bool(episode.success.any()) for episode in episodes if episode.success is not None)
-        if known
-        else None,
+        "successes": count_successes(episodes),
         "clipped_share": clipped / values,
         "largest_action": largest,
         "reward_agreement": agreeing / compared if compared else None,
     }
     origin = {"file": file.name, "format": form, "sha256": file_digest(file), **report}
     metadata = {"description": f"{len(episodes)} episodes imported from {file.name}", "origin": origin}
-    save_dataset(target, episodes, spaces, metadata | ({"licence": licence} if licence else {}))
+    save_dataset(target, episodes, task, spaces, metadata | ({"licence": licence} if licence else {}))
     return report
 
 
@@ -166,9 +165,7 @@ def read_recordings(file: Path, form: Format) -> Iterator[Recording]:
         raise DatasetError(message if str(file) in message else f"{file}: {message}") from error
     except (OSError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile, AttributeError,
             IndexError, ImportError, UnicodeDecodeError) as error:  # fmt: skip
-        raise DatasetError(
-            f"{file}: cannot be read as {form} ({first_line(error)}); is it the file it seems to be?"
-        ) from error
+        raise unreadable(file, error, form) from error
 
 
 def _read_dapg(file: Path) -> Iterator[Recording]:
@@ -224,7 +221,9 @@ def _observations(rows: Any) -> np.ndarray:
 def _read_d4rl(file: Path) -> Iterator[Recording]:
     with h5py.File(file, "r") as source:
         where = str(file)
-        observations, actions = (read_array(source, key, where) for key in ("observations", "actions"))
+        observations, actions = (
+            read_array(source, key, where, whole=key != "actions") for key in ("observations", "actions")
+        )
         rewards, terminals = (read_array(source, key, where, rows=(len(actions),)) for key in ("rewards", "terminals"))
         timeouts = (
             read_array(source, "timeouts", where, rows=(len(actions),)) if "timeouts" in source else np.zeros_like(terminals)
@@ -243,6 +242,7 @@ def _read_d4rl(file: Path) -> Iterator[Recording]:
                 actions=actions[rows],
                 rewards=rewards[rows],
                 terminated=terminals[rows] > 0,
+                truncated=timeouts[rows] > 0,
             )
         first = end + 1
 
@@ -272,10 +272,12 @@ READERS: dict[Format, Callable[[Path], Iterator[Recording]]] = {
 }  # fmt: skip
 
 
-def _numbers(value: np.ndarray, where: str) -> np.ndarray:
-    """Float32 and finite."""
+def _numbers(value: np.ndarray, where: str, whole: bool = True) -> np.ndarray:
+    """Float32 and finite; ``whole``: integers are taken, too."""
     if value.dtype.kind not in "biuf":
         raise DatasetError(f"{where}: no array of numbers (ragged, or {value.dtype})")
+    if not whole and value.dtype.kind != "f":
+        raise DatasetError(f"{where}: are {value.dtype}; AWAC needs continuous ones, stored as floats")
     value = value.astype(np.float32)
     bad = ~np.isfinite(value)
     if bad.any():

@@ -8,24 +8,26 @@ from typing import Any
 
 import h5py
 import numpy as np
+from tqdm import tqdm
 
-from awac_pl.datasets import data_file, read_metadata
-from awac_pl.errors import DatasetError, first_line
-from awac_pl.hdf5 import read_array, read_group
+from awac_pl.dataset_folders import data_file, environment_mismatch, read_metadata, recorded_environment
+from awac_pl.errors import DatasetError
+from awac_pl.hdf5 import read_array, read_group, unreadable
 from awac_pl.importing import Format, Recording, choose_format, read_recordings
-from awac_pl.tasks import Task, inspect_spaces, unscale_action
+from awac_pl.tasks import Spaces, Task, inspect_spaces, unscale_action
 
 #: So many findings of one kind are listed.
 LISTED = 5
 
 
-def inspect_dataset(source: str | Path, task: Task, form: Format | None = None) -> dict[str, Any]:
+def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, *, progress: bool = False) -> dict[str, Any]:
     """Look at every episode.
 
     Args:
         source: a dataset id, or a file in one of the formats of ``importing``.
         task: whose sizes, action bounds and success to hold it against.
         form: of a file; by its suffix where None.
+        progress: show a progress bar.
 
     Returns:
         A report of plain values: ``episodes``, ``steps``, ``lengths``, ``observation_dim``, ``action_dim``, ``dtypes``,
@@ -37,14 +39,19 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None) 
         DatasetError: it cannot be read at all.
     """
     if isinstance(source, Path):
-        recordings = list(read_recordings(source, choose_format(source, form)))
-        metadata: dict[str, Any] = {}
+        stream, metadata = read_recordings(source, choose_format(source, form)), {}
     else:
-        recordings, metadata = list(_stored(source)), read_metadata(source)
+        stream, metadata = _stored(source), read_metadata(source)
+    recordings = list(tqdm(stream, desc="reading", unit="episode", disable=not progress, leave=False))
     if not recordings:
         raise DatasetError(f"{source}: has no episodes")
-    report = _describe(recordings, task)
-    report["environment"] = _environment(metadata, task)
+    spaces = inspect_spaces(task)
+    report = _describe(recordings, task, spaces)
+    report["environment"] = {
+        "recorded": recorded_environment(metadata),
+        "task": task.env_id,
+        "mismatch": environment_mismatch(metadata, task, spaces),
+    }
     report["findings"] = _findings(report, source, task)
     return report
 
@@ -58,7 +65,7 @@ def _stored(dataset_id: str) -> Iterator[Recording]:
                 where, group = f"{path}: {name}", read_group(file, name, str(path))
                 columns = {
                     key: read_array(group, key, where, finite=False)
-                    for key in ("observations", "actions", "rewards", "terminations")
+                    for key in ("observations", "actions", "rewards", "terminations", "truncations")
                     if key in group
                 }
                 if "observations" not in columns or "actions" not in columns:
@@ -69,14 +76,14 @@ def _stored(dataset_id: str) -> Iterator[Recording]:
                     actions=columns["actions"],
                     rewards=columns.get("rewards"),
                     terminated=columns.get("terminations"),
+                    truncated=columns.get("truncations"),
                     success=read_array(infos, "success", where, finite=False) if "success" in infos else None,
                 )
     except (OSError, RuntimeError) as error:
-        raise DatasetError(f"{path}: cannot be read as HDF5 ({first_line(error)}); make it anew") from error
+        raise unreadable(path, error) from error
 
 
-def _describe(recordings: Sequence[Recording], task: Task) -> dict[str, Any]:
-    spaces = inspect_spaces(task)
+def _describe(recordings: Sequence[Recording], task: Task, spaces: Spaces) -> dict[str, Any]:
     lengths = [len(recording.actions) for recording in recordings]
     width = {recording.observations.shape[-1] for recording in recordings}
     report: dict[str, Any] = {
@@ -102,9 +109,11 @@ def _describe(recordings: Sequence[Recording], task: Task) -> dict[str, Any]:
         report["actions"] = {
             "least": float(np.nanmin(actions)), "most": float(np.nanmax(actions)), "outside_share": float(outside.mean())
         }  # fmt: skip
+    ends = [tuple(column is not None and bool(np.any(column)) for column in (r.terminated, r.truncated)) for r in recordings]
     report["ends"] = {
-        "terminated": sum(bool(r.terminated is not None and np.any(r.terminated)) for r in recordings),
-        "not_terminated": sum(not (r.terminated is not None and np.any(r.terminated)) for r in recordings),
+        "terminated": sum(terminated for terminated, _ in ends),
+        "truncated": sum(truncated for _, truncated in ends),
+        "neither": sum(not any(pair) for pair in ends),
     }
     stored = [bool(np.any(r.success)) for r in recordings if r.success is not None]
     judged = [task.success(r.observations) for r in recordings] if fits and task.success is not None else []
@@ -170,25 +179,13 @@ def _rewards(recordings: Sequence[Recording], judged: Sequence[np.ndarray]) -> d
     return report
 
 
-def _environment(metadata: dict[str, Any], task: Task) -> dict[str, Any]:
-    """What the metadata say; nothing of it is run."""
-    import json
-
-    spec = metadata.get("env_spec")
-    try:
-        named = json.loads(spec)["id"] if isinstance(spec, str) else None
-    except (json.JSONDecodeError, KeyError, TypeError):
-        named = None
-    return {"recorded": named or (metadata.get("recipe") or {}).get("env_id"), "task": task.env_id}
-
-
 def _findings(report: dict[str, Any], source: str | Path, task: Task) -> list[dict[str, str]]:
     """What is wrong, in the order in which it should be mended."""
     imported = f"awac data import {source} --task {task.name} --to mine/{task.name}-v0"
     relabel = (
         imported if isinstance(source, Path) else f"awac data relabel {source} --task {task.name} --to mine/{task.name}-v0"
     )
-    found = []
+    found: list[dict[str, str]] = []
 
     def say(what: str, remedy: str) -> None:
         found.append({"finding": what, "remedy": remedy})
@@ -237,9 +234,6 @@ def _findings(report: dict[str, Any], source: str | Path, task: Task) -> list[di
         say(f"{len(report['duplicates'])} episodes repeat another one's actions ({pairs})", "leave them out")
     if (difference := report["next_observations"]["largest_difference"]) and difference > 1e-4:
         say(f"next observation t differs from observation t + 1 by up to {difference:.3g}", "episodes were joined wrongly")
-    recorded = report["environment"]["recorded"]
-    if recorded is not None and recorded.rsplit("-v", 1)[0].removesuffix("Sparse") != task.env_id.rsplit("-v", 1)[
-        0
-    ].removesuffix("Sparse"):
-        say(f"recorded in {recorded}, looked at as {task.env_id}", "name the right --task")
+    if mismatch := report["environment"]["mismatch"]:
+        say(mismatch, f"name the right --task; if you know that it fits: {relabel}")
     return found

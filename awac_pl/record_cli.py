@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ from awac_pl.errors import AwacError
 if TYPE_CHECKING:
     from awac_pl.policy import NumpyPolicy
     from awac_pl.rendering import Clip
+    from awac_pl.runs import Run
     from awac_pl.tasks import Task
 
 EXAMPLES = """\
@@ -38,19 +38,17 @@ def run(arguments: list[str]) -> None:
     if options.episodes < 1 or options.every < 1:
         raise AwacError("--episodes and --every must be at least 1")
     checkpoint = Path(options.ckpt_path)
-    folder, data, datasets = _read_run(checkpoint)
     _import_without_graphics()
-    size, seeds, targets = _size(options.size), _seeds(options), _targets(options, folder / "videos", checkpoint.stem)
+    run, task = _run_and_task(checkpoint)
+    size, seeds, targets = _size(options.size), _seeds(options), _targets(options, run.folder / "videos", checkpoint.stem)
 
     from awac_pl.recording import load_module
     from awac_pl.rendering import render_clips
-    from awac_pl.tasks import find_task
     from awac_pl.video_recorder import learned_policy
 
-    task = find_task(data["task"], horizon=data.get("horizon"), reward=data.get("reward", "auto"))
     policies = learned_policy(load_module(checkpoint), not options.stochastic)
     if options.before:
-        policies = _cloned(datasets, not options.stochastic) | policies
+        policies = _cloned(run.manifest.get("datasets") or [], not options.stochastic) | policies
     clips = render_clips(task, policies, seeds, size=size, every=options.every, num_workers=options.workers)
     _write(clips, targets, single=options.single)
     _say(clips, task)
@@ -88,27 +86,27 @@ def _import_without_graphics() -> None:
             os.environ["MUJOCO_GL"] = own
 
 
-def _read_run(checkpoint: Path) -> tuple[Path, dict[str, Any], list[dict[str, Any]]]:
-    """The run folder of a checkpoint, its configuration's ``data``, and the datasets in its manifest."""
-    import yaml
-
+def _run_and_task(checkpoint: Path) -> tuple[Run, Task]:
+    """The run that a checkpoint belongs to, and what it acted in."""
     from awac_pl.run_folder import run_of
+    from awac_pl.runs import read_run
+    from awac_pl.tasks import find_task
 
     if not checkpoint.is_file():
         raise AwacError(f"no checkpoint {checkpoint}")
     folder = run_of(str(checkpoint))
     if folder is None:
         raise AwacError(f"{checkpoint} lies in no run folder (RUN/checkpoints), whose config.yaml would say the task")
-    try:
-        data = dict(yaml.safe_load((folder / "config.yaml").read_text())["data"])
-        return folder, data, list(json.loads((folder / "manifest.json").read_text())["datasets"])
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise AwacError(f"{folder}: config.yaml and manifest.json cannot be read ({error!r})") from error
+    run = read_run(folder)
+    data = run.config.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("task"), str):
+        raise AwacError(f"{folder / 'config.yaml'}: names no data.task; it is no run's configuration")
+    return run, find_task(data["task"], horizon=data.get("horizon"), reward=data.get("reward", "auto"))
 
 
 def _cloned(datasets: list[dict[str, Any]], deterministic: bool) -> dict[str, NumpyPolicy]:
     """The cloned policy of a run; where it is not the run's own, or not there, a line says so."""
-    from awac_pl.datasets import data_file, file_digest
+    from awac_pl.dataset_folders import data_file, file_digest
     from awac_pl.video_recorder import policy_before
 
     for facts in datasets:
@@ -118,7 +116,7 @@ def _cloned(datasets: list[dict[str, Any]], deterministic: bool) -> dict[str, Nu
                     f"{facts['id']} has been made anew since: 'cloned' is its policy, not the one that this run began with"
                 )
             return policy
-    names = ", ".join(facts["id"] for facts in datasets)
+    names = ", ".join(str(facts.get("id")) for facts in datasets)
     print(f"no cloned policy is kept with {names} (awac data clone keeps one): the checkpoint's policy alone")
     return {}
 

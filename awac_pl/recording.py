@@ -58,7 +58,7 @@ def record_policy(
     scores = score_episodes(episodes)
     origin = {"checkpoint": str(checkpoint), "deterministic": deterministic}
     save_dataset(
-        target, episodes, spaces, {"description": f"{num_episodes} episodes of {checkpoint.name}", "origin": origin}
+        target, episodes, task, spaces, {"description": f"{num_episodes} episodes of {checkpoint.name}", "origin": origin}
     )
     return scores
 
@@ -107,7 +107,9 @@ def record_replay(checkpoint: Path, target: str, task: Task) -> dict[str, float]
         raise DatasetError(f"{checkpoint}: holds no online transitions; it is from before the first online step")
     scores = score_episodes(episodes)
     origin = {"checkpoint": str(checkpoint), "replay": True}
-    save_dataset(target, episodes, spaces, {"description": f"the online episodes of {checkpoint.name}", "origin": origin})
+    save_dataset(
+        target, episodes, task, spaces, {"description": f"the online episodes of {checkpoint.name}", "origin": origin}
+    )
     return scores
 
 

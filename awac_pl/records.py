@@ -91,6 +91,7 @@ class RunRecord(Callback):
             self.rows = [row for row in read_metrics(path) if row["updates"] <= updates]
             self._started -= self.rows[-1]["seconds"] if self.rows else 0.0
         self._manifest = {
+            "format": 1,
             "status": "running",
             "tags": self.tags,
             "command": sys.argv,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from torchrl.data.replay_buffers.storages import Storage
 from awac_pl.errors import AwacError
 from awac_pl.schema import Episode, to_transitions
 
+log = logging.getLogger(__name__)
+
 
 class OfflineOnlineSampler(RandomSampler):
     """Rows in proportion to the weights of their datasets, or a fixed share of each batch from the offline rows.
@@ -23,11 +26,12 @@ class OfflineOnlineSampler(RandomSampler):
         seed: of the sampler's own generator, so that nothing else moves its draws.
         offline_ratio: share of each batch from the offline rows; None draws from everything. While there are no online
             rows, all come from the offline rows.
+        device: where row numbers are drawn: where the rows lie, so that nothing waits for a copy.
     """
 
-    def __init__(self, seed: int, offline_ratio: float | None = None) -> None:
+    def __init__(self, seed: int, offline_ratio: float | None = None, device: torch.device | str = "cpu") -> None:
         super().__init__()
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
         self.offline_ratio = offline_ratio
         self.offline_size = 0
         self._parts: list[tuple[int, float]] = []
@@ -43,16 +47,32 @@ class OfflineOnlineSampler(RandomSampler):
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict]:
         """``[batch_size]`` row numbers."""
-        online = len(storage) - self.offline_size
-        point = torch.rand(batch_size, generator=self.generator, dtype=torch.float64)
+        return self.rows(len(storage), 1, batch_size)[0], {}
+
+    def rows(self, size: int, num_batches: int, batch_size: int) -> Tensor:
+        """``[K, B]`` row numbers below ``size``; each batch is a draw of its own, so K changes no numbers."""
+        online = size - self.offline_size
+        device = self.generator.device
+        draws = [torch.rand(batch_size, generator=self.generator, dtype=torch.float64, device=device)
+                 for _ in range(num_batches)]  # fmt: skip
+        point = torch.stack(draws)
         offline = sum(rows * weight for rows, weight in self._parts)
         if self.offline_ratio is None or online == 0:
-            return self._row(point * (offline + online)), {}
+            return self._row(point * (offline + online))
         from_offline = round(self.offline_ratio * batch_size)
-        point[:from_offline] *= offline
-        point[from_offline:] *= online
-        point[from_offline:] += offline
-        return self._row(point), {}
+        point[:, :from_offline] *= offline
+        point[:, from_offline:] *= online
+        point[:, from_offline:] += offline
+        return self._row(point)
+
+    def load_generator(self, state: Tensor) -> None:
+        """Go on with the draws of a checkpoint; with fresh ones where it was made on another kind of device."""
+        if len(state) == len(self.generator.get_state()):
+            self.generator.set_state(state.cpu())
+        else:
+            log.warning(
+                "the checkpoint's buffer was on another kind of device: batches are drawn anew, not exactly as there"
+            )
 
     def _row(self, point: Tensor) -> Tensor:
         """Rows at points of an axis on which an offline row is as long as its weight, and an online row 1."""
@@ -102,14 +122,14 @@ class Replay:
         self.capacity = capacity // world_size
         self.n_step, self.discount = n_step, discount
         self.rank, self.world_size = rank, world_size
-        self.sampler = OfflineOnlineSampler(seed + 1000 * rank, offline_ratio)  # seeds of runs are below 1000
+        self.device = torch.device(device if scratch is None else "cpu")  # chunks of a file are moved when they are used
+        self.sampler = OfflineOnlineSampler(seed + 1000 * rank, offline_ratio, self.device)  # seeds of runs are below 1000
         storage: Storage
         if scratch is None:
-            storage = LazyTensorStorage(self.capacity, device=device)
+            storage = LazyTensorStorage(self.capacity, device=self.device)
         else:
-            storage = LazyMemmapStorage(self.capacity, scratch_dir=scratch, device=device)
+            storage = LazyMemmapStorage(self.capacity, scratch_dir=scratch)
         self.buffer = TensorDictReplayBuffer(storage=storage, sampler=self.sampler, batch_size=1)
-        self.device = torch.device(device)
         self._online_written = 0
 
     def __len__(self) -> int:
@@ -151,8 +171,8 @@ class Replay:
 
     def sample(self, num_batches: int, batch_size: int) -> TensorDict:
         """``[K, B]`` transitions, each batch drawn with replacement."""
-        index = torch.stack([self.sampler.sample(self.buffer.storage, batch_size)[0] for _ in range(num_batches)])
-        return self.buffer[index.flatten().to(self.device)].reshape(num_batches, batch_size)
+        index = self.sampler.rows(len(self), num_batches, batch_size)
+        return self.buffer[index.flatten()].reshape(num_batches, batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """The online rows and the sampler's state; the offline rows come back from their datasets.
@@ -178,7 +198,7 @@ class Replay:
                 f"the checkpoint's run had {state['offline_size']} offline transitions, this one has "
                 f"{self.offline_size}; resume with the same data.datasets"
             )
-        self.sampler.generator.set_state(state["generator"])
+        self.sampler.load_generator(state["generator"])
         if not state["online"]:
             return
         rows = TensorDict.from_dict(state["online"], auto_batch_size=True)

@@ -74,7 +74,10 @@ TASKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spaces:
-    """Sizes, action bounds and time limit of a task's environment, and whether its ``info`` reports success."""
+    """Sizes, action bounds and time limit of a task's environment, and whether its ``info`` reports success.
+
+    ``env_spec`` is Gymnasium's JSON of how to make it; empty where it is made of a class that has no name to store.
+    """
 
     observation_dim: int
     action_dim: int
@@ -82,6 +85,7 @@ class Spaces:
     action_high: np.ndarray
     horizon: int
     reports_success: bool
+    env_spec: str
 
 
 def find_task(
@@ -168,6 +172,10 @@ def inspect_spaces(task: Task) -> Spaces:
     low, high = environment.action_space.low, environment.action_space.high  # type: ignore[attr-defined]
     environment.reset(seed=0)
     info = environment.step((low + high) / 2)[4]
+    try:
+        env_spec = environment.spec.to_json()  # type: ignore[union-attr]
+    except ValueError:
+        env_spec = ""
     spaces = Spaces(
         observation_dim=environment.observation_space.shape[0],  # type: ignore[index]
         action_dim=len(low),
@@ -175,6 +183,7 @@ def inspect_spaces(task: Task) -> Spaces:
         action_high=high.astype(np.float32),
         horizon=horizon,
         reports_success="success" in info,
+        env_spec=env_spec,
     )
     environment.close()
     knows_success = spaces.reports_success or task.success is not None

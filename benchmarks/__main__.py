@@ -2,10 +2,10 @@
 
     python -m benchmarks                        everything, on one thread; about 10 minutes on 2 cores
     python -m benchmarks update --threads 2     one part of it
-    python -m benchmarks update --compile default --d3rlpy ../d3rlpy-env/bin/python
+    python -m benchmarks update --compile default --d3rlpy ../d3rlpy-env/bin/python --jax ../jax-env/bin/python
     python -m benchmarks --device cuda          the update with every compile mode, too
 
-d3rlpy goes into an environment of its own: python -m venv ENV && ENV/bin/pip install torch==2.13.0 d3rlpy
+Peers go into environments of their own: python -m venv ENV && ENV/bin/pip install torch==2.13.0 d3rlpy (or: jax)
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any
 import torch
 
 from awac_pl.run_folder import git_commit
-from benchmarks import acting, process, profiling, updating
+from benchmarks import acting, process, profiling, reading, updating
 from benchmarks.measure import show
 
-PARTS = ("update", "trainer", "profile", "sampling", "steps", "overlap", "start", "memory")
+PARTS = ("update", "trainer", "profile", "sampling", "steps", "overlap", "reading", "start", "memory")
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of the update: cpu or cuda")
     parser.add_argument("--compile", nargs="*", default=None, help="modes of model.compile to measure; on cuda all of them")
     parser.add_argument("--d3rlpy", type=Path, help="Python of an environment with d3rlpy, to measure its AWAC, too")
+    parser.add_argument("--jax", type=Path, help="Python of an environment with jax, to measure AWAC in JAX, too")
     parser.add_argument("--to", type=Path, help="write FILE.json, and FILE.png where the update was measured")
     options = parser.parse_args()
     parts = options.parts or PARTS
@@ -92,15 +93,22 @@ def main() -> None:
         }
     }  # fmt: skip
     print(json.dumps(results["machine"]))
+    found = {"d3rlpy": (options.d3rlpy, "peers.py"), "AWAC in JAX, jitted": (options.jax, "jax_awac.py")}
+    peers = {name: (python, script) for name, (python, script) in found.items() if python is not None}
     scale = 20 if device.type == "cuda" else 1
     if "update" in parts:
         for batch, layers, number in ((256, 2, 40 * scale), (1024, 4, 5 * scale)):
             name = f"update, batch {batch:,}, hidden {layers} x 256"
-            arguments = (batch, [256] * layers, device, number, options.rounds, modes, options.d3rlpy)
-            results[name] = updating.updates(*arguments)
+            results[name] = updating.updates(batch, [256] * layers, device, number, options.rounds, modes, peers)
             show(name, results[name], "updates/s", "plain AWAC")
             top = results[name]["matrix products alone"]["per_second"]
             print(f"  share of the products' speed: {results[name]['awac_pl']['per_second'] / top:.2f}")
+            results[f"floor of {name}"] = least = updating.floor_of(batch, [256] * layers, device)
+            print(
+                f"  floor: {least['gflop']:.3g} GFLOP at {least['gflops']:.3g} GFLOP/s, {least['megabytes']:.3g} MB at "
+                f"{least['gigabytes_per_s']:.3g} GB/s: {least['updates_per_s']:.4g} updates/s",
+                flush=True,
+            )
         save(results, options.to)
     if "trainer" in parts:
         results["trainer"] = updating.in_the_trainer(256, 100, options.rounds)
@@ -119,17 +127,35 @@ def main() -> None:
     if "steps" in parts:
         results["steps"] = acting.environment_steps((1, 2, 4), min(options.rounds, 5))
         show("environment steps, pen", results["steps"], "steps/s", "this process")
+        for name, row in results["steps"].items():
+            if "ratio_to_unconnected" in row:
+                low, high = row["ratio_to_unconnected_range"]
+                print(f"  {name}: {row['ratio_to_unconnected']:.2f} ({low:.2f} to {high:.2f}) of as many processes that "
+                      "nobody talks to", flush=True)  # fmt: skip
         save(results, options.to)
     if "overlap" in parts:
-        results["overlap"] = [acting.overlap(workers, 256, 400, 800, 6) for workers in (1, 2)]
+        results["overlap"] = []
         print("\nan online epoch of 400 updates (batch 256) and 800 environment steps")
-        for row in results["overlap"]:
-            print(
-                f"  {row['workers']} worker(s): updates alone {row['updates_alone_s']:.1f} s, steps alone "
-                f"{row['steps_alone_s']:.1f} s, overlapped {row['epoch_s']:.1f} s = {row['epoch_over_the_larger']:.2f} x "
-                f"the larger, {row['epoch_over_the_sum']:.2f} x the sum",
-                flush=True,
-            )
+        for threads in sorted({1, os.cpu_count() or 1}):
+            torch.set_num_threads(threads)
+            for workers in (1, 2):
+                row = acting.overlap(workers, 256, 400, 800, min(options.rounds, 5))
+                results["overlap"].append(row)
+                low, high = row["epoch_over_the_larger_range"]
+                print(
+                    f"  {threads} thread(s), {workers} worker(s): updates alone {row['updates_s']:.1f} s, steps alone "
+                    f"{row['steps_s']:.1f} s, overlapped {row['epoch_s']:.1f} s = {row['epoch_over_the_larger']:.2f} "
+                    f"({low:.2f} to {high:.2f}) x the larger, {row['epoch_over_the_sum']:.2f} x the sum",
+                    flush=True,
+                )
+        torch.set_num_threads(options.threads)
+        save(results, options.to)
+    if "reading" in parts:
+        results["reading"] = reading.against_minari(min(options.rounds, 3))
+        show("100,000 transitions of a dataset with infos", results["reading"], "transitions/s", "Minari's own way")
+        results["reading_memory"] = memory = reading.reading_memory()
+        print(f"  a dataset of {memory['dataset_mib']:.0f} MiB into a memory-mapped buffer, {memory['allowed_mib']:.0f} MiB "
+              f"allowed: {memory['peak_mib']:.0f} MiB more at the peak", flush=True)  # fmt: skip
         save(results, options.to)
     if "start" in parts:
         seconds = [process.start_up() for _ in range(3)]

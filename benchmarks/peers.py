@@ -1,6 +1,6 @@
 """What the update is compared with: its matrix products alone, and AWAC as published implementations structure it.
 
-``python benchmarks/peers.py d3rlpy …`` is d3rlpy's AWAC, to be run by the Python of an environment that has it.
+``python benchmarks/peers.py …`` is d3rlpy's AWAC, to be run by the Python of an environment that has it.
 """
 
 from __future__ import annotations
@@ -49,6 +49,48 @@ def ceiling(shapes: Sequence[tuple[int, int, int]], device: torch.device, update
             torch.cuda.synchronize()
 
     return run
+
+
+def floor(
+    shapes: Sequence[tuple[int, int, int]], parameters: int, trained: int, device: torch.device, size: int = 2048
+) -> dict[str, float]:
+    """What no implementation goes below: operations over this machine's largest rate, or bytes over its bandwidth.
+
+    Operations: two per multiplication of ``shapes``, over the rate of one large product. Bytes: Adam reads parameter,
+    gradient and two moments and writes three of them, targets are read and written, over the rate of one large addition
+    in place.
+
+    Args:
+        shapes: of the update's products.
+        parameters: numbers in the networks that learn.
+        trained: how many of them have a target.
+        device: where to measure.
+        size: of the large product; the addition takes 8 times its bytes.
+
+    Returns:
+        ``gflop`` and ``megabytes`` of one update, ``gflops`` and ``gigabytes_per_s`` of this machine, ``updates_per_s``.
+    """
+
+    def fastest(work: Callable[[], object], repeats: int = 5) -> float:
+        seconds = []
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+        return min(seconds[1:])
+
+    square, result = torch.randn(size, size, device=device), torch.empty(size, size, device=device)
+    rate = 2 * size**3 / fastest(lambda: torch.mm(square, square, out=result))
+    long = torch.zeros(8 * size * size, device=device)
+    bandwidth = 2 * long.nbytes / fastest(lambda: long.add_(1))
+    operations = sum(2 * m * k * n for m, k, n in shapes)
+    moved = 4 * (7 * parameters + 3 * trained)
+    return {
+        "gflop": operations / 1e9, "megabytes": moved / 1e6, "gflops": rate / 1e9, "gigabytes_per_s": bandwidth / 1e9,
+        "updates_per_s": 1 / max(operations / rate, moved / bandwidth),
+    }  # fmt: skip
 
 
 class PlainAWAC:
@@ -111,7 +153,6 @@ def serve_d3rlpy(observation_dim: int, action_dim: int, hidden: Sequence[int], b
     import d3rlpy
     import numpy as np
 
-    torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     episodes = [
         d3rlpy.dataset.Episode(
@@ -129,7 +170,7 @@ def serve_d3rlpy(observation_dim: int, action_dim: int, hidden: Sequence[int], b
     )
     awac.build_with_dataset(buffer)
     batches = [buffer.sample_transition_batch(batch) for _ in range(16)]
-    print("ready", d3rlpy.__version__, torch.__version__, flush=True)
+    print("ready", f"d3rlpy {d3rlpy.__version__}, torch {torch.__version__}", flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         for index in range(updates):
@@ -138,5 +179,5 @@ def serve_d3rlpy(observation_dim: int, action_dim: int, hidden: Sequence[int], b
 
 
 if __name__ == "__main__":
-    _, _name, _observation, _action, _hidden, _batch, _updates = sys.argv
+    _, _observation, _action, _hidden, _batch, _updates, _chunk = sys.argv
     serve_d3rlpy(int(_observation), int(_action), [int(size) for size in _hidden.split(",")], int(_batch), int(_updates))

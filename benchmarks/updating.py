@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from awac_pl.data import ReplayDataModule
 from awac_pl.module import AWAC
 from awac_pl.replay import Replay
 from benchmarks.measure import compare, in_turn, timed
-from benchmarks.peers import PlainAWAC, ceiling, products
+from benchmarks.peers import PlainAWAC, ceiling, floor, products
 
 OBSERVATION_DIM, ACTION_DIM = 45, 24  # pen
 CHUNK = 50
@@ -76,19 +77,31 @@ def bare(module: AWAC, batches: TensorDict, updates: int, mode: CompileMode = "o
     return run
 
 
-class D3rlpy:
-    """d3rlpy's update, in the Python of another environment."""
+class Peer:
+    """Another implementation's update, in the Python of an environment of its own.
 
-    def __init__(self, python: Path, hidden: Sequence[int], batch: int, updates: int) -> None:
+    Args:
+        python: of that environment.
+        script: beside this file; it prints ``ready …``, then the seconds of its updates for every line that it is sent.
+        hidden: width of each hidden layer.
+        batch: B.
+        updates: per line.
+        chunk: updates compiled together, where it compiles any.
+    """
+
+    def __init__(self, python: Path, script: str, hidden: Sequence[int], batch: int, updates: int, chunk: int) -> None:
         sizes = ",".join(map(str, hidden))
-        script = Path(__file__).with_name("peers.py")
-        command = [python, script, "d3rlpy", OBSERVATION_DIM, ACTION_DIM, sizes, batch, updates]
+        self.name = script
+        command = [
+            python, Path(__file__).with_name(script), OBSERVATION_DIM, ACTION_DIM, sizes, batch, updates, chunk,
+        ]  # fmt: skip
         self.process = subprocess.Popen(
-            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        )  # fmt: skip
         while not (line := self._read()).startswith("ready"):
             pass
-        print(f"  d3rlpy {line.split()[1]}, torch {line.split()[2]}", file=sys.stderr)
+        print(f"  {line.removeprefix('ready ').strip()}", file=sys.stderr)
 
     def __call__(self) -> float:
         """Seconds of the updates."""
@@ -104,7 +117,7 @@ class D3rlpy:
     def _read(self) -> str:
         assert self.process.stdout is not None
         if not (line := self.process.stdout.readline()):
-            raise RuntimeError("d3rlpy ended; is it installed for that Python?")
+            raise RuntimeError(f"{self.name} ended; is what it needs installed for that Python?")
         return line
 
 
@@ -115,11 +128,12 @@ def updates(
     number: int,
     rounds: int,
     modes: Sequence[CompileMode],
-    d3rlpy: Path | None,
+    peers: Mapping[str, tuple[Path, str]],
 ) -> dict[str, dict[str, Any]]:
-    """Updates per second of everything there is."""
+    """Updates per second of everything there is; ``peers`` are others' Pythons and scripts, by name."""
     torch.manual_seed(0)
-    chunk = transitions((CHUNK if device.type == "cuda" else 8, batch), device)
+    length = CHUNK if device.type == "cuda" else min(number, 8)
+    chunk = transitions((length, batch), device)
     shapes = products(OBSERVATION_DIM, ACTION_DIM, hidden, batch)
     plain = PlainAWAC(OBSERVATION_DIM, ACTION_DIM, hidden, device)
     rows = [dict(row.items()) for row in chunk.unbind(0)]
@@ -139,9 +153,17 @@ def updates(
     }
     for mode in modes:
         variants[f"awac_pl, compile: {mode}"] = timed(bare(make_module(hidden, device), chunk, number, mode))
-    if d3rlpy is not None:
-        variants["d3rlpy"] = D3rlpy(d3rlpy, hidden, batch, number)
+    for name, (python, script) in peers.items():
+        variants[name] = Peer(python, script, hidden, batch, number, length)
     return compare(in_turn(variants, rounds), "plain AWAC", number)
+
+
+def floor_of(batch: int, hidden: Sequence[int], device: torch.device) -> dict[str, float]:
+    """See ``peers.floor``."""
+    module = make_module(hidden, device)
+    trained = sum(parameter.numel() for parameter in module.critics.parameters())
+    parameters = trained + sum(parameter.numel() for parameter in module.actor.parameters())
+    return floor(products(OBSERVATION_DIM, ACTION_DIM, hidden, batch), parameters, trained, device)
 
 
 class EpochClock(Callback):

@@ -35,5 +35,5 @@ def reach() -> tuple[Task, Spaces]:
 @pytest.fixture
 def reach_dataset(reach: tuple[Task, Spaces]) -> str:
     """Id of a dataset of 20 good episodes of the toy task."""
-    save_dataset("toy/reach-v0", reach_episodes(20), reach[1], {})
+    save_dataset("toy/reach-v0", reach_episodes(20), *reach, {})
     return "toy/reach-v0"

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from awac_pl.cloning import clone_dataset, cloned_policy, fit_clone
-from awac_pl.datasets import POLICY_FILE, load_dataset, read_metadata
+from awac_pl.dataset_folders import POLICY_FILE, read_metadata
+from awac_pl.datasets import load_dataset
 from awac_pl.errors import AwacError, DatasetError
 from awac_pl.rollouts import RolloutWorkers
 from tests.conftest import REACH

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from awac_pl.cli import main
-from awac_pl.datasets import read_metadata
+from awac_pl.dataset_folders import read_metadata
 from tests.test_importing import actions, observations
 
 
@@ -37,8 +37,8 @@ def test_from_a_file_to_datasets_and_out_again(file: str, tmp_path: Path, capsys
     capsys.readouterr()
     assert main(["data", "list"]) == 0
     listed = capsys.readouterr().out
-    assert "my/pen-v0" in listed
-    assert "2 succeed" in listed
+    row = next(line.split() for line in listed.splitlines() if line.startswith("my/pen-v0 "))
+    assert row[1:5] == ["AdroitHandPenSparse-v1", "4", "24", "2"]
 
 
 def test_inspect_prints_a_verdict_json_and_a_figure(file: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

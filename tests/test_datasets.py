@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import gymnasium
@@ -14,7 +16,8 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 
 from awac_pl import datasets, downloads
-from awac_pl.datasets import dataset_ids, file_digest, load_dataset, read_episodes, read_metadata, save_dataset
+from awac_pl.dataset_folders import dataset_ids, file_digest, read_metadata, recorded_environment
+from awac_pl.datasets import load_dataset, read_episodes, save_dataset
 from awac_pl.downloads import fetch_dataset
 from awac_pl.errors import DatasetError
 from awac_pl.tasks import find_task, inspect_spaces
@@ -91,7 +94,7 @@ def test_success_is_recomputed_from_observations_where_the_task_can() -> None:
     spaces = inspect_spaces(task)
     right = load_dataset("awac/pen/expert-v0", task, spaces, num_episodes=2).episodes
     lying = [make_episode(200, 45, 24, observations=e.observations, actions=e.actions, success=~e.success) for e in right]
-    save_dataset("toy/lying-v0", lying, spaces, {})
+    save_dataset("toy/lying-v0", lying, task, spaces, {})
     for one, other in zip(right, load_dataset("toy/lying-v0", task, spaces).episodes, strict=True):
         np.testing.assert_array_equal(one.success, other.success)
         np.testing.assert_array_equal(one.rewards, other.rewards)
@@ -100,7 +103,7 @@ def test_success_is_recomputed_from_observations_where_the_task_can() -> None:
 def test_termination_on_success_cuts_the_episode(reach) -> None:
     task = find_task("tests.toy:Reach-v0", terminate_on_success=True)
     success = np.array([0, 0, 0, 1, 0, 1, 1, 1, 1, 1], bool)
-    save_dataset("toy/reach-v0", [make_episode(success=success), make_episode(success=np.zeros(10, bool))], reach[1], {})
+    save_dataset("toy/reach-v0", [make_episode(success=success), make_episode(success=np.zeros(10, bool))], *reach, {})
     cut, whole = load_dataset("toy/reach-v0", task, reach[1]).episodes
     assert (len(cut), cut.observations.shape, cut.rewards.tolist()) == (4, (5, 2), [-1, -1, -1, 0])
     assert (cut.terminated.tolist(), cut.truncated.any()) == ([False, False, False, True], False)
@@ -112,7 +115,7 @@ def test_own_reward_keeps_rewards_and_ends() -> None:
     spaces = inspect_spaces(task)
     terminated = np.array([False] * 9 + [True])
     episode = make_episode(success=None, rewards=np.arange(10, dtype=np.float32), terminated=terminated)
-    save_dataset("toy/wide-v0", [episode], spaces, {})
+    save_dataset("toy/wide-v0", [episode], task, spaces, {})
     with h5py.File(datasets.local_root() / "toy/wide-v0/data/main_data.hdf5") as file:
         stored = file["episode_0/actions"][()]
     np.testing.assert_allclose(stored, 1 + 3 * episode.actions, rtol=1e-6)  # in the environment's units
@@ -126,7 +129,7 @@ def test_own_reward_keeps_rewards_and_ends() -> None:
 def test_actions_outside_are_clipped_and_counted(reach) -> None:
     actions = np.full((10, 1), 0.5, np.float32)
     actions[[2, 5]] = [[1.37], [-4.0]]
-    save_dataset("toy/reach-v0", [make_episode(actions=actions)], reach[1], {})
+    save_dataset("toy/reach-v0", [make_episode(actions=actions)], *reach, {})
     dataset = load_dataset("toy/reach-v0", *reach)
     assert dataset.clipped == 2
     assert dataset.episodes[0].actions[[2, 5], 0].tolist() == [1.0, -1.0]
@@ -153,6 +156,7 @@ NAN[4] = np.nan
         (_change("observations", np.zeros((11, 3))), r"episode_7: observations are \[11, 3\], .* needs \[11, 2\]"),
         (_change("observations", np.zeros((10, 2))), r"are \[10, 2\].*needs \[11, 2\] \(T \+ 1 rows for 10 actions\)"),
         (_change("actions", np.zeros((10, 4))), r"episode_7: actions are \[10, 4\].*needs \[T, 1\]"),
+        (_change("actions", np.zeros((10, 1), int)), r"episode_7: 'actions' are int64; AWAC needs continuous ones"),
         (_change("actions", None), "episode_7: no 'actions'; it is not a Minari episode"),
         (_change("infos", None), "no infos/success to make a binary reward from; use reward: environment"),
         (_change("observations", h5py.ExternalLink("/etc/passwd", "/")), "'observations' is a link to elsewhere"),
@@ -177,11 +181,28 @@ def test_links_in_the_place_of_groups_are_refused(reach, reach_dataset: str, dat
         load_dataset(reach_dataset, *reach)
 
 
-def test_files_that_are_no_datasets(reach, reach_dataset: str, datasets_root: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read as HDF5"),  # cut off
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "is a Git LFS pointer, not the file; fetch it",
+        ),
+        (b"<!DOCTYPE html><html><title>Sign in</title></html>", "is a web page, not the file; download it anew"),
+    ],
+)
+def test_files_that_are_no_datasets(
+    reach, reach_dataset: str, datasets_root: Path, content: bytes | None, message: str
+) -> None:
     path = data_file(datasets_root)
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(DatasetError, match=r"main_data.hdf5: cannot be read as HDF5"):
+    path.write_bytes(path.read_bytes()[:3000] if content is None else content)
+    with pytest.raises(DatasetError, match=rf"main_data.hdf5: {message}"):
         load_dataset(reach_dataset, *reach)
+
+
+def test_no_episodes_and_damaged_metadata(reach, reach_dataset: str, datasets_root: Path) -> None:
+    path = data_file(datasets_root)
     with h5py.File(path, "w"):
         pass
     with pytest.raises(DatasetError, match=r"main_data.hdf5: has no episodes"):
@@ -189,6 +210,15 @@ def test_files_that_are_no_datasets(reach, reach_dataset: str, datasets_root: Pa
     path.with_name("metadata.json").write_text("{")
     with pytest.raises(DatasetError, match=r"metadata.json: not JSON"):
         read_metadata(reach_dataset)
+
+
+def test_a_small_file_that_declares_terabytes(reach, reach_dataset: str, datasets_root: Path) -> None:
+    path = data_file(datasets_root)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("episode_0/observations", shape=(10**12, 2), dtype="f4", chunks=(1024, 2))
+    assert path.stat().st_size < 5000
+    with pytest.raises(DatasetError, match=r"episode_0: 'observations' declares 8000000000000 bytes and holds 0"):
+        load_dataset(reach_dataset, *reach)
 
 
 def test_asking_for_what_is_not_there(reach, reach_dataset: str) -> None:
@@ -237,17 +267,92 @@ def test_writing_is_whole_or_not_at_all(reach, reach_dataset: str, datasets_root
         raise OSError("no space left on device")
 
     monkeypatch.setattr(datasets, "_write_episode", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        save_dataset(reach_dataset, reach_episodes(2), reach[1], {})
+    with pytest.raises(
+        DatasetError, match=r"toy/reach-v0: cannot be written \(no space left on device\); nothing was changed"
+    ):
+        save_dataset(reach_dataset, reach_episodes(2), *reach, {})
     assert file_digest(data_file(datasets_root)) == before
     assert sorted(path.name for path in (datasets_root / "toy").iterdir()) == ["namespace_metadata.json", "reach-v0"]
 
 
-def test_reading_runs_no_code_that_metadata_name(reach, reach_dataset: str, datasets_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spaces", [True, False])
+def test_reading_runs_no_code_that_metadata_name(
+    reach, reach_dataset: str, datasets_root: Path, tmp_path: Path, spaces
+) -> None:
     canary = tmp_path / "canary"
-    metadata = data_file(datasets_root).with_name("metadata.json")
-    spec = '{"id": "X-v0", "entry_point": "os:mkdir", "kwargs": {"path": "CANARY"}}'.replace("CANARY", str(canary))
-    metadata.write_text('{"env_spec": ' + repr(spec).replace('"', '\\"').replace("'", '"') + "}")
-    assert "os:mkdir" in read_metadata(reach_dataset)["env_spec"]
-    load_dataset(reach_dataset, *reach)
+    path = data_file(datasets_root).with_name("metadata.json")
+    spec = {"id": "Reach-v0", "entry_point": "os:mkdir", "kwargs": {"path": str(canary)}}
+    metadata = read_metadata(reach_dataset) | {"env_spec": json.dumps(spec)}
+    if not spaces:  # where Minari makes the environment to learn them
+        del metadata["observation_space"], metadata["action_space"]
+    path.write_text(json.dumps(metadata))
+    assert load_dataset(reach_dataset, *reach).metadata["env_spec"] == json.dumps(spec)
     assert not canary.exists()
+
+
+def test_a_link_to_another_file_shows_nothing_of_it(reach, reach_dataset: str, datasets_root: Path, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "secret.hdf5", "w") as file:
+        file["observations"] = np.full((11, 2), 42.0)
+    with h5py.File(data_file(datasets_root), "a") as file:
+        del file["episode_7/observations"]
+        file["episode_7/observations"] = h5py.ExternalLink(str(tmp_path / "secret.hdf5"), "/observations")
+    with pytest.raises(DatasetError, match="'observations' is a link to elsewhere; refused"):
+        load_dataset(reach_dataset, *reach)
+
+
+@pytest.fixture
+def old_minari(datasets_root: Path) -> Path:
+    """Two episodes each, by the collectors of Minari 0.4.3 (metadata are attributes of the HDF5 file) and 0.5.0."""
+    with zipfile.ZipFile(Path(__file__).parent / "data/old_minari.zip") as archive:
+        archive.extractall(datasets_root)
+    return datasets_root
+
+
+@pytest.mark.parametrize("name", ["minari-0.4.3/reach-v0", "minari-0.5.0/old/reach-v0"])
+def test_datasets_of_older_minari(reach, old_minari: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    version, dataset_id = name.split("/", 1)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(old_minari / version))
+    assert dataset_id in dataset_ids()
+    dataset = load_dataset(dataset_id, *reach)
+    assert [episode.seed for episode in dataset.episodes] == [0, 1]
+    assert [episode.success.any() for episode in dataset.episodes] == [True, True]
+    assert read_metadata(dataset_id)["total_steps"] == 20
+    assert recorded_environment(dataset.metadata) == "Reach-v0"
+
+
+def test_dict_observations_are_refused_with_advice(reach, old_minari: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(old_minari / "minari-0.4.3"))
+    with pytest.raises(DatasetError, match=r"'observations' is a dict of goal, observation; record .*FlattenObs"):
+        load_dataset("dict-v0", reach[0], reach[1], any_environment=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "task", "message"),
+    [
+        ({}, "tests.toy:Ending-v0", r"was recorded in tests.toy:Reach-v0, the task is tests.toy:Ending-v0; if you know"),
+        (
+            {"env_id": "Reach-v3"},
+            "tests.toy:Reach-v0",
+            r"recorded in Reach-v3, another version than tests.toy:Reach-v0; if you know",
+        ),
+        ({"env_id": "ReachSparse-v0"}, "tests.toy:Reach-v0", None),  # binary rewards are made anew
+        ({}, "environment", r"holds success - 1, not the rewards of tests.toy:Reach-v0"),
+        (
+            {"env_id": "ReachSparse-v0", "reward": "environment"},
+            "environment",
+            r"holds the rewards of ReachSparse-v0, not the rewards of",
+        ),
+    ],
+)
+def test_another_environments_data_are_refused(
+    reach, reach_dataset: str, datasets_root: Path, changes: dict, task: str, message: str | None
+) -> None:
+    path = data_file(datasets_root).with_name("metadata.json")
+    path.write_text(json.dumps(read_metadata(reach_dataset) | changes))
+    asked = find_task("tests.toy:Reach-v0", reward="environment") if task == "environment" else find_task(task)
+    if message is None:
+        assert len(load_dataset(reach_dataset, asked, reach[1]).episodes) == 20
+        return
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(reach_dataset, asked, reach[1])
+    assert len(load_dataset(reach_dataset, asked, reach[1], any_environment=True).episodes) == 20

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from awac_pl.datasets import load_dataset, local_root, read_metadata, save_dataset
+from awac_pl.dataset_folders import local_root, read_metadata
+from awac_pl.datasets import load_dataset, save_dataset
 from awac_pl.editing import choose, export, load_all, split
 from awac_pl.errors import DatasetError
 from awac_pl.importing import import_dataset
@@ -152,6 +153,8 @@ def broken(**changes) -> dict:
         (broken(actions=actions(5)[:, :7]), r"actions are \[5, 7\]"),
         (broken(observations=np.full((6, 45), np.nan)), r"observations: 270 values are not finite \(first at \[0, 0\]\)"),
         (broken(actions=[[1.0], [1.0, 2.0]]), r"cannot be read as dapg"),
+        (broken(actions=np.ones((5, 24), int)), r"episode 0: actions: are int64; AWAC needs continuous ones"),
+        (broken(actions=np.array([[1.0], [1.0, 2.0]], dtype=object)), r"actions: no array of numbers \(ragged, or object\)"),
         ({"obs": 3}, r"episode 0 has no 'observations' and 'actions'"),
         (broken(observations=[{"pixels": 3}]), r"observations are dicts of pixels; none is known"),
     ],
@@ -166,9 +169,14 @@ def test_what_does_not_fit_is_named(tmp_path: Path, episode: dict, message: str)
     ("name", "content", "message"),
     [
         ("empty.pickle", pickle.dumps([]), "has no episodes"),
-        ("text.pickle", b"<!DOCTYPE html>", "cannot be read as dapg"),
+        ("text.pickle", b"<!DOCTYPE html>", "is a web page, not the file; download it anew"),
         ("cut.hdf5", b"\x89HDF\r\n\x1a\n", "cannot be read as d4rl"),
-        ("pointer.hdf5", b"version https://git-lfs.github.com/spec/v1\n", "cannot be read as d4rl"),
+        ("page.hdf5", b"<!DOCTYPE html><title>Sign in</title>", "is a web page"),
+        (
+            "pointer.hdf5",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "is a Git LFS pointer, not the file; fetch it with: git lfs pull",
+        ),
         ("cut.npz", b"PK\x03\x04", "cannot be read as npz"),
         ("what.bin", b"", "its suffix tells no format; pass --format, one of dapg, rlkit, d4rl, npz"),
     ],
@@ -188,7 +196,9 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("awac_pl.datasets._write_episode", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        DatasetError, match=r"mine/pen-v0: cannot be written \(\[Errno 28\] No space left on device\); nothing was changed"
+    ):
         import_dataset(dapg(tmp_path / "d.pkl", broken()), "mine/pen-v0", PEN, progress=False)
     assert list((local_root() / "mine").iterdir()) == []
 
@@ -212,7 +222,7 @@ def test_choosing_cutting_and_splitting() -> None:
     assert [len(episode) for episode in cut] == [6, 3] * 5
     assert cut[1].rewards.tolist() == [-1, -1, 0]
     assert cut[1].truncated.tolist() == [False, False, True]
-    save_dataset("mine/cut-v0", cut, spaces, {})
+    save_dataset("mine/cut-v0", cut, PEN, spaces, {})
     first, rest = split(episodes, 0.9, seed=0)
     assert (len(first), len(rest)) == (9, 1)
     assert {episode.seed for episode in (*first, *rest)} == set(range(10))

@@ -13,12 +13,12 @@ import awac_pl
 
 LAYERS = [
     ["__init__", "errors", "schema"],
-    ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5"],
-    ["networks", "rollouts", "episodes", "replay", "streams", "run_folder"],
-    ["datasets", "rendering"],
-    ["cloning", "downloads", "importing", "editing", "video"],
-    ["inspection"],
-    ["data", "module"],
+    ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5", "published"],
+    ["networks", "rollouts", "episodes", "replay", "streams", "run_folder", "dataset_folders"],
+    ["datasets", "runs", "rendering"],
+    ["cloning", "downloads", "importing", "editing", "groups", "video"],
+    ["inspection", "figures", "tables"],
+    ["data", "module", "report"],
     ["interaction", "progress", "records", "recording", "video_recorder"],
     ["lightning_cli", "data_cli", "record_cli"],
     ["cli"],

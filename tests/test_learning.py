@@ -24,7 +24,7 @@ pytestmark = pytest.mark.learning
 def test_reach_gets_far_better_than_its_demonstrations(tmp_path: Path, reach, seed: int, advantage: str) -> None:
     """Demonstrations so noisy that they hold still at the goal a fifth of the time; the optimum is to go there and stay."""
     demonstrations = reach_episodes(100, noise=2.0, first_seed=1000 * seed)
-    save_dataset("toy/noisy-v0", demonstrations, reach[1], {})
+    save_dataset("toy/noisy-v0", demonstrations, *reach, {})
     data = ReplayDataModule(
         task=REACH, datasets=["toy/noisy-v0"], batch_size=128, updates_per_epoch=500, offline_epochs=4, seed=seed,
         evaluation_episodes=50, milestone_episodes=100, workers=1, discount=0.9, progress=False,

@@ -151,3 +151,18 @@ def test_a_memory_mapped_buffer_holds_the_same(tmp_path) -> None:
     for key in TRANSITION_KEYS:
         torch.testing.assert_close(mapped.sample(3, 8)[key], plain.sample(3, 8)[key], rtol=0, atol=0)
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.memmap")) >= 50 * 4 * 3
+
+
+def test_a_memory_mapped_buffer_stays_in_its_file_whatever_trains(tmp_path) -> None:
+    replay = Replay(50, device="cuda", scratch=str(tmp_path))
+    replay.fill([numbered(0)])
+    assert replay.sample(1, 4).device == torch.device("cpu")
+
+
+def test_draws_of_another_kind_of_device_are_made_anew_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    replay = Replay(20, seed=3)
+    replay.fill([numbered(0)])
+    state = replay.state_dict() | {"generator": torch.zeros(16, dtype=torch.uint8)}  # as long as a CUDA generator's
+    replay.load_state_dict(state)
+    assert "batches are drawn anew" in caplog.text
+    assert len(replay.sample(2, 3)) == 2

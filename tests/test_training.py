@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from awac_pl.cloning import cloned_id
 from awac_pl.data import ReplayDataModule
-from awac_pl.datasets import read_metadata, save_dataset
+from awac_pl.dataset_folders import read_metadata
+from awac_pl.datasets import save_dataset
 from awac_pl.errors import AwacError, DatasetError, TrainingDivergedError
 from awac_pl.interaction import EnvironmentInteraction, collect_block
 from awac_pl.module import AWAC
@@ -177,7 +178,7 @@ def test_checkpoints_load_without_running_code(tmp_path: Path, reach_dataset: st
 def test_resuming_with_other_data_is_refused(tmp_path: Path, reach, reach_dataset: str) -> None:
     checkpoint = ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True)
     fit(tmp_path, make_data(reach_dataset), checkpoint, max_epochs=1)
-    save_dataset("toy/more-v0", reach_episodes(20, first_seed=50), reach[1], {})  # of the same size
+    save_dataset("toy/more-v0", reach_episodes(20, first_seed=50), *reach, {})  # of the same size
     with pytest.raises(
         AwacError, match=r"the checkpoint's run had other data than toy/more-v0; resume with the same datasets"
     ):
@@ -204,7 +205,7 @@ def test_divergence_keeps_the_last_good_checkpoint_and_says_so(tmp_path: Path, r
 
 
 def test_an_error_of_the_environment_ends_the_run(tmp_path: Path, reach) -> None:
-    save_dataset("toy/broken-v0", reach_episodes(5), reach[1], {})
+    save_dataset("toy/broken-v0", reach_episodes(5), find_task("tests.toy:Broken-v0"), reach[1], {})
     data = make_data("toy/broken-v0", task="tests.toy:Broken-v0", workers=1, seed=1)
     with pytest.raises(RuntimeError, match="the simulator exploded"):
         fit(tmp_path, data, EnvironmentInteraction(20), check_val_every_n_epoch=100)
@@ -214,7 +215,7 @@ def test_an_error_of_the_environment_ends_the_run(tmp_path: Path, reach) -> None
 def test_success_is_unavailable_where_nobody_reports_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     task = find_task("tests.toy:Wide-v0")
     data = make_data("toy/wide-v0", task=task.env_id)
-    save_dataset("toy/wide-v0", [make_episode(success=None, seed=seed) for seed in range(5)], data.spaces, {})
+    save_dataset("toy/wide-v0", [make_episode(success=None, seed=seed) for seed in range(5)], task, data.spaces, {})
     assert data.return_range is None
     record = RunRecord({})
     fit(tmp_path, data, EnvironmentInteraction(20), record)
@@ -227,7 +228,7 @@ def test_success_is_unavailable_where_nobody_reports_it(tmp_path: Path, capsys: 
 def test_the_cloned_dataset_is_made_once_and_its_recipe_is_checked(
     tmp_path: Path, reach, datasets_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_dataset("awac/reach/expert-v0", reach_episodes(12), reach[1], {})
+    save_dataset("awac/reach/expert-v0", reach_episodes(12), *reach, {})
 
     def data(**options) -> ReplayDataModule:
         names = ["awac/reach/expert-v0", "awac/reach/cloned-v0"]
@@ -319,7 +320,7 @@ def test_a_memory_mapped_buffer_trains_the_same_and_leaves_no_file(tmp_path: Pat
 
 
 def test_datasets_with_weights(reach, reach_dataset: str) -> None:
-    save_dataset("toy/bad-v0", [make_episode(10)], reach[1], {})
+    save_dataset("toy/bad-v0", [make_episode(10)], *reach, {})
     data = make_data("", datasets={reach_dataset: 1.0, "toy/bad-v0": 20.0})
     data.setup("fit")
     assert [facts.get("weight") for facts in data.datasets] == [None, 20.0]
@@ -330,7 +331,7 @@ def test_datasets_with_weights(reach, reach_dataset: str) -> None:
 
 
 def test_clipping_is_said(reach, caplog: pytest.LogCaptureFixture) -> None:
-    save_dataset("toy/loud-v0", [make_episode(actions=np.full((10, 1), 1.5, np.float32))], reach[1], {})
+    save_dataset("toy/loud-v0", [make_episode(actions=np.full((10, 1), 1.5, np.float32))], *reach, {})
     make_data("toy/loud-v0").setup("fit")
     assert "toy/loud-v0: 10 of 10 action values (100.0 %) lay outside the bounds and were clipped" in caplog.text
 

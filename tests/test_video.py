@@ -260,8 +260,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     (place.folder / "small.yaml").write_text(SMALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(place.datasets))
-        spaces = inspect_spaces(find_task(PICTURES))
-        save_dataset("toy/cloned-v0", reach_episodes(20), spaces, {}, policy=constant_policy())
+        task = find_task(PICTURES)
+        save_dataset("toy/cloned-v0", reach_episodes(20), task, inspect_spaces(task), {}, policy=constant_policy())
         assert place.fit(f"--run_dir={place.folder / 'run'}", "--video.every_n_evaluations=2") == 0
     return place
 
@@ -311,9 +311,9 @@ def test_a_cloned_policy_that_is_not_the_runs_or_not_there_gets_a_line(here: Pla
     arguments = ["--before", "--episodes=1", "--to", str(tmp_path / "film.gif")]
     assert record(*arguments) == 0
     assert "no cloned policy is kept with toy/cloned-v0" in capsys.readouterr().out
-    save_dataset(
-        "toy/cloned-v0", reach_episodes(3), inspect_spaces(find_task(PICTURES)), {}, policy=constant_policy(action=0.1)
-    )
+    task = find_task(PICTURES)
+    other = constant_policy(action=0.1)
+    save_dataset("toy/cloned-v0", reach_episodes(3), task, inspect_spaces(task), {}, policy=other)
     assert record(*arguments) == 0
     assert "toy/cloned-v0 has been made anew since" in capsys.readouterr().out
 
@@ -369,7 +369,9 @@ def test_without_graphics_or_ffmpeg_a_fit_goes_on(here: Place, monkeypatch, capl
 
 
 def test_an_environment_without_pictures_costs_a_line(here: Place, caplog: pytest.LogCaptureFixture, capsys) -> None:
-    assert here.fit("--data.task=tests.toy:Reach-v0", "--run_dir=blind") == 0
+    task = find_task("tests.toy:Reach-v0")
+    save_dataset("toy/blind-v0", reach_episodes(20), task, inspect_spaces(task), {})
+    assert here.fit("--data.task=tests.toy:Reach-v0", "--data.datasets=[toy/blind-v0]", "--run_dir=blind") == 0
     assert [entry.levelname for entry in caplog.records if "no video: tests.toy:Reach-v0" in entry.message] == ["INFO"]
     assert "WARNING" not in {entry.levelname for entry in caplog.records}
     assert not Path("blind/videos").exists()

@@ -1,0 +1,260 @@
+"""Curves of runs: success rate and average return against environment steps, pretraining left of zero.
+
+Figures are made without pyplot, so that nobody's open figures or settings are touched, and are equal to the byte for equal
+input.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from awac_pl import published
+from awac_pl.groups import Group
+from awac_pl.runs import Run, clip, number_of
+from awac_pl.scores import FEWEST_SEEDS, bootstrap_interval, wilson_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Measure = Literal["success_rate", "episode_return"]
+
+LABELS: dict[Measure, str] = {"success_rate": "success rate (any step)", "episode_return": "average return of an episode"}
+INK = "#1b1e23"
+GRAY = "#808080"
+#: Okabe and Ito's colours (they differ for the colour-blind) with lines and marks that differ without any colour.
+STYLES = (
+    ("#0072b2", "-", "o"), ("#d55e00", (0, (5, 1.5)), "s"), ("#009e73", (0, (4, 1.2, 1, 1.2)), "^"),
+    ("#cc79a7", (0, (1.2, 1)), "D"), ("#e69f00", (0, (7, 1.5, 1, 1.5, 1, 1.5)), "v"), ("#56b4e9", (0, (2.5, 1)), "P"),
+)  # fmt: skip
+#: The line of the policy that was cloned.
+CLONED: Any = (0, (3, 3))
+_SETTINGS: Any = {
+    "figure.facecolor": "white", "axes.facecolor": "none", "savefig.facecolor": "auto", "font.size": 10.5,
+    "font.family": "DejaVu Sans", "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK,
+    "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False,
+    "svg.hashsalt": "awac_pl", "svg.fonttype": "path", "savefig.dpi": 150, "axes.titlesize": 11,
+}  # fmt: skip
+
+
+def curve(runs: Sequence[Run], measure: Measure) -> tuple[np.ndarray, np.ndarray]:
+    """The evaluations of some runs, put side by side by their epoch.
+
+    Returns:
+        Where they are on the axis ``[E]`` (the mean over the runs, which end their episodes at slightly different steps)
+        and the measure ``[S, E]``, NaN where a run has not got one.
+    """
+    epochs = sorted({row["epoch"] for run in runs for row in run.evaluations})
+    shape = (len(runs), len(epochs))
+    places, values = np.full(shape, math.nan), np.full(shape, math.nan)
+    for index, run in enumerate(runs):
+        for row in run.evaluations:
+            column = epochs.index(row["epoch"])
+            places[index, column] = run.axis(row)
+            values[index, column] = row.get(f"eval/{measure}", math.nan)
+    return np.array([np.mean(column[np.isfinite(column)]) for column in places.T]), values
+
+
+def band(runs: Sequence[Run], values: np.ndarray, measure: Measure) -> tuple[np.ndarray, np.ndarray] | None:
+    """The 95 % band around a curve ``[S, E]``, each end ``[E]``; None where nothing honest can be said.
+
+    Over ``FEWEST_SEEDS`` or more seeds the bootstrap interval of their mean; for one seed's success rate Wilson's interval
+    of its episodes.
+    """
+    low, high = np.full(values.shape[1], math.nan), np.full(values.shape[1], math.nan)
+    complete = np.isfinite(values).all(axis=0)
+    if len(values) >= FEWEST_SEEDS and complete.any():
+        low[complete], high[complete] = bootstrap_interval([values[:, complete]])  # type: ignore[misc]
+        return low, high
+    if len(values) == 1 and measure == "success_rate":
+        for column, row in enumerate(runs[0].evaluations):
+            if complete[column] and row["eval/episodes"] > 0:
+                episodes = row["eval/episodes"]
+                low[column], high[column] = wilson_interval(values[0, column] * episodes, episodes)
+        return low, high
+    return None
+
+
+def explain(groups: Sequence[Group], measure: Measure, compare: bool = False) -> str:
+    """What the lines, bands and marks of a figure mean, in words."""
+    sizes = sorted({int(row["eval/episodes"]) for group in groups for run in group.runs for row in run.evaluations})
+    seeds = {len(group.counted) for group in groups}
+    parts = ["Thin lines: seeds; thick line: their mean"] if max(len(group.runs) for group in groups) > 1 else []
+    if max(seeds) >= FEWEST_SEEDS:
+        parts.append("band: 95 % bootstrap interval of the mean over seeds")
+    if 1 in seeds and measure == "success_rate":
+        parts.append("band of a single seed: Wilson's 95 % interval of its episodes")
+    if 1 in seeds and measure == "episode_return":
+        parts.append("a single seed has no band")
+    if 2 in seeds:
+        parts.append("two seeds have no band")
+    if sizes:
+        parts.append(f"evaluations of {sizes[0]} episodes" + (f", large marks: {sizes[-1]}" if len(sizes) > 1 else ""))
+    if any(run.pretraining_updates for group in groups for run in group.runs):
+        parts.append("left of 0: pretraining, by the updates that are left of it")
+    if compare and measure == "success_rate" and groups[0].task in published.SUCCESS:
+        parts.append(published.SOURCE)
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def draw(groups: Sequence[Group], measure: Measure, *, title: str | None = None, compare: bool = False) -> Figure:
+    """Draw the curves of one task.
+
+    Args:
+        groups: of that task, at least one.
+        measure: what to draw.
+        title: None for task, preset, demonstrations and seeds.
+        compare: add what others have published for this task.
+    """
+    from matplotlib.figure import Figure
+
+    with _settings():
+        figure = Figure(layout="constrained")
+        axes = figure.subplots()
+        lines: list[Any] = []
+        for group, style in zip(groups, STYLES * len(groups), strict=False):
+            lines += _draw_group(axes, group, measure, style, alone=len(groups) == 1)
+        others = _draw_published(axes, groups[0].task) if compare and measure == "success_rate" else []
+        _mark_phases(axes, groups)
+        axes.set_xlabel("environment steps (thousands)")
+        axes.set_ylabel(LABELS[measure])
+        if measure == "success_rate":
+            axes.set_ylim(top=1.02)
+            axes.set_ylim(bottom=max(-0.02, math.floor(10 * axes.get_ylim()[0]) / 10))
+        axes.grid(axis="y", color=GRAY, alpha=0.25, linewidth=0.6)
+        if title is None:
+            title = groups[0].title if len(groups) == 1 else groups[0].task
+        figure.suptitle(clip(title, 90), fontsize=10)
+        handles = [*lines, *_marks(groups, measure, STYLES[0][0] if len(groups) == 1 else GRAY), *others]
+        columns = 1 if any(len(handle.get_label()) > 44 for handle in handles) else 2
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+        figure.set_size_inches(6.4, 3.7 + 0.2 * math.ceil(len(handles) / columns))
+        return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write what ``draw`` has made on white, atomically; ``path`` ends in ``.png`` or ``.svg``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f"{path.name}.tmp")
+    staging.write_bytes(_render(figure, path.suffix[1:]))
+    os.replace(staging, path)
+
+
+def inline_svg(figure: Figure, description: str) -> str:
+    """The figure as an element of an HTML page: transparent, in the page's own text colour, as wide as its place.
+
+    Args:
+        figure: what ``draw`` has made.
+        description: for those who cannot see it; escaped.
+    """
+    text = _render(figure, "svg", transparent=True).decode()
+    head, _, rest = text[text.index("<svg") :].replace(INK, "currentColor").partition(">")
+    head = re.sub(r' (width|height)="[^"]*"', "", head)  # the view box keeps the shape
+    return f'{head} role="img" aria-label="{html.escape(description)}">{rest}'
+
+
+def _render(figure: Figure, form: str, transparent: bool = False) -> bytes:
+    nobody = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None, "Format": None, "Type": None}}
+    buffer = io.BytesIO()
+    with _settings():
+        figure.savefig(buffer, format=form, metadata=nobody[form], transparent=transparent)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    import matplotlib
+
+    with matplotlib.rc_context(_SETTINGS):
+        yield
+
+
+def _draw_group(axes: Axes, group: Group, measure: Measure, style: tuple, *, alone: bool) -> list[Any]:
+    """Seeds, mean, band and the cloned policy of one group; the mean's entry of the legend."""
+    colour, line, mark = style
+    for run in group.runs:
+        places, values = curve([run], measure)
+        if len(group.runs) > 1:
+            axes.plot(places / 1000, values[0], color=colour, alpha=0.55, linewidth=0.9, marker=mark, markersize=2.5)
+    places, values = curve(group.counted, measure)
+    x, mean = places / 1000, values.mean(axis=0)
+    if not np.isfinite(mean).any():
+        return []
+    name = "" if alone else f"{clip(group.label, 70)}, "
+    label = f"{name}mean of {number_of(len(values), 'seed')}" if len(values) > 1 else f"{name}seed {group.counted[0].seed}"
+    axes.plot(x, mean, color=colour, linestyle=line, linewidth=2.4)
+    episodes = _largest_evaluations(group.counted)
+    large = episodes == episodes.max()
+    axes.plot(x[large], mean[large], mark, color=colour, markersize=7)
+    axes.plot(x[~large], mean[~large], mark, color=colour, markersize=4)
+    ends = band(group.counted, values, measure)
+    if ends is not None and len(x) > 1:
+        axes.fill_between(x, *ends, color=colour, alpha=0.18, linewidth=0)
+    elif ends is not None:
+        axes.errorbar(x, mean, [mean - ends[0], ends[1] - mean], color=colour, capsize=3)
+    if measure == "success_rate" and (clones := [run.cloned[0] for run in group.counted if run.cloned]):
+        axes.axhline(float(np.mean(clones)), color=colour, linestyle=CLONED, linewidth=1.1)
+    return axes.plot([], [], color=colour, linestyle=line, linewidth=2.4, marker=mark, markersize=4, label=label)
+
+
+def _marks(groups: Sequence[Group], measure: Measure, colour: str) -> list[Any]:
+    """What the legend says of thin lines, bands, dashes and large marks, as far as there are any."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    counted = [run for group in groups for run in group.counted]
+    found: list[Any] = []
+    if max(len(group.runs) for group in groups) > 1:
+        found.append(Line2D([], [], color=colour, alpha=0.6, linewidth=0.9, label="one seed"))
+    if any(band(group.counted, curve(group.counted, measure)[1], measure) is not None for group in groups):
+        found.append(Patch(color=colour, alpha=0.18, linewidth=0, label="95 % interval"))
+    if measure == "success_rate" and any(run.cloned for run in counted):
+        found.append(Line2D([], [], color=colour, linestyle=CLONED, linewidth=1.1, label="cloned policy"))
+    sizes = sorted({row["eval/episodes"] for run in counted for row in run.evaluations})
+    if len(sizes) > 1:
+        label = f"{sizes[-1]:.0f} episodes (else {sizes[0]:.0f})"
+        found.append(Line2D([], [], color=colour, linestyle="", marker="o", markersize=7, label=label))
+    return found
+
+
+def _largest_evaluations(runs: Sequence[Run]) -> np.ndarray:
+    """Episodes of the evaluation of each epoch ``[E]``, as ``curve`` orders them."""
+    episodes: dict[float, float] = {}
+    for row in (row for run in runs for row in run.evaluations):
+        episodes[row["epoch"]] = max(row["eval/episodes"], episodes.get(row["epoch"], 0.0))
+    return np.array([episodes[epoch] for epoch in sorted(episodes)])
+
+
+def _draw_published(axes: Axes, task: str) -> list[Any]:
+    lines: list[Any] = []
+    marks = (("-", "x"), ("--", "+"), ("-.", "1"), (":", "2"))
+    for (method, rates), (line, mark) in zip(published.SUCCESS.get(task, {}).items(), marks, strict=False):
+        x = [step / 1000 for step in published.ENV_STEPS]
+        lines += axes.plot(x, rates, color=GRAY, linestyle=line, marker=mark, linewidth=1, label=f"{method} (published)")
+    return lines
+
+
+def _mark_phases(axes: Axes, groups: Sequence[Group]) -> None:
+    """A line where acting begins, and a shade over pretraining."""
+    updates = max(run.pretraining_updates for group in groups for run in group.runs)
+    if not updates:
+        return
+    left = -updates / 1000
+    axes.set_xlim(left=min(left, axes.get_xlim()[0]))
+    axes.axvspan(axes.get_xlim()[0], 0, color=GRAY, alpha=0.12, linewidth=0)
+    axes.axvline(0, color=GRAY, linewidth=1)
+    axes.annotate(
+        "pretraining, updates left", (0, 0), xycoords=("data", "axes fraction"), xytext=(-4, 6),
+        textcoords="offset points", rotation=90, ha="right", va="bottom", fontsize=8.5, color=GRAY,
+    )  # fmt: skip

@@ -1,0 +1,183 @@
+"""``awac report``: figures, tables, videos and facts of some runs on one page that needs nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from awac_pl.errors import AwacError
+from awac_pl.groups import Group, group_runs
+from awac_pl.runs import Run, read_runs
+from awac_pl.tables import Table, origin_tables, result_tables
+
+#: Kinds of files in ``<run>/videos`` that a browser shows.
+KINDS = {".gif": "image/gif", ".png": "image/png", ".mp4": "video/mp4", ".webm": "video/webm"}
+#: Names of videos that come first, in this order.
+FIRST = ("before", "after", "last", "best")
+#: Bytes of videos on one page; what does not fit is named instead.
+VIDEO_BYTES = 64_000_000
+
+EXAMPLES = """\
+examples:
+  awac report                                        the runs in runs/, to report.html
+  awac report runs/pen-quick-seed0 --to pen.html
+  awac report runs/pen-quick-seed* --figures figures --published
+  awac report runs --markdown                        prints the tables, too
+"""
+
+
+def run(arguments: list[str]) -> None:
+    """Run ``awac report …``.
+
+    Raises:
+        AwacError: a folder holds no run that can be reported.
+    """
+    parser = argparse.ArgumentParser(
+        "awac report", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")],
+                        help="run folders, or folders that hold some (default: runs)")  # fmt: skip
+    parser.add_argument("--to", type=Path, default=Path("report.html"), help="page to write (default: %(default)s)")
+    parser.add_argument("--figures", type=Path, help="folder for the figures as PNG and SVG")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    parser.add_argument("--published", action="store_true", help="draw what others have published for pen and door")
+    options = parser.parse_args(arguments)
+    tables = write_report(options.runs, options.to, figures=options.figures, compare=options.published)
+    if options.markdown:
+        print("\n".join(table.markdown() for table in tables))
+    print(f"{options.to}  {options.to.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
+
+
+def write_report(
+    folders: Sequence[Path], target: Path, *, figures: Path | None = None, compare: bool = False
+) -> list[Table]:
+    """Write the page, atomically.
+
+    Args:
+        folders: run folders, or folders that hold some.
+        target: the page.
+        figures: folder for the figures as PNG and SVG; None for none.
+        compare: draw published curves where there are any for the task.
+
+    Returns:
+        The tables of the page.
+
+    Raises:
+        AwacError: a folder cannot be read or holds no run, or the page cannot be written.
+    """
+    runs, left_out = read_runs(folders)
+    groups = group_runs(runs)
+    results, origin = result_tables(runs, groups), origin_tables(runs, groups)
+    command = ["awac", "report", *map(str, folders), "--to", str(target)]
+    command += ["--figures", str(figures)] if figures else []
+    command += ["--published"] if compare else []
+    told: dict[str, list[str]] = {}
+    for name, note in ((each.name, note) for each in runs for note in each.notes):
+        told.setdefault(note, []).append(name)
+    notes = [f"left out: {line}" for line in left_out] + [f"{', '.join(names)}: {note}" for note, names in told.items()]
+    page = _template().render(
+        title=f"AWAC on {', '.join(dict.fromkeys(group.task for group in groups))}",
+        groups=groups,
+        runs=runs,
+        notes=notes + [note for group in groups for note in group.notes],
+        figures=_draw_figures(groups, figures, compare),
+        results=results,
+        origin=origin,
+        videos=_embed_videos(runs),
+        configs={run.name: yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) for run in _one_of_each(groups)},
+        commands={run.name: _shell(run.manifest.get("command") or []) for run in runs},
+        command=_shell(command),
+    )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = target.with_name(f"{target.name}.tmp")
+        staging.write_text(page, encoding="utf-8", errors="replace")
+        os.replace(staging, target)
+    except OSError as error:
+        raise AwacError(f"cannot write {target}: {error.strerror}") from error
+    return [*results, *origin]
+
+
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("report.html.j2")
+
+
+def _draw_figures(groups: Sequence[Group], folder: Path | None, compare: bool) -> list[dict[str, str]]:
+    """SVG and caption of each task's figures; written into a folder, too, where one is given."""
+    from awac_pl.figures import LABELS, draw, explain, inline_svg, save
+
+    made = []
+    for task in dict.fromkeys(group.task for group in groups):
+        shown = [group for group in groups if group.task == task and any(run.evaluations for run in group.runs)]
+        for measure, label in LABELS.items():
+            if not any(_known(run, measure) for group in shown for run in group.runs):
+                continue
+            figure = draw(shown, measure, compare=compare)
+            text = f"{task}: {label} against environment steps. {explain(shown, measure, compare)}"
+            made.append({"svg": Markup(inline_svg(figure, f"{task}: {label}")), "caption": text})
+            if folder is not None:
+                for form in ("png", "svg"):
+                    save(figure, folder / f"{re.sub(r'[^A-Za-z0-9]+', '-', task)}-{measure}.{form}")
+    return made
+
+
+def _known(run: Run, measure: str) -> bool:
+    values = [row.get(f"eval/{measure}") for row in run.evaluations]
+    return any(value is not None and value == value for value in values)
+
+
+def _embed_videos(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The videos of each run as data URIs, by name: moving pictures, films, and why a file is not there."""
+    made: list[dict[str, Any]] = []
+    room = VIDEO_BYTES
+    for run in runs:
+        names: dict[str, dict[str, Any]] = {}
+        for path in sorted((run.folder / "videos").glob("*"), key=_place):
+            kind = KINDS.get(path.suffix.lower())
+            if kind is None:
+                continue
+            video = names.setdefault(
+                path.stem, {"run": run.name, "name": path.stem, "image": [], "video": [], "missing": []}
+            )
+            if path.is_symlink() or not path.is_file():
+                video["missing"].append(f"{path.name} is no file of the run's own")
+            elif (size := path.stat().st_size) > room:
+                video["missing"].append(f"{path.name} is left out: {VIDEO_BYTES // 1_000_000} MB of videos fit on a page")
+            else:
+                room -= size
+                uri = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+                video[kind.partition("/")[0]].append(uri)
+        made += names.values()
+    return made
+
+
+def _place(path: Path) -> tuple:
+    """Where a video comes: the named ones, then the shorter names, so that 500 updates come before 10,000."""
+    rank = FIRST.index(path.stem) if path.stem in FIRST else len(FIRST)
+    return rank, len(path.stem), path.stem, list(KINDS).index(path.suffix.lower()) if path.suffix.lower() in KINDS else -1
+
+
+def _one_of_each(groups: Sequence[Group]) -> list[Run]:
+    return [group.runs[0] for group in groups if group.runs[0].config]
+
+
+def _shell(command: Sequence[Any]) -> str:
+    """A command as one types it, the program without its folder."""
+    words = [str(word) for word in command]
+    return shlex.join([Path(words[0]).name, *words[1:]]) if words else ""

@@ -1,0 +1,359 @@
+"""Reading run folders, grouping them, and every number of the tables by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from awac_pl import scores, tables
+from awac_pl.errors import AwacError
+from awac_pl.groups import differences, group_runs
+from awac_pl.run_folder import RunFolder
+from awac_pl.runs import read_run, read_runs, stages
+from awac_pl.tables import Table
+from tests.run_folders import evaluation, make_rows, make_run
+
+KEPT = Path(__file__).parents[1] / "results"
+
+
+def cells(found: list[Table], title: str) -> list[dict[str, str]]:
+    """The rows of the table with this title, by column; of two columns with one name the first."""
+    (table,) = [table for table in found if table.title == title]
+    return [dict(reversed(list(zip(table.columns, row, strict=True)))) for row in table.rows]
+
+
+def results(folders: list[Path]) -> list[Table]:
+    runs, _ = read_runs(folders)
+    return tables.result_tables(runs, group_runs(runs))
+
+
+def origin(folders: list[Path]) -> list[Table]:
+    runs, _ = read_runs(folders)
+    return tables.origin_tables(runs, group_runs(runs))
+
+
+# Measures
+
+
+def test_returns_of_all_evaluations_by_hand() -> None:
+    rows = [evaluation(0.5, 10, -10.0, 2.0), {"env_steps": 1.0}, evaluation(0.5, 30, -20.0, 4.0)]
+    found = scores.all_returns(rows)
+    # Mean (10 * -10 + 30 * -20) / 40; variance (10 * (2² + 7.5²) + 30 * (4² + 2.5²)) / 40.
+    assert found == {
+        "episode_return": -17.5,
+        "episode_return_std": pytest.approx(math.sqrt((10 * 60.25 + 30 * 22.25) / 40)),
+        "episode_length": 200.0,
+        "episodes": 40.0,
+    }
+    assert math.isnan(scores.all_returns([])["episode_return"])
+
+
+def test_the_evaluation_at_a_milestone_is_the_first_behind_it() -> None:
+    rows = [{"env_steps": steps, **evaluation(0.1)} for steps in (0, 48_000, 50_011, 60_000, 120_000)]
+    assert scores.evaluation_at(rows, 50_000) is rows[2]
+    assert scores.evaluation_at(rows, 100_000) is None  # the next one is 20 % late
+    assert scores.evaluation_at(rows, 200_000) is None
+
+
+def test_interquartile_mean_by_hand() -> None:
+    assert scores.interquartile_mean(np.array([0.0, 0.4, 0.6, 5.0])) == pytest.approx(0.5)
+    assert scores.interquartile_mean(np.array([0.1, 0.4, 0.7])) == pytest.approx(0.4)  # of three none is left out
+    assert scores.interquartile_mean(np.array([0.0, 0.4]), np.array([0.6, 5.0])) == pytest.approx(0.5)  # tasks together
+
+
+def test_a_mean_over_tasks_weighs_tasks_not_seeds() -> None:
+    assert scores.mean_over_seeds(np.array([0.0, 0.0, 0.0]), np.array([1.0])) == 0.5
+
+
+def test_bootstrap_by_hand() -> None:
+    # Of 27 resamples of three seeds one has only the lowest: 3.7 %, more than the 2.5 % that are cut off.
+    low, high = scores.bootstrap_interval([np.array([0.2, 0.5, 0.9])])
+    assert (low, high) == (pytest.approx(0.2), pytest.approx(0.9))
+    # Thirty seeds of 0 and 1: the normal interval of a mean, within the granularity of 1/30.
+    low, high = scores.bootstrap_interval([np.array([0.0, 1.0] * 15)])
+    assert low == pytest.approx(0.5 - 1.96 * 0.5 / math.sqrt(30), abs=0.034)
+    assert high == pytest.approx(0.5 + 1.96 * 0.5 / math.sqrt(30), abs=0.034)
+
+
+def test_bootstrap_resamples_each_task_by_itself() -> None:
+    low, high = scores.bootstrap_interval([np.full(3, 0.2), np.full(3, 0.8)])
+    assert (low, high) == (pytest.approx(0.5), pytest.approx(0.5))  # pooled, it would spread from 0.2 to 0.8
+
+
+def test_no_interval_over_fewer_than_three_seeds() -> None:
+    assert scores.bootstrap_interval([np.array([0.2, 0.9])]) is None
+    assert scores.bootstrap_interval([np.array([0.2, 0.5, 0.9]), np.array([0.1])]) is None
+
+
+# Tables
+
+
+def test_one_run_by_hand(tmp_path: Path) -> None:
+    rows = make_rows([0.3, 0.5, 0.8, 0.6, 0.7, 0.9])
+    (row,) = cells(results([make_run(tmp_path / "run", rows)]), "Success of each run")
+    assert row == {
+        "run": "run",
+        "after cloning": "0.40 (0.31 to 0.50)",  # 100 episodes
+        "after pretraining": "0.30 (0.11 to 0.60)",  # 10 episodes
+        "at 50k steps": "0.90 (0.60 to 0.98)",
+        "after fine-tuning": "0.90 (0.60 to 0.98)",
+        "last": "0.73",  # (0.6 + 0.7 + 0.9) / 3
+        "dip": "0.50",
+        "steps to 0.5": "10,000",
+        "steps to 0.9": "50,000",
+        "regret": "0.25",
+    }
+
+
+def test_returns_and_speed_by_hand(tmp_path: Path) -> None:
+    found = results([make_run(tmp_path / "run", make_rows([0.3, 0.5, 0.8]))])
+    assert cells(found, "Returns of all evaluations") == [
+        {
+            "run": "run",
+            "average return": "-50.0",
+            "standard deviation": "10.0",
+            "episodes": "30",
+            "steps per episode": "200.0",
+        }
+    ]
+    assert cells(found, "Speed") == [
+        {
+            "run": "run",
+            "wall time": "1.0 min",
+            "updates": "3,000",
+            "updates/s": "50.0",  # in 60 s
+            "environment steps": "20,000",
+            "environment steps/s": "500.0",  # in the 40 s behind pretraining
+            "while collecting": "700",
+        }
+    ]
+
+
+def test_over_seeds_by_hand(tmp_path: Path) -> None:
+    last = {0: 0.2, 1: 0.5, 2: 0.8}
+    found = results([make_run(tmp_path / f"run-{seed}", make_rows([0.1, rate]), seed=seed) for seed, rate in last.items()])
+    (stage,) = cells(found, "Success at each stage")
+    assert stage["seeds"] == "3"
+    assert stage["after fine-tuning"] == "0.500 (0.332 to 0.668)"  # 15 of 30 episodes
+    (row,) = [row for row in cells(found, "Over seeds") if row["measure"] == "after fine-tuning"]
+    assert (row["mean"], row["95 % interval"]) == ("0.500", "0.200 to 0.800")
+    assert (row["interquartile mean"], row["lowest to highest"]) == ("0.500", "0.200 to 0.800")
+    (row,) = [row for row in cells(found, "Over seeds") if row["measure"] == "steps to 0.5"]
+    assert (row["mean"], row["lowest to highest"]) == ("reached by 2 of 3", "10,000 to never")
+
+
+def test_two_seeds_have_a_mean_and_no_interval(tmp_path: Path) -> None:
+    found = results([make_run(tmp_path / f"run-{seed}", make_rows([0.1, 0.5]), seed=seed) for seed in range(2)])
+    (row,) = [row for row in cells(found, "Over seeds") if row["measure"] == "after fine-tuning"]
+    assert (row["mean"], row["95 % interval"]) == ("0.500", "-")
+
+
+def test_several_tasks_are_summed_up(tmp_path: Path) -> None:
+    folders = []
+    for task, rate in (("pen", 0.9), ("door", 0.3)):
+        for seed in range(3):
+            tags = {"task": task, "preset": "quick", "seed": str(seed)}
+            folders.append(make_run(tmp_path / f"{task}-{seed}", make_rows([0.1, rate]), seed=seed, tags=tags))
+    rows = [row for row in cells(results(folders), "Over seeds") if row["runs"] == "2 tasks, preset quick"]
+    assert {row["measure"]: (row["seeds"], row["mean"], row["95 % interval"]) for row in rows}["after fine-tuning"] == (
+        "6",
+        "0.600",
+        "0.600 to 0.600",
+    )
+
+
+def test_an_unfinished_run_is_marked_and_not_in_the_means(tmp_path: Path) -> None:
+    done = make_run(tmp_path / "done", make_rows([0.1, 0.5]), seed=0)
+    killed = make_run(tmp_path / "killed", make_rows([0.1, 0.9]), seed=1, status="running")
+    found = results([done, killed])
+    assert [row["run"] for row in cells(found, "Success of each run")] == ["done", "killed (ended without a word)"]
+    assert cells(found, "Success of each run")[1]["after fine-tuning"] == "-"
+    assert cells(found, "Success at each stage")[0]["after fine-tuning"] == "0.500 (0.237 to 0.763)"
+    (stage_table,) = [table for table in found if table.title == "Success at each stage"]
+    assert "unfinished, therefore not in the means: killed" in stage_table.note
+
+
+def test_unknown_success_is_unknown_not_zero(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", make_rows([math.nan, math.nan]), cloning=None)
+    (row,) = cells(results([folder]), "Success of each run")
+    assert (row["after pretraining"], row["after fine-tuning"], row["steps to 0.5"]) == ("unknown", "unknown", "-")
+    assert "eval/success_rate is unknown throughout" in read_run(folder).notes
+
+
+def test_where_the_runs_come_from(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "first", make_rows([0.1, 0.5]))
+    versions = {"awac_pl": "0.1.0", "torch": "2.11.0"}
+    second = make_run(tmp_path / "second", make_rows([0.1, 0.5]), versions=versions, config={"model": {"temperature": 0.3}})
+    found = origin([first, second])
+    (data,) = cells(found, "Datasets")
+    assert data == {
+        "dataset": "awac/pen/expert-v0",
+        "episodes": "25",
+        "transitions": "872",
+        "clipped action values": "3",
+        "sha256": "ab" * 32,
+        "runs": "all",
+    }
+    assert cells(found, "Versions")[1] == {"package": "torch", "version": "2.13.0 (first); 2.11.0 (second)"}
+    settings = {row["setting"]: list(row.values()) for row in cells(found, "Differences in configuration")}
+    assert set(settings["model.temperature"]) == {"model.temperature", "0.5", "0.3"}
+    assert settings["trainer.max_epochs"].count("-") == 1
+    assert "run_dir" not in settings
+
+
+def test_the_same_table_in_both_forms() -> None:
+    table = Table(title="A | B", columns=["run", "a"], rows=[["<script>x</script>", "1|2\n3"]], note="<b>")
+    assert table.markdown().splitlines()[2:5] == [
+        "| run | a |",
+        "|---|---|",
+        "| &lt;script&gt;x&lt;/script&gt; | 1\\|2 3 |",
+    ]
+    html = table.html()
+    assert '<th scope="row">&lt;script&gt;x&lt;/script&gt;</th><td>1|2\n3</td>' in html
+    assert "<b>" not in html
+
+
+# Groups
+
+
+def test_runs_that_differ_in_their_seed_are_one_group(tmp_path: Path) -> None:
+    folders = [
+        make_run(
+            tmp_path / str(seed), make_rows([0.1]), seed=seed,
+            config={"seed_everything": seed, "data": {"clone_seed": seed, "workers": seed}, "trainer": {"max_epochs": seed}},
+        )
+        for seed in (10, 9)
+    ]  # fmt: skip
+    (group,) = group_runs(read_runs(folders)[0])
+    assert [run.seed for run in group.runs] == ["9", "10"]
+    assert group.title == "pen, preset quick, 25 episodes of awac/pen/expert-v0, 2 seeds"
+
+
+def test_runs_that_learn_differently_are_told_apart(tmp_path: Path) -> None:
+    folders = [
+        make_run(tmp_path / str(index), make_rows([0.1]), seed=0, config={"model": {"temperature": temperature}})
+        for index, temperature in enumerate([0.3, 3.0, 3.0])
+    ]
+    cold, hot = group_runs(read_runs(folders)[0])
+    assert (cold.label, hot.label) == ("preset quick, temperature 0.3", "preset quick, temperature 3.0")
+    assert hot.notes == ["pen, preset quick, temperature 3.0: seed 0 counts more than once; intervals are too narrow"]
+    assert differences(cold.runs + hot.runs) == {"model.temperature": [0.3, 3.0, 3.0]}
+
+
+def test_other_data_is_another_group(tmp_path: Path) -> None:
+    other = [{"id": "mine/pen-v0", "episodes": 5}]
+    folders = [make_run(tmp_path / "a", make_rows([0.1])), make_run(tmp_path / "b", make_rows([0.1]), datasets=other)]
+    assert [group.label for group in group_runs(read_runs(folders)[0])] == [
+        "preset quick, awac/pen/expert-v0 (25 episodes)",
+        "preset quick, mine/pen-v0 (5 episodes)",
+    ]
+
+
+# Reading
+
+
+def test_what_a_run_folder_tells(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run", make_rows([0.2, 0.1, 0.5], pretraining=2)))
+    assert (run.task, run.preset, run.seed, run.status, run.finished) == ("pen", "quick", "0", "finished", True)
+    assert run.notes == ()
+    assert [run.axis(row) for row in run.rows] == [-1000, 0, 10_000]
+    assert stages(run) == {"after cloning": (0.4, 100), "after pretraining": (0.1, 10), "after fine-tuning": (0.5, 10)}
+
+
+def test_pretraining_that_goes_on_lies_left_of_zero(tmp_path: Path) -> None:
+    config = {"data": {"offline_epochs": 5, "updates_per_epoch": 1000}}
+    run = read_run(make_run(tmp_path / "run", make_rows([0.2], pretraining=5), config=config))
+    assert run.axis(run.rows[0]) == -4000
+
+
+def test_a_manifest_without_format_is_of_the_first(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", make_rows([0.1, 0.2]))
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace('"format": 1, ', ""))
+    assert "format" not in read_run(folder).manifest
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "note"),
+    [
+        ({"status": "running"}, "ended without a word", "unfinished: it ended without a word"),
+        ({"status": "interrupted"}, "interrupted", "unfinished: interrupted"),
+        ({"status": "failed", "error": "ValueError('x')"}, "failed", "unfinished: failed, ValueError('x')"),
+    ],
+)
+def test_how_a_run_ended(tmp_path: Path, changes: dict, status: str, note: str) -> None:
+    run = read_run(make_run(tmp_path / "run", make_rows([0.1, 0.2]), **changes))
+    assert (run.status, run.finished) == (status, False)
+    assert run.notes[0].startswith(note)
+
+
+def test_a_run_that_is_still_running(tmp_path: Path) -> None:
+    owner = RunFolder(make_run(tmp_path / "run", make_rows([0.1, 0.2]), status="running"))
+    owner.take()
+    assert read_run(owner.path).notes == ("unfinished: it is still running",)
+    owner.release()
+    assert read_run(owner.path).status == "ended without a word"
+
+
+def test_gaps_and_single_evaluations_are_said(tmp_path: Path) -> None:
+    rows = make_rows([0.1, math.nan, 0.3])
+    run = read_run(make_run(tmp_path / "gap", rows))
+    assert run.notes == ("eval/success_rate is no finite number in 1 of 3 rows: a gap",)
+    assert "one evaluation only: points, no curve" in read_run(make_run(tmp_path / "one", make_rows([0.1]))).notes
+    assert "no epoch has ended, there is nothing to show" in read_run(make_run(tmp_path / "none", [])).notes
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("manifest.json", None, "is no run folder: it has no manifest.json"),
+        ("manifest.json", "{", "manifest.json cannot be read: "),
+        ("manifest.json", "[]", "is no table of settings"),
+        ("manifest.json", '{"kind": "else"}', "it is no run's manifest"),
+        ("manifest.json", '{"tags": []}', "it is no run's manifest"),
+        ("manifest.json", '{"tags": {}, "datasets": [1]}', "it is no run's manifest"),
+        ("manifest.json", '{"tags": {}, "format": 7, "versions": {"awac_pl": "9.0"}}',
+         "has format 7, not 1; report it with awac_pl 9.0"),
+        ("config.yaml", "!!python/object:os.system {}", "config.yaml cannot be read: "),
+        ("metrics.csv", "epoch,updates,env_steps\n0,1,two\n", "metrics.csv is no table of numbers: "),
+        ("metrics.csv", "epoch,loss\n0,1\n", "line 2 has no 'updates'"),
+    ],
+)  # fmt: skip
+def test_damaged_folders_get_one_line(tmp_path: Path, file: str, content: str | None, message: str) -> None:
+    folder = make_run(tmp_path / "run", make_rows([0.1, 0.2]))
+    (folder / file).unlink() if content is None else (folder / file).write_text(content)
+    with pytest.raises(AwacError) as caught:
+        read_run(folder)
+    assert message in str(caught.value)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_and_an_absent_folder(tmp_path: Path) -> None:
+    with pytest.raises(AwacError, match="is no run folder: it is empty"):
+        read_runs([tmp_path])
+    with pytest.raises(AwacError, match="no folder"):
+        read_runs([tmp_path / "gone"])
+
+
+def test_a_folder_of_runs(tmp_path: Path) -> None:
+    for place in ("a/run", "b/run", "b/deep/other"):
+        make_run(tmp_path / place, make_rows([0.1, 0.2]))
+    make_run(tmp_path / "new", [], format=2)
+    runs, left_out = read_runs([tmp_path, tmp_path / "a/run"])
+    assert [run.name for run in runs] == [str(tmp_path / "a/run"), "other", str(tmp_path / "b/run")]
+    assert len(left_out) == 1
+    assert "has format 2" in left_out[0]
+    with pytest.raises(AwacError, match="has format 2"):
+        read_runs([tmp_path / "new"])
+
+
+def test_the_kept_results_say_what_the_readme_says() -> None:
+    (row,) = cells(results([KEPT / "pen-quick"]), "Success at each stage")
+    assert (row["task"], row["preset"], row["seeds"]) == ("pen", "quick", "6")
+    assert row["after cloning"] == "0.825 (0.793 to 0.853)"
+    assert row["after pretraining"] == "0.903 (0.877 to 0.924)"
+    assert row["after fine-tuning"] == "0.948 (0.928 to 0.963)"
