@@ -17,6 +17,8 @@ commands:
   test       evaluate a checkpoint on 100 episodes
   data       list, inspect, import, mend, choose, join, split, export and clone datasets
   record     render episodes of a checkpoint's policy as a video
+  export     a checkpoint's policy as ONNX, safetensors and an MLflow model, with a contract
+  deploy     act with an exported policy, without torch
   report     figures, tables and videos of runs on one page
 
 examples:
@@ -26,6 +28,7 @@ examples:
   awac test --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
   awac data inspect my_demonstrations.npz --task pen
   awac record --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --before
+  awac export --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --to exported/pen
   awac report runs/pen-quick-seed0
   awac fit --help     every argument of the model, the data and the trainer
 """
@@ -40,7 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser("awac", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"awac_pl {__version__}")
-    parser.add_argument("command", choices=["fit", "validate", "test", "data", "record", "report"], metavar="command")
+    parser.add_argument(
+        "command", choices=["fit", "validate", "test", "data", "export", "deploy", "record", "report"], metavar="command"
+    )
     command = parser.parse_args(arguments[:1]).command
     try:
         if command == "data":
@@ -51,6 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
             from awac_pl import record_cli
 
             record_cli.run(arguments[1:])
+        elif command in ("export", "deploy"):
+            from awac_pl import export_cli
+
+            (export_cli.export if command == "export" else export_cli.deploy)(arguments[1:])
         elif command == "report":
             from awac_pl import report
 

@@ -239,7 +239,7 @@ def _write_episode(group: h5py.Group, index: int, episode: Episode, spaces: Spac
     if episode.success is not None:
         columns["infos/success"] = episode.success
     for name, column in columns.items():
-        group.create_dataset(name, data=column, compression="gzip", compression_opts=4, shuffle=True)
+        group.create_dataset(name, data=column)  # floats of a simulator shrink by a tenth at most; not worth the time
 
 
 def _box(low: list[float], high: list[float]) -> str:

@@ -104,7 +104,7 @@ def import_dataset(
     spaces = inspect_spaces(task)
     episodes, clipped, values, largest, agreeing, compared = [], 0, 0, 0.0, 0, 0
     for index, recording in enumerate(
-        tqdm(read_recordings(file, form), desc=f"reading {file.name}", disable=not progress, leave=False)
+        tqdm(read_recordings(file, form), desc=f"reading {file.name}", disable=not progress, leave=False, delay=1)
     ):
         where = f"{file}: episode {index}"
         observations = _numbers(recording.observations, f"{where}: observations")

@@ -42,7 +42,7 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, 
         stream, metadata = read_recordings(source, choose_format(source, form)), {}
     else:
         stream, metadata = _stored(source), read_metadata(source)
-    recordings = list(tqdm(stream, desc="reading", unit="episode", disable=not progress, leave=False))
+    recordings = list(tqdm(stream, desc="reading", unit="episode", disable=not progress, leave=False, delay=1))
     if not recordings:
         raise DatasetError(f"{source}: has no episodes")
     spaces = inspect_spaces(task)

@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> None:
     run, task = _run_and_task(checkpoint)
     size, seeds, targets = _size(options.size), _seeds(options), _targets(options, run.folder / "videos", checkpoint.stem)
 
-    from awac_pl.recording import load_module
+    from awac_pl.checkpoints import load_module
     from awac_pl.rendering import render_clips
     from awac_pl.video_recorder import learned_policy
 
@@ -110,11 +110,10 @@ def _cloned(datasets: list[dict[str, Any]], deterministic: bool) -> dict[str, Nu
     from awac_pl.video_recorder import policy_before
 
     for facts in datasets:
-        if policy := policy_before([facts["id"]], deterministic):
-            if file_digest(data_file(facts["id"])) != facts["sha256"]:
-                print(
-                    f"{facts['id']} has been made anew since: 'cloned' is its policy, not the one that this run began with"
-                )
+        name = str(facts.get("id"))
+        if policy := policy_before([name], deterministic):
+            if file_digest(data_file(name)) != facts.get("sha256"):
+                print(f"{name} has been made anew since: 'cloned' is its policy, not the one that this run began with")
             return policy
     names = ", ".join(str(facts.get("id")) for facts in datasets)
     print(f"no cloned policy is kept with {names} (awac data clone keeps one): the checkpoint's policy alone")

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
+from awac_pl.checkpoints import load_module, read_checkpoint
 from awac_pl.datasets import save_dataset
 from awac_pl.episodes import make_episode
-from awac_pl.errors import DatasetError, first_line
-from awac_pl.module import AWAC
+from awac_pl.errors import DatasetError
 from awac_pl.rollouts import RolloutWorkers
 from awac_pl.schema import Episode
 from awac_pl.scores import score_episodes
@@ -38,7 +37,8 @@ def record_policy(
         The measures of these episodes.
 
     Raises:
-        DatasetError: the checkpoint is not one, or is of a task of other dimensions.
+        AwacError: the checkpoint is not one.
+        DatasetError: it is of a task of other dimensions.
     """
     module = load_module(checkpoint)
     spaces = inspect_spaces(task)
@@ -72,10 +72,11 @@ def record_replay(checkpoint: Path, target: str, task: Task) -> dict[str, float]
         The measures of these episodes.
 
     Raises:
-        DatasetError: the checkpoint holds no online transitions, or rewards of several steps and the task cannot tell
-            success from observations.
+        AwacError: the checkpoint is not one.
+        DatasetError: it holds no online transitions, or rewards of several steps and the task cannot tell success from
+            observations.
     """
-    state = torch.load(_checked(checkpoint), map_location="cpu", weights_only=True)
+    state = read_checkpoint(checkpoint)
     discount = state["hyper_parameters"]["discount"]
     spaces = inspect_spaces(task)
     episodes: list[Episode] = []
@@ -111,22 +112,3 @@ def record_replay(checkpoint: Path, target: str, task: Task) -> dict[str, float]
         target, episodes, task, spaces, {"description": f"the online episodes of {checkpoint.name}", "origin": origin}
     )
     return scores
-
-
-def load_module(checkpoint: Path) -> AWAC:
-    """The learner of a checkpoint, on the CPU; nothing in the file can run code.
-
-    Raises:
-        DatasetError: the file is no checkpoint of a fit.
-    """
-    return AWAC.load_from_checkpoint(_checked(checkpoint), map_location="cpu", weights_only=True)
-
-
-def _checked(checkpoint: Path) -> Path:
-    try:
-        keys = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).keys()
-    except Exception as error:
-        raise DatasetError(f"{checkpoint}: cannot be read as a checkpoint ({first_line(error)})") from error
-    if not {"hyper_parameters", "ReplayDataModule"} <= set(keys):
-        raise DatasetError(f"{checkpoint}: is no checkpoint of a fit")
-    return checkpoint

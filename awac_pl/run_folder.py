@@ -90,11 +90,11 @@ def choose_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunF
     return latest if resume and latest is not None else folder
 
 
-def run_of(ckpt_path: str | None) -> Path | None:
+def run_of(checkpoint: str | Path | None) -> Path | None:
     """The run folder that a checkpoint lies in; None for ``last`` and for a checkpoint elsewhere."""
-    if ckpt_path in (None, "last"):
+    if checkpoint is None or checkpoint == "last":
         return None
-    folder = Path(ckpt_path).resolve().parent.parent
+    folder = Path(checkpoint).resolve().parent.parent
     return folder if (folder / "config.yaml").exists() and (folder / "manifest.json").exists() else None
 
 

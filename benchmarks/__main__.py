@@ -23,10 +23,10 @@ from typing import Any
 import torch
 
 from awac_pl.run_folder import git_commit
-from benchmarks import acting, process, profiling, reading, updating
+from benchmarks import acting, deploying, process, profiling, reading, updating
 from benchmarks.measure import show
 
-PARTS = ("update", "trainer", "profile", "sampling", "steps", "overlap", "reading", "start", "memory")
+PARTS = ("update", "trainer", "profile", "sampling", "steps", "overlap", "reading", "start", "memory", "latency")
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -171,6 +171,12 @@ def main() -> None:
         )
         print(f"resident memory over {results['memory']['epochs']} epochs: {results['memory']['warm_mib']:.0f} MiB warm, "
               f"{results['memory']['last_mib']:.0f} MiB at the end")  # fmt: skip
+        save(results, options.to)
+    if "latency" in parts:
+        results["latency"] = deploying.latency((256, 256), options.rounds)
+        print("\none action, hidden 2 x 256, one thread")
+        for name, row in results["latency"].items():
+            print(f"  {name:<34} {row['p50_us']:8.1f} µs   99th percentile {row['p99_us']:.1f} µs", flush=True)
         save(results, options.to)
 
 

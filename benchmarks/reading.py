@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from tensordict import TensorDict
 
+from awac_pl.data import EPISODES_AT_A_TIME
 from awac_pl.dataset_folders import data_file
 from awac_pl.datasets import read_episodes, save_dataset
 from awac_pl.importing import import_dataset
@@ -43,7 +45,7 @@ def episodes(number: int) -> list[Episode]:
 
 
 def against_minari(rounds: int, transitions: int = 100_000) -> dict[str, dict[str, Any]]:
-    """Transitions per second: a dataset with infos into the buffer, and arrays into a dataset; each beside Minari's own way."""
+    """Transitions per second: a dataset with infos into the buffer, arrays into a dataset; each beside Minari's own way."""
     import minari
     from minari.data_collector import EpisodeBuffer
 
@@ -62,8 +64,9 @@ def against_minari(rounds: int, transitions: int = 100_000) -> dict[str, dict[st
 
         def ours() -> None:
             replay = Replay(transitions + 1)
-            for episode, _ in read_episodes("bench/read-v0", task, spaces):
-                replay.fill([episode])
+            stream = read_episodes("bench/read-v0", task, spaces)
+            while block := [episode for episode, _ in itertools.islice(stream, EPISODES_AT_A_TIME)]:
+                replay.fill(block)
 
         def theirs() -> None:
             replay = Replay(transitions + 1)
@@ -103,13 +106,14 @@ def against_minari(rounds: int, transitions: int = 100_000) -> dict[str, dict[st
 def reading_memory(episodes_of_the_dataset: int = 4000) -> dict[str, float]:
     """A dataset twice as large as the memory that its reader may take, into a memory-mapped buffer.
 
-    A process of its own is forbidden (``RLIMIT_DATA``) to take more than half of the dataset's columns beyond what it has
-    when it starts; pages of the buffer's file belong to the file and are written back.
+    The process that reads, another than the one that wrote, is forbidden (``RLIMIT_DATA``) to take more than half of the
+    dataset's columns beyond what it has when it starts; pages of the buffer's file belong to the file and are written back.
     """
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"MINARI_DATASETS_PATH": folder, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "benchmarks.reading", folder, str(episodes_of_the_dataset)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        for part in ("write", "read"):
+            command = [sys.executable, "-m", "benchmarks.reading", part, folder, str(episodes_of_the_dataset)]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         found = re.search(r"allowed (\S+) peak (\S+) dataset (\S+)", done.stdout)
         if found is None:
             raise RuntimeError(done.stdout + done.stderr)
@@ -121,22 +125,30 @@ def _anonymous() -> int:
     return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
 
 
+def _write(number: int) -> None:
+    task = find_task("pen")
+    save_dataset("bench/large-v0", episodes(10) * (number // 10), task, inspect_spaces(task), {})
+
+
 def _read_within_limits(folder: str, number: int) -> None:
     task = find_task("pen")
     spaces = inspect_spaces(task)
-    save_dataset("bench/large-v0", episodes(10) * (number // 10), task, spaces, {})
-    columns = to_transitions(episodes(1))
-    size = sum(column.nbytes for column in columns.values()) * number
+    size = sum(column.nbytes for column in to_transitions(episodes(1)).values()) * number
     before = _anonymous()
     data = int(re.search(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
     resource.setrlimit(resource.RLIMIT_DATA, (data + size // 2, resource.RLIM_INFINITY))
     replay, peak = Replay(number * STEPS + 1, scratch=folder), 0
-    for episode, _ in read_episodes("bench/large-v0", task, spaces):
-        replay.fill([episode])
+    stream = read_episodes("bench/large-v0", task, spaces)
+    while block := [episode for episode, _ in itertools.islice(stream, EPISODES_AT_A_TIME)]:
+        replay.fill(block)
         peak = max(peak, _anonymous() - before)
     assert len(replay) == number * STEPS
     print("allowed", size / 2 / 2**20, "peak", peak / 2**20, "dataset", size / 2**20)
 
 
 if __name__ == "__main__":
-    _read_within_limits(sys.argv[1], int(sys.argv[2]))
+    _, _part, _folder, _number = sys.argv
+    if _part == "write":
+        _write(int(_number))
+    else:
+        _read_within_limits(_folder, int(_number))

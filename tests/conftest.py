@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 import torch
 
+from awac_pl.cli import main
 from awac_pl.datasets import save_dataset
 from awac_pl.tasks import Spaces, Task, find_task, inspect_spaces
 from tests.toy import reach_episodes
 
+ROOT = Path(__file__).parents[1]
 REACH = "tests.toy:Reach-v0"
+WIDE = "tests.toy:Wide-v0"
+WIDE_CONFIG = """\
+preset: small
+run_dir: runs/wide
+mlflow_uri: none
+data:
+  task: tests.toy:Wide-v0
+  datasets: [toy/wide-v0]
+  batch_size: 16
+  chunk_size: 50
+  updates_per_epoch: 100
+  offline_epochs: 1
+  evaluation_episodes: 1
+  milestone_episodes: 1
+  workers: 0
+model:
+  actor_hidden_sizes: [16, 16]
+  critic_hidden_sizes: [16, 16]
+  learning_rate: 0.01
+interaction:
+  env_steps_per_epoch: 20
+trainer:
+  max_epochs: 2
+  check_val_every_n_epoch: 1
+  accelerator: cpu
+"""
 torch.set_num_threads(1)  # tiny networks: more threads only get in each other's way
 
 
@@ -37,3 +66,24 @@ def reach_dataset(reach: tuple[Task, Spaces]) -> str:
     """Id of a dataset of 20 good episodes of the toy task."""
     save_dataset("toy/reach-v0", reach_episodes(20), *reach, {})
     return "toy/reach-v0"
+
+
+@pytest.fixture(scope="session")
+def wide_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a small fit of a task whose actions go from -2 to 4."""
+    folder = tmp_path_factory.mktemp("wide")
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+        patch.setenv("MINARI_DATASETS_PATH", str(folder / "datasets"))
+        task = find_task(WIDE)
+        save_dataset("toy/wide-v0", reach_episodes(20), task, inspect_spaces(task), {})
+        (folder / "wide.yaml").write_text(WIDE_CONFIG)
+        assert main(["fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=wide.yaml"]) == 0
+    return folder / "runs/wide"
+
+
+@pytest.fixture(scope="session")
+def wide_export(wide_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its policy, exported."""
+    folder = tmp_path_factory.mktemp("exported") / "wide"
+    assert main(["export", "--ckpt_path", str(wide_run / "checkpoints/last.ckpt"), "--to", str(folder)]) == 0
+    return folder

@@ -323,7 +323,7 @@ def test_a_cloned_policy_that_is_not_the_runs_or_not_there_gets_a_line(here: Pla
     [
         (["--ckpt_path=run/checkpoints/gone.ckpt"], "no checkpoint run/checkpoints/gone.ckpt"),
         (["--ckpt_path=elsewhere.ckpt"], "elsewhere.ckpt lies in no run folder"),
-        (["--ckpt_path=run/checkpoints/text.ckpt"], "run/checkpoints/text.ckpt: cannot be read as a checkpoint"),
+        (["--ckpt_path=run/checkpoints/text.ckpt"], "run/checkpoints/text.ckpt: is no checkpoint, or is cut off"),
         (["--size=250"], "--size is 250x250; width and height must be multiples of 16, at least 96: 256x256"),
         (["--size=big"], "--size big is no size; write 256 or 640x480"),
         (["--seeds=1,x"], "--seeds 1,x are no seeds"),

@@ -1,0 +1,96 @@
+"""The contract of an exported policy: what goes in, what comes out, where it comes from. Light: a robot reads it, too.
+
+Digests catch a damaged or a swapped file. They are no signature: whoever can write the folder can write new digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from awac_pl.errors import AwacError, first_line
+
+#: Version of the folder's format. A reader refuses what it does not know.
+FORMAT = 1
+ONNX, WEIGHTS, EXAMPLES, CONTRACT = "policy.onnx", "policy.safetensors", "examples.npz", "contract.json"
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a runner must know.
+
+    Args:
+        env_id: Gymnasium id of the environment that the policy was trained in.
+        horizon: steps of a training episode.
+        control_hz: rate of its actions; None where the environment does not tell.
+        observation_names: one for each of the O values.
+        action_low: ``[A]`` float32, in the environment's units.
+        action_high: ``[A]`` float32.
+        facts: everything that ``contract.json`` holds.
+    """
+
+    env_id: str
+    horizon: int
+    control_hz: float | None
+    observation_names: tuple[str, ...]
+    action_low: np.ndarray
+    action_high: np.ndarray
+    facts: dict[str, Any]
+
+
+def write_contract(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write ``contract.json`` beside the files of an export; returns what it holds: the facts, and digests of all files."""
+    digests = {name: _file_digest(folder / name) for name in (ONNX, WEIGHTS, EXAMPLES)}
+    body = {"format": FORMAT, **facts, "sha256": digests}
+    body["sha256"] = {**digests, CONTRACT: _digest(body)}
+    (folder / CONTRACT).write_text(json.dumps(body, indent=2) + "\n")
+    return body
+
+
+def read_contract(folder: Path) -> Contract:
+    """Read ``contract.json`` and hold every file of the export against its digest.
+
+    Raises:
+        AwacError: the folder is no export, its format is unknown, or a file is not what was exported.
+    """
+    path = folder / CONTRACT
+    try:
+        body = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise AwacError(f"{folder}: is no exported policy: no {CONTRACT}") from None
+    except (OSError, ValueError) as error:
+        raise AwacError(f"{path}: cannot be read ({first_line(error)}); export the policy anew") from error
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        found = body.get("format") if isinstance(body, dict) else None
+        raise AwacError(f"{path}: its format is {found}, this version knows {FORMAT}; export the policy anew")
+    digests = body.get("sha256")
+    digests = dict(digests) if isinstance(digests, dict) else {}
+    if digests.pop(CONTRACT, None) != _digest({**body, "sha256": digests}):
+        raise AwacError(f"{path}: was changed after the export; export the policy anew")
+    for name, digest in digests.items():
+        if not (folder / name).is_file() or _file_digest(folder / name) != digest:
+            raise AwacError(f"{folder / name}: is not the file that was exported; export the policy anew")
+    return Contract(
+        env_id=body["env_id"],
+        horizon=body["horizon"],
+        control_hz=body["control_hz"],
+        observation_names=tuple(body["observation"]["names"]),
+        action_low=np.array(body["action"]["low"], dtype=np.float32),
+        action_high=np.array(body["action"]["high"], dtype=np.float32),
+        facts=body,
+    )
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    """Of the contents, not of the spelling: indentation and the order of keys do not matter."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,220 @@
+"""A checkpoint's policy leaves the house: one folder with its graph, its weights, and a contract to use them by."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from tqdm import tqdm
+
+from awac_pl import __version__
+from awac_pl.checkpoints import load_module, read_checkpoint
+from awac_pl.contract import EXAMPLES, ONNX, WEIGHTS, write_contract
+from awac_pl.errors import AwacError, first_line
+from awac_pl.graph import policy_graph
+from awac_pl.module import AWAC
+from awac_pl.policy import NumpyPolicy
+from awac_pl.registry import save_mlflow_model
+from awac_pl.rollouts import RolloutError, run_episode
+from awac_pl.run_folder import git_commit, run_of
+from awac_pl.runner import numpy_policy, onnx_policy
+from awac_pl.schema import Episode
+from awac_pl.tasks import Spaces, Task, find_task, inspect_spaces, make_environment, scale_action
+
+if TYPE_CHECKING:
+    import gymnasium
+
+#: Observations on which all forms of the policy must agree, and by how much, on the scale of actions in [-1, 1].
+PARITY_OBSERVATIONS = 10_000
+PARITY_TOLERANCE = 1e-5
+#: Pairs of observation and action in ``examples.npz``.
+NUM_EXAMPLES = 16
+_PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "gymnasium", "mujoco", "mlflow")
+
+
+def export_policy(checkpoint: Path, target: Path, *, task_name: str | None = None, progress: bool = True) -> dict[str, Any]:
+    """Write the deterministic policy of a checkpoint into a new folder, all of it or nothing.
+
+    Args:
+        checkpoint: of a fit.
+        target: folder to write; may exist if it is empty.
+        task_name: of the checkpoint, where it lies in no run folder.
+        progress: show a progress bar.
+
+    Returns:
+        What ``contract.json`` holds.
+
+    Raises:
+        AwacError: the folder is in use, the checkpoint is none or of a task of other sizes, its task cannot be found, or
+            a form of the policy disagrees with torch.
+    """
+    target = target.resolve()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise AwacError(f"{target}: exists already; choose another folder, or remove it")
+    with tqdm(total=5, desc="export: checkpoint", unit="part", disable=not progress, leave=False) as bar:
+        state, module = read_checkpoint(checkpoint), load_module(checkpoint)
+        task, run = _training_run(checkpoint, task_name)
+        _next(bar, "rollout")
+        spaces = inspect_spaces(task)
+        sizes = (module.hparams["observation_dim"], module.hparams["action_dim"])
+        if sizes != (spaces.observation_dim, spaces.action_dim):
+            raise AwacError(
+                f"{checkpoint}: its policy maps {sizes[0]} values to {sizes[1]} actions; {task.env_id} has "
+                f"{spaces.observation_dim} and {spaces.action_dim}: another task?"
+            )
+        policy = module.policy(deterministic=True)
+        environment = make_environment(task)
+        try:
+            episode = run_episode(environment, task, spaces, policy, seed=0)
+            facts = _interface(environment, task, spaces, _seen(state, episode))
+        except RolloutError as error:
+            raise AwacError(f"{checkpoint}: its policy cannot act: {error}") from error
+        finally:
+            environment.close()
+        _next(bar, "parity")
+        graph = policy_graph(policy, spaces.action_low, spaces.action_high)
+        parity = check_parity(graph, module, policy, spaces, episode.observations)
+        _next(bar, "files")
+        facts |= {
+            "task": task.name,
+            "parity": parity,
+            "training_run": {**run, "updates": int(module.updates), "env_steps": int(module.env_steps)},
+            "exported": {"at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": git_commit()},
+            "versions": {"awac_pl": __version__, **{name: version(name) for name in _PACKAGES}},
+        }
+        staging = target.with_name(f".{target.name}-{os.getpid()}.tmp")
+        try:
+            staging.mkdir(parents=True)
+            (staging / ONNX).write_bytes(graph)
+            (staging / WEIGHTS).write_bytes(policy.to_bytes())
+            _write_examples(staging / EXAMPLES, episode, spaces)
+            contract = write_contract(staging, facts)
+            _next(bar, "MLflow model")
+            save_mlflow_model(staging, sizes)
+            os.rename(staging, target)
+        except OSError as error:
+            raise AwacError(f"{target}: cannot be written ({first_line(error)})") from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        bar.update()
+    return contract
+
+
+def check_parity(
+    graph: bytes, module: AWAC, policy: NumpyPolicy, spaces: Spaces, observations: np.ndarray
+) -> dict[str, Any]:
+    """Hold onnxruntime and numpy against torch, on the observations of an episode and on random ones around them.
+
+    Args:
+        graph: of ``policy_graph``.
+        module: whose mean action is the reference.
+        policy: of the module.
+        spaces: of the task's environment.
+        observations: ``[T + 1, O]``.
+
+    Returns:
+        For each form, the largest difference of an action in the environment's units; where its range is wider than that of
+        [-1, 1], divided by so much, because float32 is as much coarser there.
+
+    Raises:
+        AwacError: one of them is above ``PARITY_TOLERANCE``.
+    """
+    rng = np.random.default_rng(0)
+    around = rng.choice(observations, PARITY_OBSERVATIONS - min(len(observations), PARITY_OBSERVATIONS // 2))
+    around = around + (observations.std(axis=0) + 0.01) * rng.standard_normal(around.shape)
+    rows = np.concatenate([observations[: PARITY_OBSERVATIONS // 2], around]).astype(np.float32)
+    low, high = spaces.action_low, spaces.action_high
+    with torch.inference_mode():
+        reference = scale_action(module.actor(torch.from_numpy(rows)).numpy(), low, high)
+    unit = np.maximum(1, (high - low) / 2)
+    forms = {"onnxruntime": onnx_policy(graph), "numpy": numpy_policy(policy, low, high)}
+    differences = {name: float((np.abs(form(rows) - reference) / unit).max()) for name, form in forms.items()}
+    for name, difference in differences.items():
+        if not difference <= PARITY_TOLERANCE:
+            raise AwacError(
+                f"{name} differs from torch by up to {difference:.2g}, more than {PARITY_TOLERANCE:g}; nothing is exported"
+            )
+    return {"observations": len(rows), "tolerance": PARITY_TOLERANCE, "largest_difference": differences}
+
+
+def _next(bar: tqdm, part: str) -> None:
+    bar.update()
+    bar.set_description(f"export: {part}")
+
+
+def _training_run(checkpoint: Path, name: str | None) -> tuple[Task, dict[str, Any]]:
+    """The task of a checkpoint, and what its run folder says about the run."""
+    folder = run_of(checkpoint)
+    if folder is None:
+        if name is None:
+            raise AwacError(f"{checkpoint}: lies in no run folder, so its task is unknown; say --task")
+        nothing = dict.fromkeys(("folder", "preset", "seed", "commit", "status", "scores"))
+        return find_task(name), {"checkpoint": checkpoint.name, **nothing}
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        data = yaml.safe_load((folder / "config.yaml").read_text())["data"]
+        tags = manifest["tags"]
+        recorded = data["task"]
+    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise AwacError(f"{folder}: its manifest.json or config.yaml is damaged ({first_line(error)})") from error
+    if name not in (None, recorded):
+        raise AwacError(f"{checkpoint}: is of task {recorded}, as its run folder says, not {name}; leave --task away")
+    return find_task(recorded, horizon=data.get("horizon")), {
+        "checkpoint": checkpoint.name,
+        "folder": folder.name,
+        **{key: tags.get(key) for key in ("preset", "seed", "commit")},
+        "status": manifest.get("status"),
+        "scores": manifest.get("scores"),  # of the run as it ended, which is not where best.ckpt is from
+    }
+
+
+def _interface(environment: gymnasium.Env, task: Task, spaces: Spaces, seen: np.ndarray) -> dict[str, Any]:
+    """What goes in and what comes out."""
+    step, frames = getattr(environment.unwrapped, "dt", None), environment.metadata.get("render_fps")
+    model: Any = getattr(environment.unwrapped, "model", None)
+    actuators = [model.actuator(index).name for index in range(model.nu)] if hasattr(model, "actuator") else []
+    actions = actuators if len(actuators) == spaces.action_dim and all(actuators) else _numbered("action", spaces.action_dim)
+    return {
+        "env_id": task.env_id,
+        "horizon": spaces.horizon,
+        "control_hz": round(1 / float(step), 6) if isinstance(step, int | float | np.floating) and step > 0 else frames,
+        "observation": {
+            "dtype": "float32",
+            "shape": ["N", spaces.observation_dim],
+            "names": _numbered("observation", spaces.observation_dim),
+            "seen_low": seen.min(axis=0).tolist(),
+            "seen_high": seen.max(axis=0).tolist(),
+            "seen_in": f"{len(seen)} observations of the replay buffer's online part and of one episode",
+        },
+        "action": {
+            "dtype": "float32",
+            "shape": ["N", spaces.action_dim],
+            "names": actions,
+            "low": spaces.action_low.tolist(),
+            "high": spaces.action_high.tolist(),
+        },
+    }
+
+
+def _numbered(word: str, count: int) -> list[str]:
+    return [f"{word}_{index}" for index in range(count)]
+
+
+def _seen(state: dict[str, Any], episode: Episode) -> np.ndarray:
+    """Observations ``[N, O]`` that the policy was trained on, as far as the checkpoint holds them, and an episode's."""
+    online = [rank["online"]["observation"].numpy() for rank in state["ReplayDataModule"]["replay"] if rank["online"]]
+    return np.concatenate([*online, episode.observations])
+
+
+def _write_examples(path: Path, episode: Episode, spaces: Spaces) -> None:
+    chosen = np.unique(np.linspace(0, len(episode) - 1, NUM_EXAMPLES).astype(int))
+    actions = scale_action(episode.actions[chosen], spaces.action_low, spaces.action_high)
+    np.savez(path, observation=episode.observations[chosen], action=actions.astype(np.float32), step=chosen)

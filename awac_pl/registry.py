@@ -1,0 +1,110 @@
+"""An exported policy in MLflow: a model beside the graph, and versions of it in the registry."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from awac_pl.contract import CONTRACT, EXAMPLES, ONNX, read_contract
+from awac_pl.errors import AwacError, first_line
+
+if TYPE_CHECKING:  # slow to import
+    import mlflow
+
+#: Folder of the MLflow model inside an export.
+MLFLOW_MODEL = "mlflow_model"
+
+
+def save_mlflow_model(folder: Path, sizes: tuple[int, int]) -> None:
+    """Add an MLflow model to an export: code, graph and contract; no pickle, and no path of this machine.
+
+    Args:
+        folder: with graph, contract and examples.
+        sizes: O and A.
+    """
+    number = np.dtype(np.float32)
+    with np.load(folder / EXAMPLES) as examples:
+        example = examples["observation"][:1]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*type hint")  # in MLflow's own code
+        from mlflow import pyfunc
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        pyfunc.save_model(
+            folder / MLFLOW_MODEL,
+            python_model=str(Path(__file__).with_name("serving.py")),
+            artifacts={"policy": str(folder / ONNX), "contract": str(folder / CONTRACT)},
+            signature=ModelSignature(
+                inputs=Schema([TensorSpec(number, (-1, sizes[0]))]), outputs=Schema([TensorSpec(number, (-1, sizes[1]))])
+            ),
+            input_example=example,
+            pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "onnxruntime")],
+        )
+    model = Model.load(folder / MLFLOW_MODEL)
+    flavour = model.flavors["python_function"]
+    flavour["model_code_path"] = "serving.py"
+    for artifact in flavour["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    model.save(folder / MLFLOW_MODEL / "MLmodel")
+
+
+def mlflow_client(uri: str | None = None) -> mlflow.MlflowClient:
+    """A connection to a tracking server that answers.
+
+    Args:
+        uri: of the server; ``$MLFLOW_TRACKING_URI`` by default, else ``mlflow.db`` in the working folder.
+
+    Raises:
+        AwacError: it does not.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # by default MLflow retries a dead server for minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    import mlflow
+
+    client = mlflow.MlflowClient(uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    try:
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        raise AwacError(f"MLflow at {client.tracking_uri} cannot be used: {first_line(error)}") from error
+    return client
+
+
+def register_policy(folder: Path, name: str, client: mlflow.MlflowClient) -> str:
+    """Log an export to MLflow as a run of its own and register its model.
+
+    Args:
+        folder: what ``export_policy`` wrote.
+        name: of the registered model; made where there is none yet.
+        client: of the tracking server.
+
+    Returns:
+        The version.
+
+    Raises:
+        AwacError: MLflow refuses.
+    """
+    from mlflow.exceptions import MlflowException
+
+    facts = read_contract(folder).facts
+    try:
+        experiment = client.get_experiment_by_name("awac")
+        files = str(Path.cwd() / "mlartifacts") if client.tracking_uri.startswith("sqlite") else None
+        number = experiment.experiment_id if experiment else client.create_experiment("awac", files)
+        tags = {"task": facts["task"], "training_run": facts["training_run"]["folder"] or "unknown"}
+        run = client.create_run(number, run_name=f"export-{folder.name}", tags=tags)
+        client.log_artifacts(run.info.run_id, str(folder))
+        client.set_terminated(run.info.run_id)
+        try:
+            client.get_registered_model(name)
+        except MlflowException:
+            client.create_registered_model(name)
+        source = f"{run.info.artifact_uri}/{MLFLOW_MODEL}"
+        return str(client.create_model_version(name, source, run.info.run_id, tags=tags).version)
+    except Exception as error:
+        raise AwacError(f"MLflow cannot register '{name}' ({first_line(error)}); {folder} is complete") from error

@@ -1,0 +1,237 @@
+"""Acts with an exported policy: no torch, no Lightning, no MLflow. What a robot's computer needs of this package.
+
+runner = PolicyRunner.load("exported/pen", action_limits=(-0.5, 0.5))
+action = runner.act(observation)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from awac_pl.contract import ONNX, WEIGHTS, Contract, read_contract
+from awac_pl.errors import AwacError
+from awac_pl.policy import NumpyPolicy
+from awac_pl.tasks import scale_action
+
+if TYPE_CHECKING:
+    import gymnasium
+
+Backend = Literal["onnxruntime", "numpy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """What came of ``PolicyRunner.run``.
+
+    Args:
+        env_steps: of all episodes.
+        environment_returns: one per episode, what the environment paid.
+        successes: one per episode, whether any step succeeded; None where the environment does not tell.
+        rate_hz: actions per second that were reached, resets not counted.
+        deadlines_missed: steps that were not done when the next action was due; 0 without a rate.
+        action_us: median and 99th percentile of one ``act``, in microseconds.
+    """
+
+    env_steps: int
+    environment_returns: tuple[float, ...]
+    successes: tuple[bool | None, ...]
+    rate_hz: float
+    deadlines_missed: int
+    action_us: tuple[float, float]
+
+
+class PolicyRunner:
+    """The deterministic policy of an export, within limits that whoever runs it must name.
+
+    Args:
+        contract: of the export.
+        policy: observation ``[O]`` to action ``[A]``, float32, in the environment's units.
+        action_limits: lowest and highest action, in the environment's units, each one number or ``[A]``; inside the
+            contract's bounds.
+
+    Raises:
+        AwacError: the limits are not two finite bounds in order, or reach outside of the contract's.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        policy: Callable[[np.ndarray], np.ndarray],
+        action_limits: tuple[ArrayLike, ArrayLike],
+    ) -> None:
+        self.contract = contract
+        self._policy = policy
+        self.low, self.high = _check_limits(action_limits, contract)
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, action_limits: tuple[ArrayLike, ArrayLike], backend: Backend = "onnxruntime"
+    ) -> PolicyRunner:
+        """Read an export.
+
+        Args:
+            folder: what ``awac export`` wrote.
+            action_limits: see the class.
+            backend: ``onnxruntime`` runs ``policy.onnx``, ``numpy`` runs ``policy.safetensors``; on one thread.
+
+        Raises:
+            AwacError: the folder is not what was exported (see ``read_contract``), or the limits do not fit.
+        """
+        folder = Path(folder)
+        contract = read_contract(folder)
+        if backend == "onnxruntime":
+            policy = onnx_policy((folder / ONNX).read_bytes())
+        elif backend == "numpy":
+            policy = numpy_policy(NumpyPolicy.load(folder / WEIGHTS), contract.action_low, contract.action_high)
+        else:
+            raise AwacError(f"unknown backend '{backend}': onnxruntime or numpy")
+        return cls(contract, policy, action_limits)
+
+    def act(self, observation: ArrayLike) -> np.ndarray:
+        """Action ``[A]`` float32 within the limits, in the environment's units, for one observation ``[O]`` of numbers.
+
+        Raises:
+            AwacError: the observation has another size, is no array of numbers or not finite, or the action is not finite.
+        """
+        names = self.contract.observation_names
+        try:
+            given = np.asarray(observation)
+        except ValueError as error:
+            raise AwacError(f"the observation is no array ({error})") from error
+        if given.shape != (len(names),) or given.dtype.kind not in "fiu":
+            raise AwacError(f"the observation is {given.dtype} {list(given.shape)}, the policy takes numbers [{len(names)}]")
+        with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
+            row = given.astype(np.float32)
+        if not np.isfinite(row).all():
+            index = int(np.flatnonzero(~np.isfinite(row))[0])
+            raise AwacError(f"the observation is not finite: value {index} ({names[index]}) is {given[index]}")
+        action = self._policy(row)
+        if not np.isfinite(action).all():
+            raise AwacError(f"the action is not finite: value {int(np.flatnonzero(~np.isfinite(action))[0])}")
+        return np.clip(action, self.low, self.high)
+
+    def run(
+        self,
+        environment: gymnasium.Env,
+        seeds: Iterable[int],
+        *,
+        rate_hz: float | None = None,
+        on_episode: Callable[[], object] = lambda: None,
+    ) -> RunReport:
+        """Run one episode per seed; each ends where the environment ends it, at the latest after the contract's horizon.
+
+        Args:
+            environment: any with ``[O]`` observations and a Box of ``[A]`` actions.
+            seeds: of the resets.
+            rate_hz: actions per second; None acts as soon as the environment has answered. A step that is late is
+                counted, and the clock goes on from there: nothing is caught up with.
+            on_episode: called after each episode.
+
+        Raises:
+            AwacError: the environment does not fit, or an observation or an action is not finite: the run stops there.
+        """
+        self._check_environment(environment)
+        if rate_hz is not None and not 0 < rate_hz < np.inf:
+            raise AwacError(f"the rate is {rate_hz} Hz; it must be above 0")
+        period = 0.0 if rate_hz is None else 1 / rate_hz
+        returns: list[float] = []
+        successes: list[bool | None] = []
+        latencies: list[float] = []
+        seconds, missed = 0.0, 0
+        for seed in seeds:
+            observation, _ = environment.reset(seed=seed)
+            paid, success = 0.0, None
+            start = due = time.perf_counter()
+            for step in range(self.contract.horizon):
+                asked = time.perf_counter()
+                try:
+                    action = self.act(observation)
+                except AwacError as error:
+                    raise AwacError(f"seed {seed}: step {step}: {error}") from error
+                latencies.append(time.perf_counter() - asked)
+                observation, reward, terminated, truncated, info = environment.step(action)
+                paid += float(reward)
+                if "success" in info:
+                    success = bool(success or info["success"])
+                if period:
+                    due += period
+                    early = due - time.perf_counter()
+                    if early < 0:
+                        missed += 1
+                        due -= early
+                    else:
+                        time.sleep(early)
+                if terminated or truncated:
+                    break
+            seconds += time.perf_counter() - start
+            returns.append(paid)
+            successes.append(success)
+            on_episode()
+        if not returns:
+            raise AwacError("no seeds to run")
+        median, slow = (1e6 * np.percentile(latencies, [50, 99])).tolist()
+        return RunReport(
+            env_steps=len(latencies),
+            environment_returns=tuple(returns),
+            successes=tuple(successes),
+            rate_hz=len(latencies) / seconds,
+            deadlines_missed=missed,
+            action_us=(median, slow),
+        )
+
+    def _check_environment(self, environment: gymnasium.Env) -> None:
+        from gymnasium.spaces import Box
+
+        observations, actions = environment.observation_space, environment.action_space
+        expected = (len(self.contract.observation_names),)
+        if observations.shape != expected:
+            raise AwacError(f"the environment's observations are {observations.shape}, the policy takes {expected}")
+        if not isinstance(actions, Box) or actions.shape != self.low.shape:
+            raise AwacError(f"the environment's action space is {actions}, the policy acts in {self.low.shape}")
+        if (self.low < np.float32(actions.low)).any() or (self.high > np.float32(actions.high)).any():
+            raise AwacError(f"the action limits reach outside of the environment's action space {actions}; narrow them")
+
+
+def onnx_policy(graph: bytes) -> Callable[[np.ndarray], np.ndarray]:
+    """A policy graph as a function of ``[O]``, or of ``[N, O]``, run by onnxruntime on one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def policy(observation: np.ndarray) -> np.ndarray:
+        rows = session.run(["action"], {"observation": np.atleast_2d(observation)})[0]
+        return rows.reshape(*observation.shape[:-1], -1)
+
+    return policy
+
+
+def numpy_policy(policy: NumpyPolicy, low: np.ndarray, high: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The mean action of a policy as a function of ``[O]``, or of ``[N, O]``, in the environment's units."""
+    mean, unused = replace(policy, deterministic=True), np.random.default_rng(0)
+    return lambda observation: np.clip(scale_action(mean.act(observation, unused), low, high), low, high)
+
+
+def _check_limits(limits: tuple[ArrayLike, ArrayLike], contract: Contract) -> tuple[np.ndarray, np.ndarray]:
+    size = contract.action_low.shape
+    try:
+        low, high = (np.broadcast_to(np.asarray(limit, dtype=np.float32), size) for limit in limits)
+    except (TypeError, ValueError):
+        raise AwacError(f"action_limits are (low, high), each one number or one for each of the {size[0]} actions") from None
+    if not (np.isfinite(low) & np.isfinite(high) & (low <= high)).all():
+        raise AwacError(f"action_limits {limits}: must be finite, the lower ones below the higher ones")
+    outside = (low < contract.action_low) | (high > contract.action_high)
+    if outside.any():
+        index = int(np.flatnonzero(outside)[0])
+        bounds = f"[{contract.action_low[index]:g}, {contract.action_high[index]:g}]"
+        asked = f"[{low[index]:g}, {high[index]:g}]"
+        raise AwacError(f"action_limits {asked} of action {index} reach outside of the contract's {bounds}; narrow them")
+    return low, high

@@ -1,0 +1,252 @@
+"""Acting with an exported policy: within limits, on time, and not at all where something is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from awac_pl.cli import main
+from awac_pl.contract import Contract
+from awac_pl.errors import AwacError
+from awac_pl.runner import PolicyRunner
+from tests.conftest import ROOT, WIDE
+from tests.toy import Reach, Wide
+
+LIMITS = (-2, 4)
+CONTRACT = Contract(
+    env_id=WIDE,
+    horizon=10,
+    control_hz=None,
+    observation_names=("position", "goal"),
+    action_low=np.array([-2], np.float32),
+    action_high=np.array([4], np.float32),
+    facts={},
+)
+
+
+def runner_of(action: float, limits: tuple = LIMITS) -> PolicyRunner:
+    """A runner of a policy that always does the same."""
+    return PolicyRunner(CONTRACT, lambda observation: np.array([action], np.float32), limits)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "numpy"])
+def test_both_backends_do_what_was_recorded(wide_export: Path, backend) -> None:
+    runner = PolicyRunner.load(wide_export, action_limits=LIMITS, backend=backend)
+    with np.load(wide_export / "examples.npz") as examples:
+        for observation, action in zip(examples["observation"], examples["action"], strict=True):
+            np.testing.assert_allclose(runner.act(observation.astype(np.float64)), action, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "numpy"])
+def test_no_torch_is_needed(wide_export: Path, backend: str) -> None:
+    code = (
+        "import sys; from awac_pl.cli import main\n"
+        f"assert main(['deploy', {str(wide_export)!r}, '--env', 'MountainCarContinuous-v0', '--action_limits=-1,1',\n"
+        f"             '--backend', {backend!r}]) == 0\n"
+        "print([name for name in ('torch', 'lightning', 'mlflow', 'minari', 'onnx') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "1, 10 steps" in done.stdout  # the contract's horizon, not the 999 steps of that environment
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_actions_are_clipped_to_the_limits() -> None:
+    assert runner_of(3.5).act([0, 0]) == pytest.approx([3.5])
+    assert runner_of(3.5, (-1, [2.5])).act([0, 0]) == pytest.approx([2.5])
+    assert runner_of(-1.5, (-1, 2.5)).act([0, 0]) == pytest.approx([-1])
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ((-2, 4.5), r"action_limits \[-2, 4.5\] of action 0 reach outside of the contract's \[-2, 4\]"),
+        ((-2.5, 4), "reach outside of the contract's"),
+        ((1, -1), "the lower ones below the higher ones"),
+        ((-np.inf, 4), "must be finite"),
+        ((np.nan, 4), "must be finite"),
+        (([-1, -1], 1), "one for each of the 1 actions"),
+        (("low", "high"), "one for each of the 1 actions"),
+        ((1,), "one for each of the 1 actions"),
+        (None, "one for each of the 1 actions"),
+    ],
+)
+def test_limits_must_be_sensible(limits, message: str) -> None:
+    with pytest.raises(AwacError, match=message):
+        runner_of(0, limits)
+
+
+def test_limits_must_be_named_and_the_backend_known(wide_export: Path) -> None:
+    with pytest.raises(TypeError, match="action_limits"):
+        PolicyRunner.load(wide_export)  # type: ignore[call-arg]
+    with pytest.raises(AwacError, match="unknown backend 'tensorrt': onnxruntime or numpy"):
+        PolicyRunner.load(wide_export, action_limits=LIMITS, backend="tensorrt")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        ([0.0, 0.0, 0.0], r"the observation is float64 \[3\], the policy takes numbers \[2\]"),
+        ([[0.0, 0.0]], r"float64 \[1, 2\], the policy takes numbers \[2\]"),
+        (["0.1", "0.2"], "the policy takes numbers"),
+        ([True, False], r"bool \[2\], the policy takes numbers"),
+        ([None, 0.0], r"object \[2\], the policy takes numbers"),
+        ([[0.0], [0.0, 1.0]], "the observation is no array"),
+        ([0.0, np.nan], r"the observation is not finite: value 1 \(goal\) is nan"),
+        ([-np.inf, 0.0], r"value 0 \(position\) is -inf"),
+        ([1e300, 0.0], r"value 0 \(position\) is 1e\+300"),
+    ],
+)
+def test_observations_are_checked(observation, message: str) -> None:
+    with pytest.raises(AwacError, match=message):
+        runner_of(0).act(observation)
+
+
+@pytest.mark.parametrize("action", [np.nan, np.inf])
+def test_an_action_that_is_not_finite_is_never_clipped_into_one(action: float) -> None:
+    with pytest.raises(AwacError, match="the action is not finite: value 0"):
+        runner_of(action).act([0, 0])
+
+
+def _edit(folder: Path, **changes) -> None:
+    path = folder / "contract.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _wider(folder: Path) -> None:
+    facts = json.loads((folder / "contract.json").read_text())
+    _edit(folder, action=facts["action"] | {"high": [40.0]})
+
+
+def _other_weights(folder: Path, name: str) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[-1] ^= 1
+    (folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_wider, "contract.json: was changed after the export"),
+        (lambda folder: _edit(folder, sha256={}), "contract.json: was changed after the export"),
+        (lambda folder: _edit(folder, sha256=[1]), "contract.json: was changed after the export"),
+        (lambda folder: _edit(folder, format=2), "contract.json: its format is 2, this version knows 1"),
+        (lambda folder: (folder / "contract.json").write_text("[]"), "its format is None"),
+        (lambda folder: (folder / "contract.json").write_text("{"), "contract.json: cannot be read"),
+        (lambda folder: (folder / "contract.json").unlink(), "is no exported policy: no contract.json"),
+        (lambda folder: _other_weights(folder, "policy.onnx"), "policy.onnx: is not the file that was exported"),
+        (lambda folder: _other_weights(folder, "policy.safetensors"), "policy.safetensors: is not the file"),
+        (lambda folder: (folder / "policy.onnx").unlink(), "policy.onnx: is not the file that was exported"),
+    ],
+)
+def test_a_tampered_export_is_refused(wide_export: Path, tmp_path: Path, spoil, message: str) -> None:
+    folder = shutil.copytree(wide_export, tmp_path / "copy")
+    _edit(folder)  # spelled differently, it still is the same contract
+    PolicyRunner.load(folder, action_limits=LIMITS)
+    spoil(folder)
+    with pytest.raises(AwacError, match=message):
+        PolicyRunner.load(folder, action_limits=LIMITS)
+
+
+class Late(Wide):
+    """Takes 30 ms for step 2, and nearly nothing for the others."""
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        time.sleep(0.03 if self.steps == 3 else 0)
+        return super().step(action)
+
+
+class Blind(Wide):
+    """Its sensor fails after 3 steps."""
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        observation, *rest = super().step(action)
+        return np.array([np.nan, 0]) if self.steps == 3 else observation, *rest
+
+
+def test_a_rate_is_kept_and_misses_are_counted() -> None:
+    report = runner_of(1).run(Wide(), range(2), rate_hz=100)
+    assert (report.env_steps, len(report.environment_returns)) == (20, 2)
+    assert report.rate_hz <= 100.5
+    if not report.deadlines_missed:  # the machine was not busy elsewhere
+        assert report.rate_hz == pytest.approx(100, rel=0.05)
+    late = runner_of(1).run(Late(), [0], rate_hz=100)
+    assert late.deadlines_missed >= 1
+    assert late.rate_hz < 90  # 0.12 s instead of 0.1: nothing is caught up with
+    assert 0 < late.action_us[0] <= late.action_us[1]
+
+
+def test_what_is_reported_is_what_happened() -> None:
+    """Action 1 of Wide moves nothing, so each step pays minus the distance at the start."""
+    environment = Wide()
+    position, goal = environment.reset(seed=7)[0]
+    report = runner_of(1).run(environment, [7])
+    assert report.environment_returns == pytest.approx((-10 * abs(position - goal),))
+    assert report.successes == (None,)
+    contract = Contract(**{**vars(CONTRACT), "action_low": -np.ones(1), "action_high": np.ones(1)})
+    goal_seeker = PolicyRunner(contract, lambda row: np.clip((row[1:] - row[:1]) / 0.3, -1, 1), (-1, 1))
+    assert goal_seeker.run(Reach(), range(5)).successes == (True,) * 5
+    idle = PolicyRunner(contract, lambda row: np.zeros(1, np.float32), (-1, 1))
+    assert idle.run(Reach(), range(5)).successes.count(False) >= 3
+
+
+def test_it_stops_at_a_broken_sensor() -> None:
+    environment = Blind()
+    with pytest.raises(AwacError, match=r"seed 5: step 3: the observation is not finite: value 0 \(position\) is nan"):
+        runner_of(1).run(environment, [5, 6])
+    assert environment.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ("CartPole-v1", r"observations are \(4,\), the policy takes \(2,\)"),
+        ("MountainCar-v0", r"action space is Discrete\(3\), the policy acts in \(1,\)"),
+        ("MountainCarContinuous-v0", "the action limits reach outside of the environment's action space"),
+    ],
+)
+def test_environments_that_do_not_fit_are_refused(environment: str, message: str) -> None:
+    with pytest.raises(AwacError, match=message):
+        runner_of(1).run(gymnasium.make(environment), [0])
+
+
+@pytest.mark.parametrize("rate", [0, -1, np.nan])
+def test_a_rate_must_be_one(rate: float) -> None:
+    with pytest.raises(AwacError, match="the rate is"):
+        runner_of(1).run(Wide(), [0], rate_hz=rate)
+
+
+def test_deploy_from_the_command_line(wide_export: Path, capsys: pytest.CaptureFixture) -> None:
+    assert (
+        main(["deploy", str(wide_export), "--env", WIDE, "--action_limits=-1,2.5", "--episodes", "2", "--rate", "200"]) == 0
+    )
+    printed = capsys.readouterr().out
+    assert "2, 20 steps" in printed
+    assert "successes    unknown" in printed
+    assert main(["deploy", str(wide_export), "--env", WIDE, "--action_limits", "contract", "--backend", "numpy"]) == 0
+    for limits, message in (("wide", "write contract, or two numbers"), ("-3,1", "reach outside of the contract's")):
+        assert main(["deploy", str(wide_export), "--env", WIDE, f"--action_limits={limits}"]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["deploy", str(wide_export), "--env", WIDE])
+    assert "--action_limits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["export", "deploy"])
+def test_help_shows_examples(command: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert f"awac {command}" in capsys.readouterr().out.split("examples:")[1]
