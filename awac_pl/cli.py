@@ -16,6 +16,7 @@ commands:
   validate   evaluate a checkpoint
   test       evaluate a checkpoint on 100 episodes
   data       list, inspect, import, mend, choose, join, split, export and clone datasets
+  record     render episodes of a checkpoint's policy as a video
   export     a checkpoint's policy as ONNX, safetensors and an MLflow model, with a contract
   deploy     act with an exported policy, without torch
   report     figures, tables and videos of runs on one page
@@ -26,6 +27,7 @@ examples:
   awac fit … --ckpt_path last
   awac test --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
   awac data inspect my_demonstrations.npz --task pen
+  awac record --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --before
   awac export --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --to exported/pen
   awac report runs/pen-quick-seed0
   awac fit --help     every argument of the model, the data and the trainer
@@ -42,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("awac", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"awac_pl {__version__}")
     parser.add_argument(
-        "command", choices=["fit", "validate", "test", "data", "export", "deploy", "report"], metavar="command"
+        "command", choices=["fit", "validate", "test", "data", "export", "deploy", "record", "report"], metavar="command"
     )
     command = parser.parse_args(arguments[:1]).command
     try:
@@ -50,6 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
             from awac_pl import data_cli
 
             data_cli.run(arguments[1:])
+        elif command == "record":
+            from awac_pl import record_cli
+
+            record_cli.run(arguments[1:])
         elif command in ("export", "deploy"):
             from awac_pl import export_cli
 

@@ -26,6 +26,7 @@ from awac_pl.module import AWAC
 from awac_pl.progress import AwacProgressBar
 from awac_pl.records import RunLogger, RunRecord, SaveRunConfig
 from awac_pl.run_folder import RunFolder, choose_run_folder, git_commit, run_of
+from awac_pl.video_recorder import VideoRecorder
 
 #: Where rank 0 tells the processes that it starts which folder it has chosen.
 RUN_DIR_VARIABLE = "AWAC_RUN_DIR"
@@ -73,6 +74,7 @@ class AwacCLI(LightningCLI):
         parser.add_argument("--mlflow_experiment", type=str, default="awac", help="MLflow experiment")
         parser.add_lightning_class_args(EnvironmentInteraction, "interaction")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(VideoRecorder, "video")
         parser.link_arguments("data.observation_dim", "model.observation_dim", apply_on="instantiate")
         parser.link_arguments("data.action_dim", "model.action_dim", apply_on="instantiate")
         parser.link_arguments("data.return_range", "model.return_range", apply_on="instantiate")

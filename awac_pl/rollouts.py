@@ -155,7 +155,7 @@ class RolloutWorkers:
             self._environment = make_environment(self.task)
         episodes = []
         for seed in seeds:
-            with _one_thread():
+            with one_thread():
                 episodes.append(run_episode(self._environment, task, self.spaces, policy, seed))
             on_episode()
         return episodes
@@ -222,7 +222,7 @@ def _serve(connection: Connection, spaces: Spaces) -> None:
     """A worker's life: seeds in, episodes out, until the pipe closes. Ctrl-C is for the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     environment = None
-    with _one_thread():
+    with one_thread():
         while True:
             try:
                 payload, task, seed = connection.recv()
@@ -242,7 +242,7 @@ def _serve(connection: Connection, spaces: Spaces) -> None:
                 return
 
 
-def _one_thread() -> contextlib.AbstractContextManager:
+def one_thread() -> contextlib.AbstractContextManager:
     """One BLAS thread: a policy is far too small for more, and more could change the last bit."""
     import threadpoolctl
 

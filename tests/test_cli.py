@@ -123,7 +123,7 @@ def test_the_real_pen_task_on_a_small_budget(workplace: Path, capsys: pytest.Cap
         "--data.num_demonstrations=3", "--data.clone_episodes=4", "--data.milestone_episodes=2",
         "--data.evaluation_episodes=2", "--data.updates_per_epoch=20", "--data.chunk_size=10", "--data.offline_epochs=1",
         "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=1", "--interaction.env_steps_per_epoch=200",
-        "--run_dir=here",
+        "--run_dir=here", "--video.episodes=0",
     ]  # fmt: skip
     assert main(["fit", *files, *small]) == 0
     printed = capsys.readouterr().out
@@ -311,10 +311,12 @@ def test_the_base_configuration_is_complete() -> None:
     from awac_pl.data import ReplayDataModule
     from awac_pl.interaction import EnvironmentInteraction
     from awac_pl.module import AWAC
+    from awac_pl.video_recorder import VideoRecorder
 
     base = yaml.safe_load((ROOT / "conf/base.yaml").read_text())
     linked = {"observation_dim", "action_dim", "return_range", "seed", "task", "datasets"} | {"discount"}
-    for section, cls in (("model", AWAC), ("data", ReplayDataModule), ("interaction", EnvironmentInteraction)):
+    sections = {"model": AWAC, "data": ReplayDataModule, "interaction": EnvironmentInteraction, "video": VideoRecorder}
+    for section, cls in sections.items():
         parameters = inspect.signature(cls).parameters
         expected = {
             name: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default

@@ -188,7 +188,7 @@ def test_torchrun_on_two_nodes_of_one_process(workplace: Path) -> None:
 
 
 def test_a_rank_that_dies_ends_the_others(workplace: Path) -> None:
-    (workplace / "die.yaml").write_text("trainer:\n  callbacks:\n    - class_path: tests.toy.DieOnRankOne\n")
+    (workplace / "die.yaml").write_text("trainer:\n  callbacks:\n    - class_path: tests.callbacks.DieOnRankOne\n")
     begun = time.monotonic()
     process = start(workplace, "--trainer.devices=2", "--run_dir=dies", "--config=die.yaml", "--trainer.max_epochs=50")
     output, _ = process.communicate(timeout=120)

@@ -1,14 +1,17 @@
-"""Small environments and stand-ins for the tests; workers import this module by name (``tests.toy:Reach-v0``)."""
+"""Small environments and stand-ins for the tests; workers import this module by name (``tests.toy:Reach-v0``).
+
+Nothing heavy here: each worker of each test would wait for it.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
-from lightning.pytorch.callbacks import Callback
 
 from awac_pl.policy import NumpyPolicy
 from awac_pl.schema import Episode
@@ -89,11 +92,43 @@ class Broken(Reach):
         return super().step(action)
 
 
+class Pictures(Reach):
+    """Can be seen: pictures 24 wide and 12 high, 20 brighter with each step."""
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode=None):
+        self.render_mode, self.width, self.height = render_mode, 24, 12
+
+    def reset(self, **kwargs):
+        self.steps = 0
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        self.steps += 1
+        return super().step(action)
+
+    def render(self):
+        return np.full((self.height, self.width, 3), 20 * self.steps, np.uint8)
+
+
+class SizedPictures(Pictures):
+    def __init__(self, render_mode=None, width=24, height=12):
+        self.render_mode, self.width, self.height = render_mode, width, height
+
+
+class DyingPictures(Pictures):
+    """A graphics driver that takes its process along."""
+
+    def render(self):
+        os._exit(9)
+
+
 class Endless(Reach):
     """No time limit."""
 
 
-for _class in (Reach, Wide, DiscreteReach, Ending, Deadly, AlwaysDeadly, Broken):
+for _class in (Reach, Wide, DiscreteReach, Ending, Deadly, AlwaysDeadly, Broken, Pictures, SizedPictures, DyingPictures):
     gymnasium.register(f"{_class.__name__}-v0", _class, max_episode_steps=10)
 gymnasium.register("Endless-v0", Endless)
 
@@ -148,12 +183,3 @@ def reach_episodes(count: int, noise: float = 0.3, first_seed: int = 0) -> list[
             )
         )
     return episodes
-
-
-class DieOnRankOne(Callback):
-    """A machine that goes away in the middle of a run."""
-
-    def on_train_epoch_start(self, trainer, pl_module) -> None:
-        if trainer.global_rank == 1 and trainer.current_epoch == 2:
-            print("rank 1 dies", flush=True)
-            os._exit(9)

@@ -1,0 +1,181 @@
+"""``awac record``: episodes of a checkpoint's policy as a video, beside the policy that it began with."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from awac_pl.errors import AwacError
+
+if TYPE_CHECKING:
+    from awac_pl.policy import NumpyPolicy
+    from awac_pl.rendering import Clip
+    from awac_pl.runs import Run
+    from awac_pl.tasks import Task
+
+EXAMPLES = """\
+examples:
+  awac record --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
+  awac record --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --before --episodes 8
+  awac record --ckpt_path runs/pen-quick-seed0/checkpoints/best.ckpt --seeds 7,8,9 --stochastic --to best.mp4
+  awac record --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --single --every 1 --size 640x480 --to films
+
+Without a display, MuJoCo renders in software through EGL (Debian: apt install libegl1 libgl1-mesa-dri).
+"""
+
+
+def run(arguments: list[str]) -> None:
+    """Run ``awac record``.
+
+    Raises:
+        AwacError: what was asked for cannot be had.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if options.episodes < 1 or options.every < 1:
+        raise AwacError("--episodes and --every must be at least 1")
+    checkpoint = Path(options.ckpt_path)
+    _import_without_graphics()
+    run, task = _run_and_task(checkpoint)
+    size, seeds, targets = _size(options.size), _seeds(options), _targets(options, run.folder / "videos", checkpoint.stem)
+
+    from awac_pl.checkpoints import load_module
+    from awac_pl.rendering import render_clips
+    from awac_pl.video_recorder import learned_policy
+
+    policies = learned_policy(load_module(checkpoint), not options.stochastic)
+    if options.before:
+        policies = _cloned(run.manifest.get("datasets") or [], not options.stochastic) | policies
+    clips = render_clips(task, policies, seeds, size=size, every=options.every, num_workers=options.workers)
+    _write(clips, targets, single=options.single)
+    _say(clips, task)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "awac record", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ckpt_path", required=True, help="checkpoint in a run folder, whose config.yaml says the task")
+    parser.add_argument("--to", type=Path, help="a .mp4 or .gif file, or a folder for both (default: the run's videos/)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--episodes", type=int, default=4, help="first evaluation seeds (default: %(default)s)")
+    which.add_argument("--seeds", help="episodes by seed, such as 1,2,3")
+    parser.add_argument("--before", action="store_true", help="the cloned policy above it, in the same seeds")
+    parser.add_argument("--stochastic", action="store_true", help="sample actions (default: act with the mean)")
+    parser.add_argument("--every", type=int, default=4, help="environment steps between pictures (default: %(default)s)")
+    parser.add_argument("--size", default="256", help="pixels of a picture, 256 or 640x480 (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that render (default: %(default)s)")
+    layout = parser.add_mutually_exclusive_group()
+    layout.add_argument("--grid", action="store_true", help="all episodes in one video (the default)")
+    layout.add_argument("--single", action="store_true", help="a video of each episode, named after it")
+    return parser
+
+
+def _import_without_graphics() -> None:
+    """Import MuJoCo, as TorchRL will, with no way of drawing: one that does not work is for the renderer to tell."""
+    own = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = "disable"
+    try:
+        import mujoco  # noqa: F401
+    finally:
+        del os.environ["MUJOCO_GL"]
+        if own is not None:
+            os.environ["MUJOCO_GL"] = own
+
+
+def _run_and_task(checkpoint: Path) -> tuple[Run, Task]:
+    """The run that a checkpoint belongs to, and what it acted in."""
+    from awac_pl.run_folder import run_of
+    from awac_pl.runs import read_run
+    from awac_pl.tasks import find_task
+
+    if not checkpoint.is_file():
+        raise AwacError(f"no checkpoint {checkpoint}")
+    folder = run_of(str(checkpoint))
+    if folder is None:
+        raise AwacError(f"{checkpoint} lies in no run folder (RUN/checkpoints), whose config.yaml would say the task")
+    run = read_run(folder)
+    data = run.config.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("task"), str):
+        raise AwacError(f"{folder / 'config.yaml'}: names no data.task; it is no run's configuration")
+    return run, find_task(data["task"], horizon=data.get("horizon"), reward=data.get("reward", "auto"))
+
+
+def _cloned(datasets: list[dict[str, Any]], deterministic: bool) -> dict[str, NumpyPolicy]:
+    """The cloned policy of a run; where it is not the run's own, or not there, a line says so."""
+    from awac_pl.dataset_folders import data_file, file_digest
+    from awac_pl.video_recorder import policy_before
+
+    for facts in datasets:
+        name = str(facts.get("id"))
+        if policy := policy_before([name], deterministic):
+            if file_digest(data_file(name)) != facts.get("sha256"):
+                print(f"{name} has been made anew since: 'cloned' is its policy, not the one that this run began with")
+            return policy
+    names = ", ".join(str(facts.get("id")) for facts in datasets)
+    print(f"no cloned policy is kept with {names} (awac data clone keeps one): the checkpoint's policy alone")
+    return {}
+
+
+def _size(text: str) -> tuple[int, int]:
+    from awac_pl.video import check_size
+
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and (height or width).isdigit()):
+        raise AwacError(f"--size {text} is no size; write 256 or 640x480")
+    size = int(width), int(height or width)
+    check_size(size, "--size")
+    return size
+
+
+def _seeds(options: argparse.Namespace) -> list[int]:
+    from awac_pl.streams import EVALUATION_SEEDS
+
+    if options.seeds is None:
+        return list(range(EVALUATION_SEEDS, EVALUATION_SEEDS + options.episodes))
+    parts = options.seeds.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise AwacError(f"--seeds {options.seeds} are no seeds; write whole numbers with commas between, such as 1,2,3")
+    return list(dict.fromkeys(int(part) for part in parts))
+
+
+def _targets(options: argparse.Namespace, videos: Path, name: str) -> list[Path]:
+    """Files to write; of single episodes the stem is the start of each one's."""
+    from awac_pl.video import check_ffmpeg
+    from awac_pl.video_recorder import formats
+
+    target: Path = options.to or videos
+    if target.suffix in (".mp4", ".gif"):
+        if target.suffix == ".mp4":
+            check_ffmpeg()
+        return [target]
+    if target.suffix:
+        raise AwacError(f"--to {target}: write to a .mp4 or a .gif file, or to a folder")
+    return [target / f"{name}{suffix}" for suffix in formats()]
+
+
+def _write(clips: dict[str, list[Clip]], targets: list[Path], *, single: bool) -> None:
+    from awac_pl.video import draw_labels, make_grid, write_video
+
+    films = {"": make_grid(clips)} if not single else {
+        f"-{clip.label}-{clip.episode.seed}": draw_labels(clip) for row in clips.values() for clip in row
+    }  # fmt: skip
+    for ending, frames in films.items():
+        for target in targets:
+            path = target.with_stem(f"{target.stem}{ending}")
+            write_video(path, frames)
+            print(f"{path}  {len(frames)} frames, {path.stat().st_size / 1e6:.2f} MB")
+
+
+def _say(clips: dict[str, list[Clip]], task: Task) -> None:
+    """How many of the episodes succeed, which is not a measure of the policy: they are few."""
+    from awac_pl.video import first_success
+
+    for label, row in clips.items():
+        if row[0].episode.success is None:
+            print(f"  {label:<12} success unavailable: {task.env_id} reports none")
+        else:
+            print(f"  {label:<12} {sum(first_success(clip) is not None for clip in row)} of {len(row)} episodes succeed")

@@ -1,0 +1,177 @@
+"""Clips become a video: labels and success drawn on them, laid out as a grid, written as MP4 or GIF."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from awac_pl.errors import AwacError, first_line
+from awac_pl.rendering import Clip
+
+#: Both sides of a video are multiples of this: H.264 cuts pictures into such blocks.
+BLOCK = 16
+#: Smallest side on which the labels can be read.
+SMALLEST = 96
+#: Of a video; a picture every 4 steps of an Adroit task, which has 100 a second, plays at half its speed.
+FRAMES_PER_SECOND = 12.5
+#: Seeds of a pair that stand side by side.
+COLUMNS = 5
+#: Colours of a GIF, and the width to which it is scaled down: small enough for a README.
+GIF_COLOURS = 256
+GIF_WIDTH = 768
+
+GREEN, RED = (46, 160, 67), (207, 34, 46)
+
+
+def check_size(size: tuple[int, int], name: str = "size") -> None:
+    """Refuse a picture that H.264 cannot hold, or that is too small for its labels.
+
+    Raises:
+        AwacError: a side is no multiple of 16, or below 96.
+    """
+    if min(size) < SMALLEST or any(side % BLOCK for side in size):
+        near = "x".join(str(max(SMALLEST, round(side / BLOCK) * BLOCK)) for side in size)
+        given = "x".join(map(str, size))
+        raise AwacError(f"{name} is {given}; width and height must be multiples of {BLOCK}, at least {SMALLEST}: {near}")
+
+
+def check_ffmpeg() -> None:
+    """Refuse a machine on which no MP4 can be written.
+
+    Raises:
+        AwacError: there is no ffmpeg that runs.
+    """
+    import imageio_ffmpeg
+
+    try:
+        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-version"], capture_output=True, check=True, timeout=60)
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        raise AwacError(
+            f"no MP4 without ffmpeg ({first_line(error)}); pip install imageio-ffmpeg, look at IMAGEIO_FFMPEG_EXE, or write "
+            "a .gif"
+        ) from error
+
+
+def draw_labels(clip: Clip) -> np.ndarray:
+    """The clip's frames ``[F, H, W, 3]`` with who acts, seed, step and success on them.
+
+    A green border and the step from the first success on; a red one on the last frame of an episode without any; none where
+    nobody can tell success.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    _, height, width, _ = clip.frames.shape
+    points, edge = max(7, width // 20), max(2, width // 64)
+    font, band = ImageFont.load_default(points), edge + round(1.6 * points)
+    first = first_success(clip)
+    frames = clip.frames.copy()
+    for rows in (slice(0, band), slice(height - band, height)):
+        frames[:, rows] //= 3  # text stays readable on any picture
+    for index, step in enumerate(clip.steps):
+        status, colour = "", None
+        if first is not None and step >= first:
+            status, colour = f"success at step {first}", GREEN
+        elif first is None and clip.episode.success is not None and index == len(clip.steps) - 1:
+            status, colour = "no success", RED
+        image = Image.fromarray(frames[index])
+        draw = ImageDraw.Draw(image)
+        left, right, top, bottom = edge + 3, width - edge - 4, edge + 0.8 * points, height - edge - 0.8 * points
+        draw.text((left, top), clip.label, "white", font, anchor="lm")
+        draw.text((right, top), status, "white", font, anchor="rm")
+        draw.text((left, bottom), f"seed {clip.episode.seed}", "white", font, anchor="lm")
+        draw.text((right, bottom), f"step {step}", "white", font, anchor="rm")
+        if colour is not None:
+            draw.rectangle((0, 0, width - 1, height - 1), outline=colour, width=edge)
+        frames[index] = np.asarray(image)
+    return frames
+
+
+def first_success(clip: Clip) -> int | None:
+    """Environment steps to the first success; None where there is none, or nobody can tell."""
+    success = clip.episode.success
+    return int(success.argmax()) + 1 if success is not None and success.any() else None
+
+
+def make_grid(clips: Mapping[str, Sequence[Clip]]) -> np.ndarray:
+    """Labelled clips side by side: one policy's in a square, several policies' below each other, a column per seed.
+
+    Args:
+        clips: by policy, of the same seeds and one size.
+
+    Returns:
+        ``[F, rows * H, columns * W, 3]`` uint8, F that of the longest; a clip that is over stays at its last frame, and an
+        empty place is black.
+    """
+    count = len(next(iter(clips.values())))
+    columns = math.ceil(math.sqrt(count)) if len(clips) == 1 else min(count, COLUMNS)
+    rows = [row[start : start + columns] for start in range(0, count, columns) for row in clips.values()]
+    length = max(len(clip.frames) for row in rows for clip in row)
+    height, width = rows[0][0].frames.shape[1:3]
+    grid = np.zeros((length, len(rows) * height, columns * width, 3), dtype=np.uint8)
+    for number, row in enumerate(rows):
+        for column, clip in enumerate(row):
+            place = grid[:, number * height : (number + 1) * height, column * width : (column + 1) * width]
+            frames = draw_labels(clip)
+            place[: len(frames)], place[len(frames) :] = frames, frames[-1]
+    return grid
+
+
+def write_video(path: Path, frames: np.ndarray, frames_per_second: float = FRAMES_PER_SECOND) -> None:
+    """Write frames ``[F, H, W, 3]`` as what the suffix says, ``.mp4`` or ``.gif``, whole or not at all.
+
+    Raises:
+        AwacError: neither suffix, no ffmpeg for an MP4, or the file cannot be written.
+    """
+    write = {".mp4": _write_mp4, ".gif": _write_gif}.get(path.suffix)
+    if write is None:
+        raise AwacError(f"{path}: write to a .mp4 or a .gif file")
+    if path.suffix == ".mp4":
+        check_ffmpeg()
+    with _staging(path) as staging:
+        write(staging, frames, frames_per_second)
+
+
+def _write_mp4(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
+    import imageio.v2 as imageio
+
+    imageio.mimwrite(
+        path, list(frames), fps=frames_per_second, codec="libx264", quality=8, macro_block_size=BLOCK,
+        output_params=["-movflags", "+faststart"],  # a browser plays it while it loads
+    )  # fmt: skip
+
+
+def _write_gif(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
+    from PIL import Image
+
+    images = [Image.fromarray(frame) for frame in frames]
+    if (width := images[0].width) > GIF_WIDTH:
+        smaller = GIF_WIDTH, round(images[0].height * GIF_WIDTH / width)
+        images = [image.resize(smaller, Image.Resampling.BOX) for image in images]
+    # One palette and no dithering: what does not move stays the same from frame to frame, and costs nothing.
+    sample = Image.fromarray(np.concatenate([np.asarray(image) for image in images[:: max(1, len(images) // 8)]]))
+    palette = sample.quantize(GIF_COLOURS, dither=Image.Dither.NONE)
+    first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    durations = [round(1000 / frames_per_second)] * len(images)
+    durations[-1] += 1000  # rests before it begins again
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+@contextlib.contextmanager
+def _staging(path: Path) -> Iterator[Path]:
+    """A file beside it, with its suffix, that takes its place when all has gone well."""
+    staging = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield staging
+            os.replace(staging, path)
+        finally:
+            staging.unlink(missing_ok=True)
+    except OSError as error:
+        raise AwacError(f"{path}: cannot be written: {first_line(error)}") from error

@@ -1,0 +1,113 @@
+"""The callback that makes videos, and what it shares with ``awac record``: whose episodes, and into which files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+
+from awac_pl.cloning import cloned_policy
+from awac_pl.data import ReplayDataModule
+from awac_pl.errors import AwacError, first_line
+from awac_pl.module import AWAC
+from awac_pl.policy import NumpyPolicy
+from awac_pl.rendering import makes_pictures, render_clips
+from awac_pl.streams import EVALUATION_SEEDS
+from awac_pl.video import check_ffmpeg, check_size, make_grid, write_video
+
+log = logging.getLogger(__name__)
+
+
+def learned_policy(module: AWAC, deterministic: bool) -> dict[str, NumpyPolicy]:
+    """A learner's policy under the name of its stage, ``pretrained`` or ``fine-tuned``."""
+    return {"fine-tuned" if int(module.env_steps) else "pretrained": module.policy(deterministic)}
+
+
+def policy_before(dataset_ids: Sequence[str], deterministic: bool) -> dict[str, NumpyPolicy]:
+    """The policy behind a run's cloned dataset as ``cloned``; empty where none is kept."""
+    policy = cloned_policy(dataset_ids)
+    return {} if policy is None else {"cloned": replace(policy, deterministic=deterministic)}
+
+
+def formats() -> list[str]:
+    """``.mp4`` and ``.gif``; without ffmpeg a warning, and ``.gif`` alone."""
+    try:
+        check_ffmpeg()
+    except AwacError as error:
+        log.warning("%s", error)
+        return [".gif"]
+    return [".mp4", ".gif"]
+
+
+class VideoRecorder(Callback):
+    """Renders evaluation episodes into ``videos/`` of the run folder at the end of a fit, as ``last.mp4`` and ``last.gif``.
+
+    The cloned policy, where its dataset keeps it, stands above the learned one in the same seeds; both act with the mean.
+    An environment that makes no pictures costs a line, a failed rendering a warning, neither of them the run.
+
+    Args:
+        episodes: evaluation seeds to render, from the first one on; 0 for no videos.
+        every: environment steps between pictures.
+        size: width and height of an episode's picture in pixels, a multiple of 16.
+        every_n_evaluations: also render the learned policy after every so many evaluations, into ``updates-N.mp4`` and
+            ``.gif``; 0 for the end only.
+    """
+
+    def __init__(self, episodes: int = 4, every: int = 4, size: int = 256, every_n_evaluations: int = 0) -> None:
+        for name, value, least in (
+            ("episodes", episodes, 0),
+            ("every", every, 1),
+            ("every_n_evaluations", every_n_evaluations, 0),
+        ):
+            if value < least:
+                raise AwacError(f"video.{name} is {value}; it must be at least {least}")
+        check_size((size, size), "video.size")
+        self.episodes = episodes
+        self.every = every
+        self.size = size
+        self.every_n_evaluations = every_n_evaluations
+        self._evaluations = 0
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Render the learned policy, where it is asked for."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not self.every_n_evaluations:
+            return
+        self._evaluations += 1
+        if self._evaluations % self.every_n_evaluations == 0:
+            module = cast(AWAC, pl_module)
+            self._record(trainer, learned_policy(module, True), f"updates-{int(module.updates):07d}")
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Render what came of it: here and not when the fit ends, where RunRecord hands the run folder to MLflow."""
+        data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self._record(trainer, policy_before(data.dataset_ids, True) | learned_policy(cast(AWAC, pl_module), True), "last")
+
+    def _record(self, trainer: lightning.Trainer, policies: Mapping[str, NumpyPolicy], name: str) -> None:
+        if not trainer.is_global_zero or self.episodes == 0:
+            return
+        data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        try:
+            if not makes_pictures(data.task):
+                log.info("no video: %s makes no pictures (it has no render mode rgb_array)", data.task.env_id)
+                return
+            clips = render_clips(
+                data.task,
+                policies,
+                range(EVALUATION_SEEDS, EVALUATION_SEEDS + self.episodes),
+                size=(self.size, self.size),
+                every=self.every,
+                num_workers=data.workers.num_workers,
+                progress=trainer.progress_bar_callback is not None,
+            )
+            grid = make_grid(clips)
+            for suffix in formats():
+                path = Path(trainer.default_root_dir) / "videos" / f"{name}{suffix}"
+                write_video(path, grid)
+                log.info("video: %s", path)
+        except Exception as error:
+            log.warning("no video, the run goes on: %s", first_line(error))
