@@ -346,7 +346,7 @@ def test_clipping_is_said(reach, caplog: pytest.LogCaptureFixture) -> None:
         ({"datasets": {"toy/reach-v0": 0.0}}, "data.datasets has a weight of 0.0; weights must be positive"),
         ({"train_split": 0.0}, "train_split is 0.0"),
         ({"seed": 1000}, "seed_everything is 1000; choose 0 to 999"),
-        ({"task": "pen"}, r"observations are \[11, 2\], AdroitHandPenSparse-v1 needs \[11, 45\]"),
+        ({"task": "pen"}, r"was recorded in tests.toy:Reach-v0, the task is AdroitHandPenSparse-v1; if you know"),
     ],
 )
 def test_refusals_before_anything_starts(reach_dataset: str, options: dict, message: str) -> None:
