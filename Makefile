@@ -11,7 +11,7 @@ demo: $(READY)
 	mlflow run . --env-manager=local --experiment-name awac -P task=pen -P preset=quick
 
 test: $(READY)
-	pytest -q
+	pytest -q -n 2
 
 learning: $(READY)
 	pytest -q -m learning

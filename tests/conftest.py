@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ trainer:
   accelerator: cpu
 """
 torch.set_num_threads(1)  # tiny networks: more threads only get in each other's way
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # nor in the processes that tests start
 
 
 @pytest.fixture(autouse=True)
