@@ -14,13 +14,13 @@ import awac_pl
 LAYERS = [
     ["__init__", "errors", "schema"],
     ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5"],
-    ["networks", "rollouts", "episodes", "replay", "streams", "run_folder"],
-    ["datasets"],
-    ["cloning", "downloads", "importing", "editing"],
-    ["inspection"],
+    ["networks", "rollouts", "episodes", "replay", "streams", "run_folder", "groups"],
+    ["datasets", "facts", "places"],
+    ["cloning", "downloads", "importing", "editing", "tracking"],
+    ["inspection", "run_logger"],
     ["data", "module"],
     ["interaction", "progress", "records", "recording"],
-    ["lightning_cli", "data_cli"],
+    ["lightning_cli", "data_cli", "sync_cli"],
     ["cli"],
     ["__main__"],
 ]
