@@ -44,28 +44,30 @@ def find_parent(client: MlflowClient, experiment_id: str, group: str) -> str:
 def summarise(client: MlflowClient, parent_id: str) -> None:
     """Make the parent's metrics, description and status those of its children as they are now.
 
-    Each child does so when it starts and when it ends, from what MLflow has of all of them. When two end at the same moment
-    the later look counts: points bear its time, and of several points of a step the latest is the valid one.
+    Each child does so when it starts and when it ends, from what MLflow has of all of them. Two may do so at the same
+    moment: points bear the time of the look that they come from, of several points of a step the latest is the valid one,
+    and whoever finds its look outdated after writing looks again.
 
     ``seeds/…_mean`` and ``seeds/…_std`` (of a sample; not of one seed) are over the finished children, evaluation by
     evaluation, against the environment steps that were due by then (episodes are whole, so seeds differ by some steps);
     ``seeds/final_…`` are over their last evaluations.
     """
+    parent = client.get_run(parent_id)
+    seen, children = None, _children(client, parent)
+    while seen != (now := {child.info.run_id: child.info.status for child in children}):
+        _write_summary(client, parent, children)
+        seen, children = now, _children(client, parent)
+
+
+def _write_summary(client: MlflowClient, parent: Run, children: Sequence[Run]) -> None:
     from mlflow.entities import Metric
 
-    looked_at = int(time.time() * 1000)
-    parent = client.get_run(parent_id)
-    children = _children(client, parent)
+    looked_at, parent_id = int(time.time() * 1000), parent.info.run_id
     finished = [child for child in children if child.info.status == "FINISHED"]
     curves = {name: [_curve(client, child, measure) for child in finished] for measure, name in MEASURES.items()}
     points = aggregate(curves) | {("seeds/finished", 0): float(len(finished))}
-    known = {name for name, _ in points} & set(parent.data.metrics)
-    there = {name: latest_values(client.get_metric_history(parent_id, name)) for name in known}
-    new = [
-        Metric(name, value, looked_at, step)
-        for (name, step), value in points.items()
-        if there.get(name, {}).get(step) != value
-    ]
+    there = {name: latest_values(client.get_metric_history(parent_id, name)) for name in {name for name, _ in points}}
+    new = [Metric(name, value, looked_at, step) for (name, step), value in points.items() if there[name].get(step) != value]
     for start in range(0, len(new), 1000):  # MLflow takes no more at once
         client.log_batch(parent_id, metrics=new[start : start + 1000])
     client.set_tag(parent_id, NOTE_TAG, _describe(children))

@@ -40,6 +40,11 @@ class Place:
         """The URI without user and password."""
         return re.sub(r"//[^@/]*@", "//", self.uri)
 
+    @property
+    def database(self) -> Path | None:
+        """The SQLite file; None for a server."""
+        return Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
+
     def elsewhere(self, uri: str, run_id: str | None = None) -> Place:
         """The same folder's place on another server or in another run, which has got nothing yet."""
         return replace(self, uri=uri, run_id=run_id, description="", files={})
@@ -49,14 +54,14 @@ class Place:
         write_text(folder / "mlflow.json", json.dumps(asdict(self), indent=2) + "\n")
 
 
-def find_place(folder: Path, uri: str | None, *, experiment: str = "awac", group: str | None = None) -> Place:
+def find_place(folder: Path, uri: str | None, *, experiment: str | None = None, group: str | None = None) -> Place:
     """Where a run belongs: where the user says, where ``mlflow run`` says, where it was before, or in a local SQLite file.
 
     Args:
         folder: the run folder.
         uri: the user's; None for none.
-        experiment: of a new run.
-        group: the user's; None for none.
+        experiment: the user's, for a new run; None for the one it had, or ``awac``.
+        group: the user's; None for the one it had, or none.
 
     Raises:
         AwacError: MLflow cannot keep runs there, the group's name cannot be searched for, or ``mlflow.json`` is damaged.
@@ -68,10 +73,10 @@ def find_place(folder: Path, uri: str | None, *, experiment: str = "awac", group
     if stored is not None and run_id is None:
         uri = uri or stored.uri
     uri = _checked(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
-    place = stored or Place(uri, experiment, run_id=run_id)
+    place = stored or Place(uri, run_id=run_id)
     if place.uri != uri or (run_id is not None and place.run_id != run_id):
         place = place.elsewhere(uri, run_id)
-    return replace(place, group=group or place.group)
+    return replace(place, experiment=experiment or place.experiment, group=group or place.group)
 
 
 def _stored_place(path: Path) -> Place | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from awac_pl.errors import AwacError, first_line
+from awac_pl.facts import parameters_of
 from awac_pl.places import find_place
 from awac_pl.run_folder import RunFolder
 from awac_pl.tracking import Mirror, reason
@@ -40,7 +41,7 @@ def run(arguments: list[str]) -> None:
         "--mlflow_uri", metavar="URI", help="server or database (default: the run's own, then $MLFLOW_TRACKING_URI, then "
         "sqlite:///mlflow.db)",
     )  # fmt: skip
-    parser.add_argument("--mlflow_experiment", default="awac", metavar="NAME", help="of new runs (default: %(default)s)")
+    parser.add_argument("--mlflow_experiment", metavar="NAME", help="for new runs (default: what fit was told)")
     parser.add_argument("--group", metavar="NAME", help="runs that differ in their seed alone: one parent run for them")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -75,7 +76,9 @@ def _sync(folder: Path, options: argparse.Namespace) -> str:
     """Send a run; what was done."""
     if RunFolder(folder).busy:
         return "still going on, sends everything itself"
-    place = find_place(folder, options.mlflow_uri, experiment=options.mlflow_experiment, group=options.group)
+    told = parameters_of(folder)  # a run with --mlflow_uri=none has no place yet
+    experiment, group = options.mlflow_experiment or told.get("mlflow_experiment"), options.group or told.get("group")
+    place = find_place(folder, options.mlflow_uri, experiment=experiment, group=group)
     lock = RunFolder(folder)
     lock.take()  # nobody goes on with the run meanwhile
     try:

@@ -69,6 +69,8 @@ class Mirror:
 
             for name, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING), ("urllib3", logging.ERROR)):
                 logging.getLogger(name).setLevel(level)  # not each table that is made and each request that fails
+            if self.place.database is not None and not self.place.database.exists():
+                make_store(self.place.database)
             self._client = MlflowClient(self.place.uri)
         return self._client
 
@@ -165,11 +167,10 @@ class Mirror:
         """Id of the experiment, which is made where it does not exist."""
         from mlflow.exceptions import MlflowException
 
-        name, uri = self.place.experiment, self.place.uri
+        name, database = self.place.experiment, self.place.database
         if self.client.get_experiment_by_name(name) is None:
-            file = uri.removeprefix("sqlite:///")
             try:
-                self.client.create_experiment(name, str(Path(file).parent / "mlartifacts") if file != uri else None)
+                self.client.create_experiment(name, str(_artifacts_beside(database)) if database else None)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run was quicker
                     raise
@@ -278,6 +279,28 @@ def _send(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
         if error.error_code not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"):
             raise
         log.warning("MLflow refuses a part of the run: %s", first_line(error))
+
+
+def make_store(path: Path) -> None:
+    """Make a SQLite file for MLflow, in one step.
+
+    That takes seconds. MLflow cannot use a file in which a process was killed meanwhile, nor one that two make together.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        SqlAlchemyStore(f"sqlite:///{staging}", str(_artifacts_beside(path))).engine.dispose()
+        os.link(staging, path)
+    except FileExistsError:  # another run was quicker
+        pass
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def _artifacts_beside(database: Path) -> Path:
+    return database.parent / "mlartifacts"
 
 
 def reason(error: BaseException) -> str:

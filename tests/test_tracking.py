@@ -31,7 +31,7 @@ from awac_pl.places import Place, find_place
 from awac_pl.records import RunRecord
 from awac_pl.run_folder import RunFolder, append_logged, read_metrics, write_metrics
 from awac_pl.run_logger import RunLogger
-from awac_pl.tracking import Mirror
+from awac_pl.tracking import Mirror, make_store
 from tests.test_distributed import free_port
 from tests.test_training import make_data, make_module
 
@@ -46,7 +46,7 @@ ROWS = [
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Making MLflow's tables takes seconds: once."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}")
+    make_store(path)
     return path
 
 
@@ -85,9 +85,16 @@ def write_run(folder: Path, rows: list[dict[str, float]] = ROWS, status: str = "
     return folder
 
 
-def mirrored(folder: Path, uri: str, **options) -> Mirror:
+def end(folder: Path) -> None:
+    """What RunRecord writes when a run ends."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    ended = {"status": "finished", "finished": "2026-01-02T03:10:00.000+00:00"}
+    (folder / "manifest.json").write_text(json.dumps(manifest | ended))
+
+
+def mirrored(folder: Path, uri: str | None, group: str | None = None) -> Mirror:
     """The mirror of a folder, after one look."""
-    mirror = Mirror(folder, find_place(folder, uri), **{"live": True, **options})
+    mirror = Mirror(folder, find_place(folder, uri, group=group), live=True)
     mirror.update()
     return mirror
 
@@ -216,8 +223,7 @@ def test_a_resumed_run_goes_on_in_the_same_run(tmp_path: Path, uri: str) -> None
     shutil.rmtree(folder)
     write_run(folder, again[:3], status="running", seconds_count_from="2026-01-02T05:00:00.000+00:00")
     first.place.save(folder)
-    second = Mirror(folder, find_place(folder, None), live=True)
-    second.update()
+    second = mirrored(folder, None)
     assert only_run(uri).info.status == "RUNNING"
     assert second.points_sent == 3  # what has changed, no more
     write_metrics(folder / "metrics.csv", again)
@@ -230,8 +236,7 @@ def test_a_resumed_run_goes_on_in_the_same_run(tmp_path: Path, uri: str) -> None
 def test_a_run_that_is_gone_is_made_anew(tmp_path: Path, uri: str, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_run(tmp_path / "run")
     MlflowClient(uri).delete_run(mirrored(folder, uri).run_id)
-    mirror = Mirror(folder, find_place(folder, None), live=True)
-    mirror.update()
+    mirror = mirrored(folder, None)
     assert "has no run" in caplog.text
     assert only_run(uri).info.run_id == mirror.run_id
     assert points(uri, mirror.run_id).keys() == points_of_csv(folder).keys()
@@ -250,10 +255,7 @@ def test_what_others_have_written_stays(tmp_path: Path, uri: str, monkeypatch: p
     assert only_run(uri).data.params["model.temperature"] == "3e-1"
     client.set_tag(run_id, "mlflow.note.content", "my best run")
     client.set_tag(run_id, "mlflow.runName", "best")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(
-        json.dumps(manifest | {"status": "finished", "finished": "2026-01-02T03:10:00+00:00"})
-    )
+    end(folder)
     mirror.update()
     mirrored(folder, None)
     run = only_run(uri)
@@ -266,6 +268,21 @@ def test_what_mlflow_refuses_does_not_hold_up_the_rest(tmp_path: Path, uri: str,
     mirrored(folder, uri)
     assert "MLflow refuses a part of the run" in caplog.text
     assert points(uri, only_run(uri).info.run_id).keys() == points_of_csv(folder).keys()
+
+
+def test_a_store_is_made_in_one_step(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    assert [path.name for path in empty_store.parent.iterdir()] == ["mlflow.db"]
+
+    def die(self, uri: str, artifacts: str) -> None:
+        Path(uri.removeprefix("sqlite:///")).write_text("half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SqlAlchemyStore, "__init__", die)
+    with pytest.raises(KeyboardInterrupt):
+        make_store(tmp_path / "mlflow.db")
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 # Where a run belongs
@@ -430,28 +447,32 @@ def test_a_group_of_unlike_runs_says_so(tmp_path: Path, uri: str) -> None:
 
 
 def test_seeds_that_start_and_end_at_the_same_time(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two parents made at once become one; of two summaries written in the wrong order the one that saw more holds."""
-    place = Place(uri, group="pens")
-    folders = [write_seed(tmp_path / name, seed, [rate], [0]) for name, seed, rate in (("a", 0, 0.2), ("b", 1, 0.4))]
-    mirrors = [Mirror(folder, Place(uri, group="pens"), live=True) for folder in folders]
-    client = mirrors[0].client
+    """Two parents made at once become one; a child that has looked before the other ended does not have the last word."""
+    one, other = (
+        write_seed(tmp_path / name, seed, [rate], [0], status=status)
+        for name, seed, rate, status in (("a", 0, 0.2, "finished"), ("b", 1, 0.4, "running"))
+    )
+    client = MlflowClient(uri)
     experiment = client.create_experiment("awac", str(tmp_path / "files"))
     for moment in (1000, 2000):
-        client.create_run(experiment, moment, {"awac.group": place.group}, run_name="pens")
-    real_describe, late = groups._describe, []
+        client.create_run(experiment, moment, {"awac.group": "pens"}, run_name="pens")
+    running = mirrored(other, uri, group="pens")
+    real_describe, held_up = groups._describe, []
 
-    def slow_describe(children):  # the first one is held up between its look and its last word
-        if not late:
-            late.append(True)
-            mirrors[1].update()
+    def describe_late(children):  # the other one ends between this one's look and its writing
+        if not held_up:
+            held_up.append(True)
+            end(other)
+            running.update()
         return real_describe(children)
 
-    monkeypatch.setattr(groups, "_describe", slow_describe)
-    mirrors[0].update()
+    monkeypatch.setattr(groups, "_describe", describe_late)
+    mirrored(one, uri, group="pens")
     parent = parent_of(uri, "pens")
-    assert parent.info.start_time == 1000
+    assert (parent.info.start_time, parent.info.status) == (1000, "FINISHED")
     assert parent.data.metrics["seeds/finished"] == 2
     assert parent.data.metrics["seeds/final_success_rate_mean"] == pytest.approx(0.3)
+    assert "| b | 1 | finished |" in parent.data.tags["mlflow.note.content"]
 
 
 # Training and its thread
@@ -487,8 +508,22 @@ def test_training_never_waits_for_mlflow(
     Stuck.released.clear()
     train(tmp_path / "run", reach_dataset, logger=RunLogger(tmp_path / "run", Place("http://stuck:5000")))
     assert len(read_metrics(tmp_path / "run/metrics.csv")) == 4  # though the first request is not answered yet
-    assert "4 rows and 2 files are missing. Send them with: awac sync" in caplog.text
+    assert "4 rows and 2 files are missing" in caplog.text
     Stuck.released.set()
+
+
+def test_a_server_that_is_never_there_gets_everything_from_sync(
+    tmp_path: Path, uri: str, reach_dataset: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(run_logger, "PATIENCE_SECONDS", 0.3)
+    folder = tmp_path / "run"
+    train(folder, reach_dataset, logger=RunLogger(folder, Place(f"http://127.0.0.1:{free_port()}")))
+    assert "Connection refused. The run goes on" in caplog.text
+    assert f"4 rows and 2 files are missing. Send them with: awac sync {folder}" in caplog.text
+    assert sync(folder, "--mlflow_uri", uri) == 0
+    run = only_run(uri)
+    assert run.info.status == "FINISHED"
+    assert points(uri, run.info.run_id) == points_of_csv(folder)
 
 
 @pytest.mark.parametrize(("stop", "status"), [("ctrl-c", "KILLED"), ("sigterm", "KILLED"), ("nan", "FAILED")])
