@@ -121,15 +121,15 @@ class RunRecord(Callback):
             "seconds": round(time.time() - self._started, 3),
         }
         row |= _with_prefix(trainer, "train/") | (_with_prefix(trainer, "rollout/") if online else {}) | self._evaluation
-        row |= self._usage.measure(pl_module.device)
         self._evaluation = {}
         self.rows.append(row)
         write_metrics(Path(trainer.default_root_dir) / "metrics.csv", self.rows)
+        step = x_axis(row, self._manifest["offline_updates"])
         for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
-                logger.wake()
+            if isinstance(logger, RunLogger):  # reads the row from the folder
+                logger.log_metrics(self._usage.measure(pl_module.device), step)
             else:
-                _tolerate(logger.log_metrics, row, step=x_axis(row, self._manifest["offline_updates"]))
+                _tolerate(logger.log_metrics, row, step=step)
         if "eval/success_rate" in row:
             _report_evaluation(row)
 

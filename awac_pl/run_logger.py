@@ -28,9 +28,10 @@ PATIENCE_SECONDS, SLOWEST_BYTES_PER_SECOND = 10.0, 1e6
 class RunLogger(Logger):
     """Keeps an MLflow run equal to the run folder while the run goes on.
 
-    ``RunRecord`` writes the folder and wakes the logger; a daemon thread sends what is new, now or when the server answers
-    again. What callbacks give to ``log_metrics`` goes by way of the folder, too (``logged.jsonl``), and lies at the ``step``
-    that they say. Parameters are those of ``config.yaml``. Of several processes, that of rank 0 does all this.
+    ``RunRecord`` writes the folder; a daemon thread sends what is new in it, now or when the server answers again. What
+    callbacks log goes by way of the folder, too (``logged.jsonl``), and lies at the ``step`` that they say: ``system/…`` of
+    ``RunRecord``, and whatever Lightning's own callbacks log. Parameters are those of ``config.yaml``. Of several processes,
+    that of rank 0 does all this.
 
     Args:
         folder: the run folder.
@@ -71,17 +72,13 @@ class RunLogger(Logger):
         self._sender = Sender(Mirror(self.folder, self.place, live=True))
         self._sender.start()
 
-    def wake(self) -> None:
-        """Say that the folder has something new."""
-        if self._sender is not None:
-            self._sender.wake()
-
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Store what a callback logs, for the thread to send."""
+        """Store what a callback logs, and send all that is new in the folder."""
         values = {re.sub(r"[^\w/. :-]", "_", name): float(value) for name, value in metrics.items()}
         append_logged(self.folder / "logged.jsonl", round(1000 * time.time()), step or 0, values)
-        self.wake()
+        if self._sender is not None:
+            self._sender.wake()
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the parameters are those of ``config.yaml``, which has all of them."""
