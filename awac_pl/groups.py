@@ -48,9 +48,10 @@ def summarise(client: MlflowClient, parent_id: str) -> None:
     moment: points bear the time of the look that they come from, of several points of a step the latest is the valid one,
     and whoever finds its look outdated after writing looks again.
 
-    ``seeds/…_mean`` and ``seeds/…_std`` (of a sample; not of one seed) are over the finished children, evaluation by
-    evaluation, against the environment steps that were due by then (episodes are whole, so seeds differ by some steps);
-    ``seeds/final_…`` are over their last evaluations.
+    ``seeds/finished`` is how many have, ``seeds/final_…`` are mean and standard deviation (of a sample) of their last
+    evaluations. ``3_seeds/…`` are the curves of the first three to finish, evaluation by evaluation, against the environment
+    steps that were due by then (episodes are whole, so seeds differ by some steps). A name for each number, as MLflow keeps
+    every point that it was ever sent.
     """
     parent = client.get_run(parent_id)
     seen, children = None, _children(client, parent)
@@ -78,24 +79,25 @@ def _write_summary(client: MlflowClient, parent: Run, children: Sequence[Run]) -
 
 
 def aggregate(curves: Mapping[str, Sequence[Curve]]) -> dict[tuple[str, int], float]:
-    """Mean and standard deviation over seeds.
+    """Mean and standard deviation over seeds: of the last values, and of the curves where all of them have a value.
 
     Args:
-        curves: of each measure, one curve per seed: environment steps to value.
+        curves: of each measure, one curve per seed: environment steps to value. Empty where the measure is not known.
 
     Returns:
         (metric, step) to value.
     """
     points = {}
     for name, of_seeds in curves.items():
-        steps = sorted({step for curve in of_seeds for step in curve})
-        columns = {(name, step): [curve[step] for curve in of_seeds if step in curve] for step in steps}
-        columns[f"final_{name}", 0] = [curve[max(curve)] for curve in of_seeds if curve]
+        columns = {(f"seeds/final_{name}", 0): [curve[max(curve)] for curve in of_seeds if curve]}
+        if len(of_seeds) > 1:
+            for step in set.intersection(*(set(curve) for curve in of_seeds)):
+                columns[f"{len(of_seeds)}_seeds/{name}", step] = [curve[step] for curve in of_seeds]
         for (measure, step), values in columns.items():
             if values:
-                points[f"seeds/{measure}_mean", step] = statistics.fmean(values)
+                points[f"{measure}_mean", step] = statistics.fmean(values)
             if len(values) > 1:
-                points[f"seeds/{measure}_std", step] = statistics.stdev(values)
+                points[f"{measure}_std", step] = statistics.stdev(values)
     return points
 
 
@@ -114,8 +116,9 @@ def _curve(client: MlflowClient, child: Run, measure: str) -> Curve:
     parameters, run_id = child.data.params, child.info.run_id
     values = latest_values(client.get_metric_history(run_id, measure)) if measure in child.data.metrics else {}
     epochs = latest_values(client.get_metric_history(run_id, "epoch")) if values else {}
-    offline, block = (int(parameters[name]) for name in ("data.offline_epochs", "interaction.env_steps_per_epoch"))
-    due = {step: round(epochs[step] + 1 - offline) * block if step > 0 else step for step in values}
+    names = ("data.offline_epochs", "interaction.env_steps_per_epoch")
+    offline, block = (float(parameters.get(name, 0)) for name in names)
+    due = {step: round((epochs[step] + 1 - offline) * block) if step > 0 and block else step for step in values}
     return {due[step]: value for step, value in values.items() if math.isfinite(value)}
 
 

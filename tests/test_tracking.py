@@ -385,14 +385,15 @@ def test_sync_says_what_it_cannot_do(tmp_path: Path, uri: str, capsys: pytest.Ca
 def test_mean_and_standard_deviation_by_hand() -> None:
     curves = {"success_rate": [{-10: 0.2, 100: 0.5}, {-10: 0.4, 100: 0.7, 200: 0.9}], "episode_return": [{}, {}]}
     assert groups.aggregate(curves) == {
-        ("seeds/success_rate_mean", -10): pytest.approx(0.3),
-        ("seeds/success_rate_std", -10): pytest.approx(math.sqrt(0.02)),  # deviations of 0.1, over n - 1 = 1
-        ("seeds/success_rate_mean", 100): pytest.approx(0.6),
-        ("seeds/success_rate_std", 100): pytest.approx(math.sqrt(0.02)),
-        ("seeds/success_rate_mean", 200): pytest.approx(0.9),
+        ("2_seeds/success_rate_mean", -10): pytest.approx(0.3),
+        ("2_seeds/success_rate_std", -10): pytest.approx(math.sqrt(0.02)),  # deviations of 0.1, over n - 1 = 1
+        ("2_seeds/success_rate_mean", 100): pytest.approx(0.6),
+        ("2_seeds/success_rate_std", 100): pytest.approx(math.sqrt(0.02)),
         ("seeds/final_success_rate_mean", 0): pytest.approx(0.7),  # of .5 and .9
         ("seeds/final_success_rate_std", 0): pytest.approx(math.sqrt(0.08)),
     }
+    assert groups.aggregate({"success_rate": [{100: 0.5}]}) == {("seeds/final_success_rate_mean", 0): 0.5}
+    assert groups.aggregate({"success_rate": []}) == {}
 
 
 def write_seed(folder: Path, seed: int, rates: list[float], env_steps: list[int], **changes) -> Path:
@@ -434,9 +435,9 @@ def test_seeds_are_children_of_one_parent(tmp_path: Path, uri: str) -> None:
     assert (parent.info.run_name, parent.info.status) == ("pens", "FINISHED")
     shown = {name: groups.latest_values(client.get_metric_history(parent.info.run_id, name)) for name in parent.data.metrics}
     assert shown["seeds/finished"] == {0: 2}
-    assert shown["seeds/success_rate_mean"] == pytest.approx({0: 0.3, 100: 0.6})
-    assert shown["seeds/success_rate_std"] == pytest.approx({0: math.sqrt(0.02), 100: math.sqrt(0.02)})
-    assert shown["seeds/episode_return_mean"] == pytest.approx({0: 30, 100: 60})
+    assert shown["2_seeds/success_rate_mean"] == pytest.approx({0: 0.3, 100: 0.6})
+    assert shown["2_seeds/success_rate_std"] == pytest.approx({0: math.sqrt(0.02), 100: math.sqrt(0.02)})
+    assert shown["2_seeds/episode_return_mean"] == pytest.approx({0: 30, 100: 60})
     assert shown["seeds/final_success_rate_mean"] == pytest.approx({0: 0.6})
     assert "| zero | 0 | finished | 0.5 | 50 |" in parent.data.tags["mlflow.note.content"]
     assert "Not the same" not in parent.data.tags["mlflow.note.content"]
