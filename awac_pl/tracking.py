@@ -6,6 +6,7 @@ down, slow or restarted at any time: the next look sends what is missing, from t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -56,6 +57,7 @@ class Mirror:
         self._status: Status | None = None
         self._summed_up: Status | None = None  # the status that the group has seen
         self._values: dict[str, dict[int, float]] = {}  # metric -> step -> value, of those that MLflow was asked for
+        self._refusals: set[str] = set()
 
     @property
     def client(self) -> MlflowClient:
@@ -82,18 +84,25 @@ class Mirror:
 
     def update(self) -> None:
         """Send what MLflow has not got, all but the files; the first time find or create the run."""
+        from mlflow.exceptions import MlflowException
+
         manifest = self._manifest()
         if self._run is None:
             self._run = self._open(manifest)
         points = points_of(self.folder, manifest)
-        self._send_tags(manifest)
-        self._send_points(points)
-        self._send_status(manifest, points)
-        if self.place.group and self._summed_up != self._status:
-            parent = find_parent(self.client, self._run.info.experiment_id, self.place.group)
-            self._set_tags({PARENT_TAG: parent, "group": self.place.group})
-            summarise(self.client, parent)
-            self._summed_up = self._status
+        try:
+            self._send_tags(manifest)
+            self._send_points(points)
+            self._send_status(manifest, points)
+            if self.place.group and self._summed_up != self._status:
+                parent = find_parent(self.client, self._run.info.experiment_id, self.place.group)
+                self._set_tags({PARENT_TAG: parent, "group": self.place.group})
+                summarise(self.client, parent)
+                self._summed_up = self._status
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # the server has lost it: look again from the start
+                self._run = None
+            raise
 
     def missing_rows(self) -> int:
         """How many rows of ``metrics.csv`` MLflow has not got, as far as it was asked."""
@@ -122,7 +131,7 @@ class Mirror:
         """Find the run or create it, and send what does not change."""
         run = self._existing_run() or self._new_run(manifest)
         self.place.run_id = run.info.run_id
-        self.place.files = {name: stamp for name, stamp in self.place.files.items() if self._has_file(name)}
+        self._forget_lost_files()
         self.place.save(self.folder)
         self._tags, self._values = dict(run.data.tags), {}
         self._status, self._summed_up = (run.info.status, run.info.end_time), None
@@ -179,9 +188,10 @@ class Mirror:
             raise AwacError(f"MLflow experiment '{name}' is deleted; restore it, or pass --mlflow_experiment")
         return experiment.experiment_id
 
-    def _has_file(self, name: str) -> bool:
-        folder = name.rpartition("/")[0] or None
-        return name in {entry.path for entry in self.client.list_artifacts(self.run_id, folder)}
+    def _forget_lost_files(self) -> None:
+        folders = {name.rpartition("/")[0] or None for name in self.place.files}
+        there = {entry.path for folder in folders for entry in self.client.list_artifacts(self.run_id, folder)}
+        self.place.files = {name: stamp for name, stamp in self.place.files.items() if name in there}
 
     def _send_parameters(self, run: Run) -> None:
         """The configuration. No value changes once it is there: what ``mlflow run -P`` sent stays as the user wrote it."""
@@ -190,7 +200,7 @@ class Mirror:
         parameters = parameters_of(self.folder)
         new = [Param(name, value) for name, value in parameters.items() if name not in run.data.params]
         for start in range(0, len(new), PARAMETERS_PER_REQUEST):
-            _send(self.client.log_batch, self.run_id, params=new[start : start + PARAMETERS_PER_REQUEST])
+            self._send(self.client.log_batch, params=new[start : start + PARAMETERS_PER_REQUEST])
 
     def _send_datasets(self, manifest: Mapping[str, Any], run: Run) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -209,7 +219,7 @@ class Mirror:
         ]
         if new:
             tag = InputTag("mlflow.data.context", "offline data")
-            _send(self.client.log_inputs, self.run_id, [DatasetInput(dataset, [tag]) for dataset in new])
+            self._send(self.client.log_inputs, [DatasetInput(dataset, [tag]) for dataset in new])
 
     def _send_tags(self, manifest: Mapping[str, Any]) -> None:
         self._set_tags(manifest["tags"] | {"device": manifest["device"], "run_folder": str(self.folder.absolute())})
@@ -226,7 +236,7 @@ class Mirror:
 
         new = [RunTag(name, value) for name, value in tags.items() if self._tags.get(name) != value]
         if new:
-            _send(self.client.log_batch, self.run_id, tags=new)
+            self._send(self.client.log_batch, tags=new)
             self._tags |= {tag.key: tag.value for tag in new}
 
     def _missing(self, points: Points) -> Iterator[tuple[str, int, int, float]]:
@@ -245,7 +255,7 @@ class Mirror:
         missing = [Metric(name, value, time, step) for name, step, time, value in self._missing(points)]
         for start in range(0, len(missing), METRICS_PER_REQUEST):
             part = missing[start : start + METRICS_PER_REQUEST]
-            _send(self.client.log_batch, self.run_id, metrics=part)
+            self._send(self.client.log_batch, metrics=part)
             for metric in part:
                 self._values[metric.key][metric.step] = metric.value
             self.points_sent += len(part)
@@ -264,21 +274,18 @@ class Mirror:
             self.client.set_terminated(self.run_id, status, end)
         self._status = status, end
 
+    def _send(self, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
+        """Call MLflow. What it refuses for good is told once and passed over, or nothing behind it would ever get there."""
+        from mlflow.exceptions import MlflowException
 
-def _send(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
-    """Call MLflow. What it refuses for good is told and passed over, or nothing behind it would ever get there.
-
-    Raises:
-        MlflowException: everything else, which may be better next time.
-    """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        call(*arguments, **keywords)
-    except MlflowException as error:
-        if error.error_code not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"):
-            raise
-        log.warning("MLflow refuses a part of the run: %s", first_line(error))
+        try:
+            call(self.run_id, *arguments, **keywords)
+        except MlflowException as error:
+            if error.error_code not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"):
+                raise
+            if first_line(error) not in self._refusals:
+                log.warning("MLflow refuses a part of the run: %s", first_line(error))
+            self._refusals.add(first_line(error))
 
 
 def make_store(path: Path) -> None:
@@ -289,12 +296,11 @@ def make_store(path: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    staging = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         SqlAlchemyStore(f"sqlite:///{staging}", str(_artifacts_beside(path))).engine.dispose()
-        os.link(staging, path)
-    except FileExistsError:  # another run was quicker
-        pass
+        with contextlib.suppress(FileExistsError):  # another run was quicker
+            os.link(staging, path)
     finally:
         staging.unlink(missing_ok=True)
 

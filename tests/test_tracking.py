@@ -246,6 +246,20 @@ def test_a_run_that_is_gone_is_made_anew(tmp_path: Path, uri: str, caplog: pytes
     assert points(uri, mirror.run_id).keys() == points_of_csv(folder).keys()
 
 
+def test_a_server_that_has_lost_the_run_gets_it_again(tmp_path: Path, uri: str) -> None:
+    folder = write_run(tmp_path / "run", status="running")
+    mirror = mirrored(folder, uri)
+    mirror.client._tracking_client.store._hard_delete_run(mirror.run_id)
+    end(folder)
+    with pytest.raises(mlflow.MlflowException, match="not found"):
+        mirror.update()
+    mirror.update()
+    run = only_run(uri)
+    assert (run.info.status, run.info.run_id) == ("FINISHED", mirror.run_id)
+    assert points(uri, mirror.run_id).keys() == points_of_csv(folder).keys()
+    assert len(run.inputs.dataset_inputs) == 2
+
+
 def test_what_others_have_written_stays(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """``mlflow run`` opens the run and logs ``-P model.temperature=3e-1``; somebody describes it in the browser."""
     client = MlflowClient(uri)
