@@ -21,8 +21,10 @@ log = logging.getLogger(__name__)
 
 #: Between looks at a server that does not answer; at the end of the run, when somebody waits, a shorter while.
 RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 1.0
-#: So long does the end of a run wait for MLflow, and for a file beside that as long as it takes at this speed.
-PATIENCE_SECONDS, SLOWEST_BYTES_PER_SECOND = 10.0, 1e6
+#: So long does the end of a run wait for a server; for a SQLite file, which has to be made and may be in use, longer.
+PATIENCE_SECONDS, FILE_PATIENCE_SECONDS = 10.0, 60.0
+#: For an artifact it waits as long as it takes at this speed.
+SLOWEST_BYTES_PER_SECOND = 1e6
 
 
 class RunLogger(Logger):
@@ -114,6 +116,7 @@ class Sender(threading.Thread):
         self._ending = threading.Event()
         self._complete = False
         self._ended_at = self._deadline = 0.0  # of time.monotonic
+        self._patience = PATIENCE_SECONDS if mirror.place.database is None else FILE_PATIENCE_SECONDS
 
     def wake(self) -> None:
         """Look at the folder soon."""
@@ -126,7 +129,7 @@ class Sender(threading.Thread):
             Whether everything is sent.
         """
         self._ended_at = time.monotonic()
-        self._deadline = self._ended_at + PATIENCE_SECONDS
+        self._deadline = self._ended_at + self._patience
         self._ending.set()
         self._news.set()
         told = False
@@ -161,7 +164,7 @@ class Sender(threading.Thread):
                     )  # fmt: skip
                 answers = False
                 if ending:
-                    self._deadline = min(self._deadline, self._ended_at + PATIENCE_SECONDS)  # no file is on its way
+                    self._deadline = min(self._deadline, self._ended_at + self._patience)  # no file is on its way
                     if time.monotonic() > self._deadline:
                         return
             if not self._complete:
@@ -170,6 +173,6 @@ class Sender(threading.Thread):
 
     def _send_files(self) -> None:
         for path in self.mirror.missing_files():
-            allowed = PATIENCE_SECONDS + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
+            allowed = self._patience + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
             self._deadline = max(self._deadline, time.monotonic() + allowed)
             self.mirror.send_file(path)
