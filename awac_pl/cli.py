@@ -15,6 +15,7 @@ commands:
   fit        pretrain on datasets, then go on improving in the environment
   validate   evaluate a checkpoint
   test       evaluate a checkpoint on 100 episodes
+  sync       send runs to MLflow that it could not be told of at the time
   data       list, inspect, import, mend, choose, join, split, export and clone datasets
   record     render episodes of a checkpoint's policy as a video
   export     a checkpoint's policy as ONNX, safetensors and an MLflow model, with a contract
@@ -26,6 +27,7 @@ examples:
   awac fit … --model.temperature=0.3 --trainer.max_epochs=40
   awac fit … --ckpt_path last
   awac test --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
+  awac sync runs/pen-quick-seed0
   awac data inspect my_demonstrations.npz --task pen
   awac record --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --before
   awac export --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --to exported/pen
@@ -43,15 +45,18 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser("awac", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"awac_pl {__version__}")
-    parser.add_argument(
-        "command", choices=["fit", "validate", "test", "data", "export", "deploy", "record", "report"], metavar="command"
-    )
+    commands = ["fit", "validate", "test", "sync", "data", "record", "export", "deploy", "report"]
+    parser.add_argument("command", choices=commands, metavar="command")
     command = parser.parse_args(arguments[:1]).command
     try:
         if command == "data":
             from awac_pl import data_cli
 
             data_cli.run(arguments[1:])
+        elif command == "sync":
+            from awac_pl import sync_cli
+
+            sync_cli.run(arguments[1:])
         elif command == "record":
             from awac_pl import record_cli
 

@@ -20,12 +20,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from awac_pl.data import ReplayDataModule
-from awac_pl.errors import AwacError, first_line, nearest
+from awac_pl.errors import AwacError, nearest
 from awac_pl.interaction import EnvironmentInteraction
 from awac_pl.module import AWAC
+from awac_pl.places import find_place
 from awac_pl.progress import AwacProgressBar
-from awac_pl.records import RunLogger, RunRecord, SaveRunConfig
+from awac_pl.records import RunRecord, SaveRunConfig
 from awac_pl.run_folder import RunFolder, choose_run_folder, git_commit, run_of
+from awac_pl.run_logger import RunLogger
 from awac_pl.video_recorder import VideoRecorder
 
 #: Where rank 0 tells the processes that it starts which folder it has chosen.
@@ -72,6 +74,14 @@ class AwacCLI(LightningCLI):
             help="MLflow tracking URI; $MLFLOW_TRACKING_URI by default, else sqlite:///mlflow.db; 'none' for no MLflow",
         )
         parser.add_argument("--mlflow_experiment", type=str, default="awac", help="MLflow experiment")
+        parser.add_argument(
+            "--group",
+            type=str | None,
+            default=None,
+            help="name for runs that differ in their seed alone: MLflow shows them below one parent run of that name, "
+            "which has their mean and standard deviation (for seed in 0 1 2; do awac fit ... --seed_everything=$seed "
+            "--group=pen-quick; done)",
+        )
         parser.add_lightning_class_args(EnvironmentInteraction, "interaction")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(VideoRecorder, "video")
@@ -152,7 +162,7 @@ class AwacCLI(LightningCLI):
                 ),
             ]
             if config.trainer.logger in (None, True):
-                kwargs["logger"] = _mlflow_logger(config, tags)
+                kwargs["logger"] = _run_logger(config)
         return super().instantiate_trainer(**kwargs)
 
 
@@ -163,29 +173,12 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _mlflow_logger(config: Any, tags: dict[str, str]) -> RunLogger | bool:
-    """The run that ``mlflow run`` has opened, or a new one in a local SQLite file, which needs no server."""
-    if rank_zero_only.rank:  # type: ignore[attr-defined]
+def _run_logger(config: Any) -> RunLogger | bool:
+    """Sends the run folder to MLflow: to the run that ``mlflow run`` has opened, a server, or a local SQLite file."""
+    if config.mlflow_uri == "none" or (config.mlflow_uri is None and os.environ.get("MLFLOW_TRACKING_URI") == "none"):
         return False
-    uri = config.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-    if uri == "none":
-        return False
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # by default MLflow retries a dead server for minutes
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    logger = RunLogger(
-        experiment_name=config.mlflow_experiment,
-        run_name=Path(config.run_dir).name,
-        run_id=os.environ.get("MLFLOW_RUN_ID"),
-        tracking_uri=uri,
-        artifact_location=None if "://" in uri and not uri.startswith("sqlite") else str(Path.cwd() / "mlartifacts"),
-        tags=tags,
-    )
-    try:
-        assert logger.experiment
-    except Exception as error:
-        log.warning("MLflow at %s cannot be used, the run goes on without it: %s", uri, first_line(error))
-        return False
-    return logger
+    folder = Path(config.run_dir)
+    return RunLogger(folder, find_place(folder, config.mlflow_uri, experiment=config.mlflow_experiment, group=config.group))
 
 
 def run(arguments: list[str]) -> None:

@@ -1,7 +1,8 @@
-"""The run folder, and the same facts to MLflow: config, manifest, metrics, checkpoints, and what came of it."""
+"""The run folder: config, manifest, metrics, and what came of the run. MLflow gets the same from it (``run_logger.py``)."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import logging
@@ -15,15 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+import psutil
+import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from awac_pl.cloning import cloning_result
 from awac_pl.data import ReplayDataModule
+from awac_pl.datasets import data_file
 from awac_pl.errors import first_line
-from awac_pl.run_folder import read_metrics, write_metrics
+from awac_pl.facts import x_axis
+from awac_pl.report import write_report
+from awac_pl.run_folder import read_metrics, write_metrics, write_text
+from awac_pl.run_logger import RunLogger
 from awac_pl.scores import score_run, wilson_interval
 
 log = logging.getLogger(__name__)
@@ -34,20 +40,8 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-class RunLogger(MLFlowLogger):
-    """An MLflow logger whose run ends as KILLED, not FAILED, where somebody stopped it."""
-
-    stopped = False
-
-    def finalize(self, status: str = "success") -> None:
-        """Write the status."""
-        super().finalize(status)
-        if self.stopped and self._initialized:
-            _tolerate(self.experiment.set_terminated, self.run_id, "KILLED")
-
-
 class SaveRunConfig(SaveConfigCallback):
-    """Writes the resolved configuration into the run folder, and to MLflow as parameters."""
+    """Writes the resolved configuration into the run folder, and to loggers as parameters."""
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Only a fit has a run folder."""
@@ -59,16 +53,16 @@ class SaveRunConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(self.parser.dump(self.config, skip_none=False))
-        if trainer.logger is not None:
-            parameters = {key: value for key, value in vars(self.config.as_flat()).items() if value is not None}
-            _tolerate(_log_parameters, trainer.logger, parameters)
+        parameters = {key: value for key, value in vars(self.config.as_flat()).items() if value is not None}
+        for logger in trainer.loggers:
+            _tolerate(logger.log_hyperparams, parameters)
 
 
 class RunRecord(Callback):
-    """Writes ``manifest.json`` and ``metrics.csv`` into ``trainer.default_root_dir``, and both to the logger.
+    """Writes ``manifest.json`` and ``metrics.csv`` into ``trainer.default_root_dir``; ``RunLogger`` sends them to MLflow.
 
-    One row per epoch, by rank 0. The logger's x axis is ``env_steps``; pretraining lies left of zero, at minus the updates
-    that are left of it. A tracker that is down costs a warning, not the run.
+    One row per epoch, by rank 0. The x axis of loggers is ``env_steps``; pretraining lies left of zero, at minus the updates
+    that are left of it. A logger that fails costs a warning, not the run.
 
     Args:
         tags: what the run is, for the manifest and as MLflow tags.
@@ -80,32 +74,36 @@ class RunRecord(Callback):
         self._evaluation: dict[str, float] = {}
         self._manifest: dict[str, Any] = {}
         self._started = 0.0
+        self._usage = _Usage()
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write the manifest, and take over the rows of the run that is resumed, up to its checkpoint."""
         if not trainer.is_global_zero:
             return
         self._started = time.time()
+        data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
         path, updates = Path(trainer.default_root_dir) / "metrics.csv", int(pl_module.updates)  # type: ignore[arg-type]
         if updates and path.exists():
             self.rows = [row for row in read_metrics(path) if row["updates"] <= updates]
             self._started -= self.rows[-1]["seconds"] if self.rows else 0.0
+            write_metrics(path, self.rows)  # what is done again is no longer true
         self._manifest = {
             "format": 1,
             "status": "running",
             "tags": self.tags,
             "command": sys.argv,
-            "started": _now(),
+            "started": _iso(time.time()),
+            "seconds_count_from": _iso(self._started),
+            "offline_updates": data.offline_epochs * data.updates_per_epoch,
             "device": str(pl_module.device),
             "versions": {name: _version(name) for name in _PACKAGES} | {"python": sys.version.split()[0]},
-            "datasets": trainer.datamodule.datasets,  # type: ignore[attr-defined]
-            "cloning": cloning_result(trainer.datamodule.dataset_ids),  # type: ignore[attr-defined]
+            "datasets": [facts | {"path": str(data_file(facts["id"]))} for facts in data.datasets],
+            "cloning": cloning_result(data.dataset_ids),
         }
         self._write_manifest(trainer)
-        if isinstance(trainer.logger, MLFlowLogger):
-            logger = trainer.logger
-            for name, value in self.tags.items():
-                _tolerate(logger.experiment.set_tag, logger.run_id, name, value)
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.start()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Hold the evaluation for the row of this epoch."""
@@ -128,10 +126,12 @@ class RunRecord(Callback):
         self._evaluation = {}
         self.rows.append(row)
         write_metrics(Path(trainer.default_root_dir) / "metrics.csv", self.rows)
-        if trainer.logger is not None:
-            finite = {name: value for name, value in row.items() if math.isfinite(value)}
-            axis = env_steps if online else updates - data.offline_epochs * data.updates_per_epoch
-            _tolerate(trainer.logger.log_metrics, finite, step=axis)
+        step = x_axis(row, self._manifest["offline_updates"])
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):  # reads the row from the folder
+                logger.log_metrics(self._usage.measure(pl_module.device), step)
+            else:
+                _tolerate(logger.log_metrics, row, step=step)
         if "eval/success_rate" in row:
             _report_evaluation(row)
 
@@ -150,8 +150,6 @@ class RunRecord(Callback):
         """Say in the manifest how the run ended."""
         if self._manifest.get("status") == "running":
             stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
-            if stopped and isinstance(trainer.logger, RunLogger):
-                trainer.logger.stopped = True
             self._finish(trainer, "interrupted" if stopped else "failed", "" if stopped else repr(exception))
 
     def summary(self, trainer: lightning.Trainer) -> str:
@@ -176,15 +174,14 @@ class RunRecord(Callback):
         if math.isfinite(scores["regret"]):
             lines.append(f"  online training    regret {scores['regret']:.2f} (mean of 1 - success, with exploration noise)")
         lines += ["", f"run folder  {trainer.default_root_dir}"]
-        if isinstance(trainer.logger, MLFlowLogger):
-            lines.append(f"MLflow      mlflow ui --backend-store-uri {trainer.logger._tracking_uri}")
+        lines += [f"MLflow      {logger.how_to_look}" for logger in trainer.loggers if isinstance(logger, RunLogger)]
         return "\n".join(lines)
 
     def _finish(self, trainer: lightning.Trainer, status: str, error: str = "") -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         self._manifest |= {
             "status": status,
-            "finished": _now(),
+            "finished": _iso(time.time()),
             "seconds": round(time.time() - self._started, 1),
             "trainer_peak_memory_mib": round(peak),  # of this process; the workers have their own
             "scores": {name: value for name, value in score_run(self.rows).items() if math.isfinite(value)},
@@ -192,29 +189,43 @@ class RunRecord(Callback):
         if error:
             self._manifest["error"] = error
         self._write_manifest(trainer)
-        if isinstance(trainer.logger, MLFlowLogger):
-            logger, folder = trainer.logger, Path(trainer.default_root_dir)
-            for name in ("config.yaml", "manifest.json", "metrics.csv"):
-                if (folder / name).exists():
-                    _tolerate(logger.experiment.log_artifact, logger.run_id, str(folder / name))
-            folders = {
-                callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)
-            }
-            for checkpoints in sorted(str(path) for path in folders if path and Path(path).is_dir()):
-                _tolerate(logger.experiment.log_artifacts, logger.run_id, checkpoints, "checkpoints")
+        folder = Path(trainer.default_root_dir)
+        try:
+            write_report([folder], folder / "report.html")
+        except Exception as error:
+            log.warning("no report, the run goes on: %s", first_line(error))
+        # Behind this, what lies in the folder goes to MLflow.
 
     def _write_manifest(self, trainer: lightning.Trainer) -> None:
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "manifest.json").write_text(json.dumps(self._manifest, indent=2) + "\n")
+        write_text(folder / "manifest.json", json.dumps(self._manifest, indent=2) + "\n")
 
 
-def _log_parameters(logger: Logger, parameters: dict[str, Any]) -> None:
-    """Log the configuration; what ``mlflow run -P`` has logged already stays as the user wrote it."""
-    if isinstance(logger, MLFlowLogger):
-        there = logger.experiment.get_run(logger.run_id).data.params
-        parameters = {name: value for name, value in parameters.items() if name not in there}
-    logger.log_hyperparams(parameters)
+class _Usage:
+    """What this process and those that it has started take of the machine."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._before = (time.monotonic(), 0.0)
+
+    def measure(self, device: torch.device) -> dict[str, float]:
+        """Processor time since the last call (100 is one core), memory now, the device's memory at most, in MiB."""
+        cpu = memory = 0.0
+        for process in (self._process, *self._process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):  # it may be gone by now
+                times = process.cpu_times()
+                cpu, memory = cpu + times.user + times.system, memory + process.memory_info().rss
+        then, cpu_then = self._before
+        now = time.monotonic()
+        self._before = now, cpu
+        usage = {
+            "system/cpu_percent": round(100 * max(0.0, cpu - cpu_then) / max(now - then, 1e-9), 1),
+            "system/memory_mib": round(memory / 2**20),
+        }
+        if device.type == "cuda":
+            usage["system/gpu_memory_mib"] = round(torch.cuda.max_memory_reserved(device) / 2**20)
+        return usage
 
 
 def _report_evaluation(row: Mapping[str, float]) -> None:
@@ -235,15 +246,15 @@ def _with_prefix(trainer: lightning.Trainer, prefix: str) -> dict[str, float]:
 
 
 def _tolerate(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
-    """Call the tracker; the run folder holds everything, so a tracker that fails costs one warning."""
+    """Call a logger; the run folder holds everything, so one that fails costs a warning."""
     try:
         call(*arguments, **keywords)
     except Exception as error:
-        lightning.pytorch.utilities.rank_zero_warn(f"the tracker failed, the run goes on: {first_line(error)}")
+        lightning.pytorch.utilities.rank_zero_warn(f"a logger failed, the run goes on: {first_line(error)}")
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
 
 def _version(package: str) -> str:

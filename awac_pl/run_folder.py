@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -113,6 +115,25 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """Read what ``write_metrics`` wrote."""
     with path.open(newline="") as file:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, atomically."""
+    staging = path.with_suffix(".tmp")
+    staging.write_text(text)
+    os.replace(staging, path)
+
+
+def append_logged(path: Path, time: int, step: int, values: Mapping[str, float]) -> None:
+    """Add what a callback has logged on its own account, in ``logged.jsonl``; ``time`` in ms."""
+    with path.open("a") as file:
+        file.write(json.dumps([time, step, dict(values)]) + "\n")
+
+
+def read_logged(path: Path) -> list[tuple[int, int, dict[str, float]]]:
+    """Read what ``append_logged`` wrote; a last line that was cut off is not there."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [tuple(json.loads(line)) for line in lines]
 
 
 def git_commit() -> str:

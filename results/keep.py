@@ -32,6 +32,7 @@ def keep(folder: Path, target: Path) -> None:
         shutil.copy(folder / name, target / name)
     command = run.manifest["command"]
     manifest = {**run.manifest, "command": [Path(command[0]).name, *command[1:]]}
+    manifest["datasets"] = [{key: value for key, value in facts.items() if key != "path"} for facts in manifest["datasets"]]
     (target / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 

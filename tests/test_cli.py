@@ -161,11 +161,6 @@ def test_pretraining_goes_left_of_zero_on_mlflows_axis(workplace: Path) -> None:
     assert [point.step for point in client.get_metric_history(run.info.run_id, "updates")] == [-10, 0, 20]
 
 
-def test_a_tracker_that_is_down_costs_a_warning(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert fit("--mlflow_uri=http://127.0.0.1:9", "--trainer.max_epochs=1") == 0
-    assert "the run goes on without it" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,0 +1,95 @@
+"""What a run folder has to tell MLflow: its points, parameters and description. Pure functions of its files."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from awac_pl.run_folder import read_logged, read_metrics
+
+#: (metric, step) to (time in ms, value).
+Points = dict[tuple[str, int], tuple[int, float]]
+
+
+def points_of(folder: Path, manifest: Mapping[str, Any]) -> Points:
+    """Every value of ``metrics.csv``, and what callbacks logged beside it.
+
+    The same whenever it is asked, so a point that is sent twice is one. A step that was done again after a resumption has
+    its last value, and that with the latest time.
+    """
+    points: Points = {}
+    path, since = folder / "metrics.csv", milliseconds(manifest["seconds_count_from"])
+    for row in read_metrics(path) if path.exists() else []:
+        step, time = x_axis(row, manifest["offline_updates"]), since + round(1000 * row["seconds"])
+        points |= {(name, step): (time, _as_kept(value)) for name, value in row.items()}
+    for time, step, values in read_logged(folder / "logged.jsonl"):
+        points |= {(name, step): (time, _as_kept(value)) for name, value in values.items()}
+    return points
+
+
+def x_axis(row: Mapping[str, float], offline_updates: int) -> int:
+    """Where a row stands: at its ``env_steps``; before the first one, at minus the updates that are left till then."""
+    return int(row["env_steps"] or row["updates"] - offline_updates)
+
+
+def parameters_of(folder: Path) -> dict[str, str]:
+    """The configuration, as ``section.key``; without what is null."""
+    path = folder / "config.yaml"
+    config = yaml.safe_load(path.read_text()) if path.exists() else {}
+    return {name: str(value) for name, value in _flat(config) if value is not None}
+
+
+def describe(manifest: Mapping[str, Any], folder: Path, *, live: bool) -> str:
+    """What a run is and what came of it, in Markdown.
+
+    Args:
+        manifest: of the run.
+        folder: of the run.
+        live: whether a run that has not said how it ended still runs; else it was killed.
+    """
+    tags = manifest["tags"]
+    what = ", ".join(f"{name} {tags[name]}" for name in ("task", "preset", "seed") if name in tags)
+    datasets = ", ".join(f"{facts['id']} ({facts['episodes']} episodes)" for facts in manifest["datasets"])
+    status = manifest["status"] if live or manifest["status"] != "running" else "killed"
+    minutes = f" after {manifest['seconds'] / 60:.1f} min" if "seconds" in manifest else ""
+    error = f": {manifest['error']}" if "error" in manifest else ""
+    program, *arguments = manifest["command"]
+    name = "awac" if Path(program).name == "__main__.py" else Path(program).name
+    parts = [
+        f"AWAC, {what}, on {manifest['device']}, from {datasets}.",
+        f"**{status.capitalize()}**{minutes}{error}",
+        f"    {shlex.join([name, *arguments])}",
+        f"Run folder `{folder}`, commit {tags.get('commit', 'unknown')}.",
+    ]
+    cloned = (manifest["cloning"] or {}).get("success_deterministic")
+    scores = ({} if cloned is None else {"cloned": cloned}) | manifest.get("scores", {})
+    if scores:
+        rows = [f"| {name} | {value:,.0f} |" if value > 1 else f"| {name} | {value:.3f} |" for name, value in scores.items()]
+        parts.append("\n".join(["| success rate | |", "|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
+def milliseconds(moment: str) -> int:
+    """Since 1970, of an ISO 8601 moment."""
+    return round(1000 * datetime.fromisoformat(moment).timestamp())
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A mapping whose keys are data (``{mine/pen-v0: 2.0}``) is a value."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value and all(str(name).isidentifier() for name in value):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _as_kept(value: float) -> float:
+    """MLflow keeps NaN, and infinity as the largest number."""
+    return value if math.isnan(value) else max(-sys.float_info.max, min(sys.float_info.max, value))

@@ -1,0 +1,178 @@
+"""The logger of a run: a thread that does all the talking to MLflow, so that training never waits for it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from awac_pl.places import Place
+from awac_pl.run_folder import append_logged
+from awac_pl.tracking import Mirror, reason
+
+log = logging.getLogger(__name__)
+
+#: Between looks at a server that does not answer; at the end of the run, when somebody waits, a shorter while.
+RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 1.0
+#: So long does the end of a run wait for a server; for a SQLite file, which has to be made and may be in use, longer.
+PATIENCE_SECONDS, FILE_PATIENCE_SECONDS = 10.0, 60.0
+#: For an artifact it waits as long as it takes at this speed.
+SLOWEST_BYTES_PER_SECOND = 1e6
+
+
+class RunLogger(Logger):
+    """Keeps an MLflow run equal to the run folder while the run goes on.
+
+    ``RunRecord`` writes the folder; a daemon thread sends what is new in it, now or when the server answers again. What
+    callbacks log goes by way of the folder, too (``logged.jsonl``), and lies at the ``step`` that they say: ``system/…`` of
+    ``RunRecord``, and whatever Lightning's own callbacks log. Parameters are those of ``config.yaml``. Of several processes,
+    that of rank 0 does all this.
+
+    Args:
+        folder: the run folder.
+        place: where in MLflow it belongs.
+    """
+
+    def __init__(self, folder: Path, place: Place) -> None:
+        super().__init__()
+        self.folder = folder
+        self.place = place
+        self._sender: Sender | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the experiment."""
+        return self.place.experiment
+
+    @property
+    def version(self) -> str:
+        """Of the run."""
+        return self.folder.name
+
+    @property
+    def save_dir(self) -> str:
+        """The run folder."""
+        return str(self.folder)
+
+    @property
+    def how_to_look(self) -> str:
+        """What shows the run in a browser."""
+        uri = self.place.shown_uri
+        return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+
+    @rank_zero_only
+    def start(self) -> None:
+        """Begin to send. The folder has its manifest by now."""
+        self.place.save(self.folder)
+        self._sender = Sender(Mirror(self.folder, self.place, live=True))
+        self._sender.start()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Store what a callback logs, and send all that is new in the folder."""
+        values = {re.sub(r"[^\w/. :-]", "_", name): float(value) for name, value in metrics.items()}
+        append_logged(self.folder / "logged.jsonl", round(1000 * time.time()), step or 0, values)
+        if self._sender is not None:
+            self._sender.wake()
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the parameters are those of ``config.yaml``, which has all of them."""
+
+    @rank_zero_only
+    def finalize(self, status: str = "success") -> None:
+        """Wait until everything is sent, for a bounded time; then say what is missing and how to send it.
+
+        The status is that of the manifest, which knows a run that was stopped from one that failed. Ctrl-C ends the wait.
+        """
+        sender, self._sender = self._sender, None
+        if sender is None or sender.finish():
+            return
+        log.warning(
+            "MLflow at %s has not got everything: %d rows and %d files are missing. Send them with: awac sync %s",
+            self.place.shown_uri, sender.mirror.missing_rows(), len(sender.mirror.missing_files()), self.folder,
+        )  # fmt: skip
+
+
+class Sender(threading.Thread):
+    """Sends a run folder to MLflow until the run has ended and everything is there; whatever fails is tried again.
+
+    A daemon: a server that never answers does not keep the process.
+
+    Args:
+        mirror: of the run folder; this thread's alone.
+    """
+
+    def __init__(self, mirror: Mirror) -> None:
+        super().__init__(name="awac-mlflow", daemon=True)
+        self.mirror = mirror
+        self._news = threading.Event()
+        self._ending = threading.Event()
+        self._complete = False
+        self._ended_at = self._deadline = 0.0  # of time.monotonic
+        self._patience = PATIENCE_SECONDS if mirror.place.database is None else FILE_PATIENCE_SECONDS
+
+    def wake(self) -> None:
+        """Look at the folder soon."""
+        self._news.set()
+
+    def finish(self) -> bool:
+        """The folder is as it will stay: wait until everything is sent, or for as long as is reasonable.
+
+        Returns:
+            Whether everything is sent.
+        """
+        self._ended_at = time.monotonic()
+        self._deadline = self._ended_at + self._patience
+        self._ending.set()
+        self._news.set()
+        told = False
+        try:
+            while self.is_alive() and (now := time.monotonic()) < self._deadline:
+                if not told and now > self._ended_at + 2:
+                    log.info("waiting for MLflow at %s to take the rest", self.mirror.place.shown_uri)
+                    told = True
+                self.join(0.1)
+        except KeyboardInterrupt:
+            self._deadline = 0.0
+        return self._complete
+
+    def run(self) -> None:
+        """See the class."""
+        answers = True
+        while not self._complete:
+            ending = self._ending.is_set()  # asked before looking, so that nothing new can come behind the look
+            try:
+                self.mirror.update()
+                if ending:
+                    self._send_files()
+                    self._complete = True
+                if not answers:
+                    log.info("MLflow at %s answers again, and has everything", self.mirror.place.shown_uri)
+                answers = True
+            except Exception as error:  # of MLflow, in any of its libraries
+                if answers:
+                    log.warning(
+                        "MLflow at %s: %s. The run goes on; what is missing is sent when MLflow answers",
+                        self.mirror.place.shown_uri, reason(error),
+                    )  # fmt: skip
+                answers = False
+                if ending:
+                    self._deadline = min(self._deadline, self._ended_at + self._patience)  # no file is on its way
+                    if time.monotonic() > self._deadline:
+                        return
+            if not self._complete:
+                self._news.wait(None if answers else LAST_RETRY_SECONDS if ending else RETRY_SECONDS)
+                self._news.clear()
+
+    def _send_files(self) -> None:
+        for path in self.mirror.missing_files():
+            allowed = self._patience + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
+            self._deadline = max(self._deadline, time.monotonic() + allowed)
+            self.mirror.send_file(path)
