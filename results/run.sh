@@ -5,6 +5,7 @@
 #   results/run.sh relocate-10 11 --config conf/task/relocate.yaml --data.num_demonstrations=10
 #   results/run.sh relocate-noisy-10 11 --config conf/task/relocate.yaml --data.num_demonstrations=10 \
 #       '--data.datasets=[awac/relocate/noisy-v0, awac/relocate/cloned-v0]'
+#   results/run.sh door-human 11 --config conf/task/door.yaml '--data.datasets=[awac/door/human-v0, awac/door/cloned-v0]'
 #
 # Each seed clones its own policy, too: it has its own folder of datasets. The run's folder is runs/results/NAME-seedN.
 set -euo pipefail
@@ -14,7 +15,7 @@ shift 2
 shared=${MINARI_DATASETS_PATH:-$HOME/.minari/datasets}
 export MINARI_DATASETS_PATH=$PWD/runs/datasets/$name-seed$seed OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 mkdir -p "$MINARI_DATASETS_PATH"
-for dataset in "$shared"/awac/*/noisy-v0; do  # a dataset that was imported beforehand
+for dataset in "$shared"/awac/*/{noisy,human}-v0; do  # a dataset that was imported beforehand
     [ -d "$dataset" ] || continue
     mkdir -p "$MINARI_DATASETS_PATH/awac/$(basename "$(dirname "$dataset")")"
     cp -rn "$dataset" "$MINARI_DATASETS_PATH/awac/$(basename "$(dirname "$dataset")")/"
