@@ -660,4 +660,4 @@ def test_a_server_that_dies_and_comes_back_has_every_point(
     assert without_system(stored) == points_of_csv(folder)
     assert len(stored["updates"]) == 6
     sent = {path.name for path in (tmp_path / "artifacts").rglob("*") if path.is_file()}
-    assert sent == {"manifest.json", "metrics.csv"}
+    assert sent == {"manifest.json", "metrics.csv", "report.html"}
