@@ -529,7 +529,7 @@ def test_training_never_waits_for_mlflow(
     Stuck.released.clear()
     train(tmp_path / "run", reach_dataset, logger=RunLogger(tmp_path / "run", Place("http://stuck:5000")))
     assert len(read_metrics(tmp_path / "run/metrics.csv")) == 4  # though the first request is not answered yet
-    assert "4 rows and 2 files are missing" in caplog.text
+    assert "4 rows and 3 files are missing" in caplog.text
     Stuck.released.set()
 
 
@@ -540,7 +540,7 @@ def test_a_server_that_is_never_there_gets_everything_from_sync(
     folder = tmp_path / "run"
     train(folder, reach_dataset, logger=RunLogger(folder, Place(f"http://127.0.0.1:{free_port()}")))
     assert "Connection refused. The run goes on" in caplog.text
-    assert f"4 rows and 2 files are missing. Send them with: awac sync {folder}" in caplog.text
+    assert f"4 rows and 3 files are missing. Send them with: awac sync {folder}" in caplog.text
     assert sync(folder, "--mlflow_uri", uri) == 0
     run = only_run(uri)
     assert run.info.status == "FINISHED"
