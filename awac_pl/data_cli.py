@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from awac_pl.tasks import Task
+    from awac_pl.schema import Episode
+    from awac_pl.tasks import Spaces, Task
 
 EXAMPLES = {
     "list": "  awac data list",
@@ -71,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
         what += ", or a file" if name == "inspect" else ""
         made[name].add_argument("source", nargs="+" if name == "combine" else None, help=what)
         made[name].add_argument("--task", required=True, help="pen, door, relocate, hammer, or a Gymnasium environment id")
+    for name in HELP:
+        if name != "list":
+            made[name].add_argument(
+                "--reward", choices=["auto", "binary", "environment"], default="auto",
+                help="auto (the default) is success - 1 where success is known, else the environment's own",
+            )  # fmt: skip
     for name in ("import", "relabel", "subsample", "combine", "record"):
         made[name].add_argument("--to", required=True, help="id of the dataset to write")
     for name in ("inspect", "import"):
@@ -106,18 +113,38 @@ def _parser() -> argparse.ArgumentParser:
 def _task(options: argparse.Namespace) -> Task:
     from awac_pl.tasks import find_task
 
-    return find_task(options.task)
+    return find_task(options.task, reward=options.reward)
+
+
+def _load(
+    options: argparse.Namespace, *sources: str, any_environment: bool = False
+) -> tuple[list[Episode], Task, Spaces, Any]:
+    """The episodes of some datasets, downloaded where they are remote, and what ``editing.store`` wants to know."""
+    from awac_pl.downloads import fetch_dataset
+    from awac_pl.editing import load_all
+
+    task = _task(options)
+    for source in sources:
+        fetch_dataset(source)
+    episodes, spaces, facts = load_all(sources, task, any_environment=any_environment)
+    return episodes, task, spaces, facts
 
 
 def _list(options: argparse.Namespace) -> None:
     from awac_pl.dataset_folders import data_file, dataset_ids, local_root, read_metadata, recorded_environment
+    from awac_pl.errors import DatasetError
 
     rows: list[tuple[str, ...]] = [("dataset", "environment", "episodes", "steps", "succeed", "MB")]
     for name in dataset_ids():
-        metadata, size = read_metadata(name), data_file(name).stat().st_size / 1e6
+        size = f"{data_file(name).stat().st_size / 1e6:.1f}"
+        try:
+            metadata = read_metadata(name)
+        except DatasetError:
+            rows.append((name, "damaged", "", "", "", size))
+            continue
         facts = (metadata.get("total_episodes"), metadata.get("total_steps"), metadata.get("successes"))
         texts = ["unknown" if fact is None else str(fact) for fact in facts]
-        rows.append((name, recorded_environment(metadata) or "unknown", *texts, f"{size:.1f}"))
+        rows.append((name, recorded_environment(metadata) or "unknown", *texts, size))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, environment, *numbers in rows:
         right = (text.rjust(width) for text, width in zip(numbers, widths[2:], strict=True))
@@ -126,10 +153,13 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from awac_pl.downloads import fetch_dataset
     from awac_pl.inspection import inspect_dataset
 
     is_file = Path(options.source).suffix != "" and not options.source.rsplit("-v", 1)[-1].isdigit()
     source = Path(options.source) if is_file else options.source
+    if not is_file:
+        fetch_dataset(options.source)
     report = inspect_dataset(source, _task(options), options.format, progress=True)
     if options.figure:
         _draw(report["curves"], options.source, options.figure)
@@ -183,51 +213,47 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _relabel(options: argparse.Namespace) -> None:
-    from awac_pl.editing import load_all, store
+    from awac_pl.editing import store
 
-    task = _task(options)
-    episodes, spaces, facts = load_all([options.source], task, any_environment=True)
+    episodes, task, spaces, facts = _load(options, options.source, any_environment=True)
     _say(store(options.to, episodes, task, spaces, facts, f"{options.source}, relabelled for {options.task}"))
 
 
 def _subsample(options: argparse.Namespace) -> None:
-    from awac_pl.editing import choose, load_all, store
+    from awac_pl.editing import choose, store
 
-    task = _task(options)
-    episodes, spaces, facts = load_all([options.source], task)
+    episodes, task, spaces, facts = _load(options, options.source)
     chosen = choose(
         episodes, options.episodes, random_seed=options.random, successful=options.successful, cut_after_success=options.cut
     )
-    what = f"{len(chosen)} of the {len(episodes)} episodes of {options.source}"
-    _say(store(options.to, chosen, task, spaces, facts, what))
+    _say(
+        store(options.to, chosen, task, spaces, facts, f"{len(chosen)} of the {len(episodes)} episodes of {options.source}")
+    )
 
 
 def _combine(options: argparse.Namespace) -> None:
-    from awac_pl.editing import load_all, store
+    from awac_pl.editing import store
 
-    task = _task(options)
-    episodes, spaces, facts = load_all(options.source, task)
+    episodes, task, spaces, facts = _load(options, *options.source)
     _say(store(options.to, episodes, task, spaces, facts, " + ".join(options.source)))
 
 
 def _split(options: argparse.Namespace) -> None:
-    from awac_pl.editing import load_all, split, store
+    from awac_pl.editing import split, store
 
-    task = _task(options)
-    episodes, spaces, facts = load_all([options.source], task)
+    episodes, task, spaces, facts = _load(options, options.source)
     for target, part in zip(options.to, split(episodes, options.share, options.seed), strict=True):
-        what = f"{len(part)} of the {len(episodes)} episodes of {options.source}"
-        _say(store(target, part, task, spaces, facts, what))
+        _say(store(target, part, task, spaces, facts, f"{len(part)} of the {len(episodes)} episodes of {options.source}"))
 
 
 def _export(options: argparse.Namespace) -> None:
-    from awac_pl.editing import export, load_all
+    from awac_pl.editing import export
     from awac_pl.errors import DatasetError
 
     form = {".npz": "npz", ".hdf5": "d4rl", ".h5": "d4rl"}.get(options.to.suffix)
     if form is None:
         raise DatasetError(f"{options.to}: write to a .npz or a .hdf5 file")
-    episodes, spaces, _ = load_all([options.source], _task(options))
+    episodes, _, spaces, _ = _load(options, options.source)
     export(episodes, spaces, options.to, form)  # type: ignore[arg-type]
     _say({"file": str(options.to), "episodes": len(episodes), "steps": sum(map(len, episodes))})
 

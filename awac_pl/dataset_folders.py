@@ -18,7 +18,7 @@ from awac_pl.tasks import Spaces, Task, uses_binary_reward
 #: Beside a dataset's ``data``: the policy that acted in it.
 POLICY_FILE = "policy.safetensors"
 BUILT_IN_ROOT = Path(__file__).parent / "demonstrations"
-_ID = re.compile(r"(?:[A-Za-z0-9_][\w-]*/)*[A-Za-z0-9_][\w-]+-v\d+")
+_ID = re.compile(r"(?:[A-Za-z0-9_][\w-]*/)*[A-Za-z0-9_][\w-]*-v\d+")
 
 
 def local_root() -> Path:
@@ -31,7 +31,7 @@ def dataset_ids() -> list[str]:
     found = set()
     for root in (local_root(), BUILT_IN_ROOT):
         found |= {path.parents[1].relative_to(root).as_posix() for path in root.glob("**/data/main_data.hdf5")}
-    return sorted(found)
+    return sorted(name for name in found if _ID.fullmatch(name))  # not one that is being written
 
 
 def check_dataset_id(dataset_id: str) -> None:
@@ -65,11 +65,16 @@ def read_metadata(dataset_id: str) -> dict[str, Any]:
     beside = path.with_name("metadata.json")
     try:
         if beside.exists():
-            return json.loads(beside.read_text())
+            metadata = json.loads(beside.read_text())
+            if not isinstance(metadata, dict):
+                raise ValueError("a list, or a single value")
+            return metadata
         with h5py.File(path, "r") as file:
             return {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
     except ValueError as error:
-        raise DatasetError(f"{beside}: not JSON ({first_line(error)}); make or download the dataset anew") from error
+        raise DatasetError(
+            f"{beside}: not the JSON of a dataset ({first_line(error)}); make or download the dataset anew"
+        ) from error
     except (OSError, RuntimeError) as error:
         raise unreadable(path, error) from error
 
@@ -79,28 +84,37 @@ def recorded_environment(metadata: dict[str, Any]) -> str | None:
     try:
         named = json.loads(metadata["env_spec"])["id"]
     except (KeyError, TypeError, ValueError):
-        named = metadata.get("env_id") or (metadata.get("recipe") or {}).get("env_id")
+        recipe = metadata.get("recipe")
+        named = metadata.get("env_id") or (recipe.get("env_id") if isinstance(recipe, dict) else None)
     return named if isinstance(named, str) else None
 
 
-def check_environment(dataset_id: str, task: Task, spaces: Spaces) -> None:
+def check_environment(dataset_id: str, task: Task, spaces: Spaces, *, any_environment: bool = False) -> None:
     """Refuse a dataset of another environment, of another version of it, or with rewards of another kind.
+
+    Args:
+        dataset_id: of a dataset that is here.
+        task: to hold it against.
+        spaces: of the task's environment.
+        any_environment: look at the rewards alone.
 
     Raises:
         DatasetError: it is one.
     """
-    if mismatch := environment_mismatch(read_metadata(dataset_id), task, spaces):
+    metadata = read_metadata(dataset_id)
+    if not any_environment and (mismatch := environment_mismatch(metadata, task)):
         raise DatasetError(
             f"dataset '{dataset_id}' {mismatch}; if you know that it fits: "
             f"awac data relabel {dataset_id} --task {task.name} --to mine/name-v0"
         )
+    if mismatch := reward_mismatch(metadata, task, spaces):
+        raise DatasetError(f"dataset '{dataset_id}' {mismatch}; use reward: binary, or a dataset with those rewards")
 
 
-def environment_mismatch(metadata: dict[str, Any], task: Task, spaces: Spaces) -> str | None:
+def environment_mismatch(metadata: dict[str, Any], task: Task) -> str | None:
     """How the environment that a dataset was recorded in differs from the task's; None where it does not, or nobody knows.
 
-    ``AdroitHandPen-v1`` and ``AdroitHandPenSparse-v1`` differ in their rewards alone, which matters only where the
-    environment's own rewards are used.
+    ``AdroitHandPen-v1`` and ``AdroitHandPenSparse-v1`` differ in their rewards alone.
     """
     recorded = recorded_environment(metadata)
     if recorded is None:
@@ -108,11 +122,18 @@ def environment_mismatch(metadata: dict[str, Any], task: Task, spaces: Spaces) -
     (name, version), (wanted, wanted_version) = _parts(recorded), _parts(task.env_id)
     if name.removesuffix("Sparse") != wanted.removesuffix("Sparse"):
         return f"was recorded in {recorded}, the task is {task.env_id}"
-    if version != wanted_version:
-        return f"was recorded in {recorded}, another version than {task.env_id}"
-    if not uses_binary_reward(task, spaces) and (name != wanted or metadata.get("reward") == "binary"):
-        paid = "success - 1" if metadata.get("reward") == "binary" else f"the rewards of {recorded}"
-        return f"holds {paid}, not the rewards of {task.env_id}"
+    return None if version == wanted_version else f"was recorded in {recorded}, another version than {task.env_id}"
+
+
+def reward_mismatch(metadata: dict[str, Any], task: Task, spaces: Spaces) -> str | None:
+    """What rewards a dataset holds instead of the environment's own that the task asks for; None where all is well."""
+    if uses_binary_reward(task, spaces):
+        return None  # made anew
+    recorded = recorded_environment(metadata)
+    if metadata.get("reward") == "binary":
+        return f"holds success - 1, not the rewards of {task.env_id}"
+    if recorded is not None and _parts(recorded)[0] != _parts(task.env_id)[0]:
+        return f"holds the rewards of {recorded}, not those of {task.env_id}"
     return None
 
 

@@ -95,8 +95,7 @@ def read_episodes(
         DatasetError: it is not here, damaged, empty, or does not fit the task; names file, episode and key.
     """
     path = data_file(dataset_id)
-    if not any_environment:
-        check_environment(dataset_id, task, spaces)
+    check_environment(dataset_id, task, spaces, any_environment=any_environment)
     if num_episodes is not None and num_episodes < 1:
         raise DatasetError(f"num_demonstrations is {num_episodes}; it must be at least 1")
     if not 0 < share <= 1:

@@ -50,7 +50,7 @@ def make_episode(
         success = task.success(observations[1:])
     if uses_binary_reward(task, spaces):
         if success is None:
-            raise DatasetError(f"{where}: no infos/success to make a binary reward from; use reward: environment")
+            raise DatasetError(f"{where}: no success to make a binary reward from; use reward: environment")
         rewards = success.astype(np.float32) - 1
         terminated = np.zeros(steps, dtype=bool)
     if rewards is None or terminated is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -12,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from awac_pl.run_folder import read_logged, read_metrics
+from awac_pl.run_folder import read_logged, read_metrics, shown_command
 
 #: (metric, step) to (time in ms, value).
 Points = dict[tuple[str, int], tuple[int, float]]
@@ -60,12 +59,10 @@ def describe(manifest: Mapping[str, Any], folder: Path, *, live: bool) -> str:
     status = manifest["status"] if live or manifest["status"] != "running" else "killed"
     minutes = f" after {manifest['seconds'] / 60:.1f} min" if "seconds" in manifest else ""
     error = f": {manifest['error']}" if "error" in manifest else ""
-    program, *arguments = manifest["command"]
-    name = "awac" if Path(program).name == "__main__.py" else Path(program).name
     parts = [
         f"AWAC, {what}, on {manifest['device']}, from {datasets}.",
         f"**{status.capitalize()}**{minutes}{error}",
-        f"    {shlex.join([name, *arguments])}",
+        f"    {shown_command(manifest['command'])}",
         f"Run folder `{folder}`, commit {tags.get('commit', 'unknown')}.",
     ]
     cloned = (manifest["cloning"] or {}).get("success_deterministic")

@@ -114,8 +114,9 @@ def import_dataset(
         steps = len(actions)
         rewards = None if recording.rewards is None else _numbers(recording.rewards, f"{where}: rewards").reshape(-1)[:steps]
         terminated = np.zeros(steps, dtype=bool) if recording.terminated is None else recording.terminated[:steps] > 0
+        success = None if recording.success is None else np.asarray(recording.success)[:steps] > 0
         episode, outside = make_episode(
-            observations, actions, where, task, spaces, None, rewards, terminated, recording.seed
+            observations, actions, where, task, spaces, success, rewards, terminated, recording.seed
         )
         if rewards is not None and episode.success is not None:
             agreeing += int((rewards == episode.success.astype(np.float32) - 1).sum())
@@ -254,7 +255,7 @@ def _read_npz(file: Path) -> Iterator[Recording]:
             raise DatasetError(f"no array '{min(missing)}'; it has {', '.join(source.files)}")
         observations, actions = source["observations"], source["actions"]
         rewards = source.get("rewards")
-        seeds = source.get("reset_seed")
+        success, seeds = source.get("success"), source.get("reset_seed")
     if observations.ndim != 3 or actions.ndim != 3 or len(observations) != len(actions):
         shapes = f"{list(observations.shape)} and {list(actions.shape)}"
         raise DatasetError(f"observations and actions are {shapes}; expected [N, T + 1, O] and [N, T, A]")
@@ -263,6 +264,7 @@ def _read_npz(file: Path) -> Iterator[Recording]:
             observations=observations[index],
             actions=actions[index],
             rewards=None if rewards is None else rewards[index],
+            success=None if success is None else success[index],
             seed=None if seeds is None else int(seeds[index]),
         )
 

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from awac_pl.dataset_folders import data_file, environment_mismatch, read_metadata, recorded_environment
+from awac_pl.dataset_folders import data_file, environment_mismatch, read_metadata, recorded_environment, reward_mismatch
 from awac_pl.errors import DatasetError
 from awac_pl.hdf5 import read_array, read_group, unreadable
 from awac_pl.importing import Format, Recording, choose_format, read_recordings
@@ -50,7 +50,7 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, 
     report["environment"] = {
         "recorded": recorded_environment(metadata),
         "task": task.env_id,
-        "mismatch": environment_mismatch(metadata, task, spaces),
+        "mismatch": environment_mismatch(metadata, task) or reward_mismatch(metadata, task, spaces),
     }
     report["findings"] = _findings(report, source, task)
     return report
@@ -181,10 +181,8 @@ def _rewards(recordings: Sequence[Recording], judged: Sequence[np.ndarray]) -> d
 
 def _findings(report: dict[str, Any], source: str | Path, task: Task) -> list[dict[str, str]]:
     """What is wrong, in the order in which it should be mended."""
-    imported = f"awac data import {source} --task {task.name} --to mine/{task.name}-v0"
-    relabel = (
-        imported if isinstance(source, Path) else f"awac data relabel {source} --task {task.name} --to mine/{task.name}-v0"
-    )
+    imported = f"awac data import {source} --task {task.name} --to mine/name-v0"
+    relabel = imported if isinstance(source, Path) else f"awac data relabel {source} --task {task.name} --to mine/name-v0"
     found: list[dict[str, str]] = []
 
     def say(what: str, remedy: str) -> None:

@@ -17,8 +17,8 @@ GROUP_TAG, PARENT_TAG, NOTE_TAG = "awac.group", "mlflow.parentRunId", "mlflow.no
 MEASURES = {"eval/success_rate": "success_rate", "eval/episode_return": "episode_return"}
 #: Parameters in which the runs of a group may differ.
 OWN_PARAMETERS = {
-    "seed_everything", "data.seed", "run_dir", "trainer.default_root_dir", "checkpoint.dirpath", "ckpt_path",
-    "data.workers", "data.progress", "mlflow_uri",
+    "seed_everything", "data.seed", "data.clone_seed", "run_dir", "trainer.default_root_dir", "checkpoint.dirpath",
+    "ckpt_path", "data.workers", "data.progress", "mlflow_uri",
 }  # fmt: skip
 Curve = dict[int, float]
 

@@ -72,7 +72,7 @@ def find_place(folder: Path, uri: str | None, *, experiment: str | None = None, 
     run_id = os.environ.get("MLFLOW_RUN_ID") if uri is None else None
     if stored is not None and run_id is None:
         uri = uri or stored.uri
-    uri = _checked(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+    uri = checked_uri(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
     place = stored or Place(uri, run_id=run_id)
     if place.uri != uri or (run_id is not None and place.run_id != run_id):
         place = place.elsewhere(uri, run_id)
@@ -86,7 +86,7 @@ def _stored_place(path: Path) -> Place | None:
         raise AwacError(f"{path} is damaged ({first_line(error)}); remove it, and a new MLflow run is made") from error
 
 
-def _checked(uri: str) -> str:
+def checked_uri(uri: str) -> str:
     """The URI; of a SQLite file with its absolute path, so that it is the same from everywhere."""
     if uri.startswith("sqlite:///"):
         return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"

@@ -68,9 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--every", type=int, default=4, help="environment steps between pictures (default: %(default)s)")
     parser.add_argument("--size", default="256", help="pixels of a picture, 256 or 640x480 (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes that render (default: %(default)s)")
-    layout = parser.add_mutually_exclusive_group()
-    layout.add_argument("--grid", action="store_true", help="all episodes in one video (the default)")
-    layout.add_argument("--single", action="store_true", help="a video of each episode, named after it")
+    parser.add_argument("--single", action="store_true", help="a video of each episode (default: all in one grid)")
     return parser
 
 

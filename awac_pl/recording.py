@@ -78,6 +78,7 @@ def record_replay(checkpoint: Path, target: str, task: Task) -> dict[str, float]
     """
     state = read_checkpoint(checkpoint)
     discount = state["hyper_parameters"]["discount"]
+    binary = state["hyper_parameters"]["return_range"] is not None  # an environment's own reward tells no success
     spaces = inspect_spaces(task)
     episodes: list[Episode] = []
     for rank in state["ReplayDataModule"]["replay"]:
@@ -99,7 +100,7 @@ def record_replay(checkpoint: Path, target: str, task: Task) -> dict[str, float]
                 f"{checkpoint}: row {first}",
                 task,
                 spaces,
-                success=rows["reward"][part] >= 0,
+                success=rows["reward"][part] >= 0 if binary else None,
                 rewards=rows["reward"][part],
                 terminated=rows["terminated"][part],
             )

@@ -101,6 +101,7 @@ class RunRecord(Callback):
             "cloning": cloning_result(data.dataset_ids),
         }
         self._write_manifest(trainer)
+        self._usage.measure(pl_module.device)  # what was before belongs to no epoch
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
                 logger.start()
@@ -191,7 +192,7 @@ class RunRecord(Callback):
         self._write_manifest(trainer)
         folder = Path(trainer.default_root_dir)
         try:
-            write_report([folder], folder / "report.html")
+            write_report([folder], folder / "report.html", figures=folder / "figures")
         except Exception as error:
             log.warning("no report, the run goes on: %s", first_line(error))
         # Behind this, what lies in the folder goes to MLflow.

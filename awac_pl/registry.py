@@ -12,6 +12,7 @@ import numpy as np
 
 from awac_pl.contract import CONTRACT, EXAMPLES, ONNX, read_contract
 from awac_pl.errors import AwacError, first_line
+from awac_pl.places import Place, checked_uri
 
 if TYPE_CHECKING:  # slow to import
     import mlflow
@@ -67,7 +68,10 @@ def mlflow_client(uri: str | None = None) -> mlflow.MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     import mlflow
 
-    client = mlflow.MlflowClient(uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    uri = checked_uri(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+    if uri == "none":
+        raise AwacError("MLflow is switched off (none), so there is nowhere to register; pass --mlflow_uri")
+    client = mlflow.MlflowClient(uri)
     try:
         client.search_experiments(max_results=1)
     except Exception as error:
@@ -94,7 +98,8 @@ def register_policy(folder: Path, name: str, client: mlflow.MlflowClient) -> str
     facts = read_contract(folder).facts
     try:
         experiment = client.get_experiment_by_name("awac")
-        files = str(Path.cwd() / "mlartifacts") if client.tracking_uri.startswith("sqlite") else None
+        database = Place(client.tracking_uri).database
+        files = str(database.parent / "mlartifacts") if database else None
         number = experiment.experiment_id if experiment else client.create_experiment("awac", files)
         tags = {"task": facts["task"], "training_run": facts["training_run"]["folder"] or "unknown"}
         run = client.create_run(number, run_name=f"export-{folder.name}", tags=tags)

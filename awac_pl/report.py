@@ -6,7 +6,6 @@ import argparse
 import base64
 import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from markupsafe import Markup
 
 from awac_pl.errors import AwacError
 from awac_pl.groups import Group, group_runs
+from awac_pl.run_folder import shown_command
 from awac_pl.runs import Run, read_runs
 from awac_pl.tables import Table, origin_tables, result_tables
 
@@ -95,8 +95,8 @@ def write_report(
         origin=origin,
         videos=_embed_videos(runs),
         configs={run.name: yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) for run in _one_of_each(groups)},
-        commands={run.name: _shell(run.manifest.get("command") or []) for run in runs},
-        command=_shell(command),
+        commands={run.name: shown_command(run.manifest.get("command") or []) for run in runs},
+        command=shown_command(command),
     )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -175,9 +175,3 @@ def _place(path: Path) -> tuple:
 
 def _one_of_each(groups: Sequence[Group]) -> list[Run]:
     return [group.runs[0] for group in groups if group.runs[0].config]
-
-
-def _shell(command: Sequence[Any]) -> str:
-    """A command as one types it, the program without its folder."""
-    words = [str(word) for word in command]
-    return shlex.join([Path(words[0]).name, *words[1:]]) if words else ""

@@ -6,10 +6,11 @@ import csv
 import fcntl
 import json
 import os
+import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from awac_pl.errors import AwacError
 
@@ -134,6 +135,15 @@ def read_logged(path: Path) -> list[tuple[int, int, dict[str, float]]]:
     """Read what ``append_logged`` wrote; a last line that was cut off is not there."""
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return [tuple(json.loads(line)) for line in lines]
+
+
+def shown_command(command: Sequence[Any]) -> str:
+    """A recorded ``sys.argv`` as one types it: the program without its folder, ``python -m awac_pl`` as ``awac``."""
+    words = [str(word) for word in command]
+    if not words:
+        return ""
+    program = Path(words[0]).name
+    return shlex.join(["awac" if program == "__main__.py" else program, *words[1:]])
 
 
 def git_commit() -> str:

@@ -211,7 +211,7 @@ class Mirror:
                 name=facts["id"],
                 digest=facts["sha256"][:10],  # as many as MLflow recommends; the profile has all of it
                 source_type="local",
-                source=json.dumps({"uri": facts["path"]}),
+                source=json.dumps({"uri": facts.get("path", facts["id"])}),
                 profile=json.dumps({name: value for name, value in facts.items() if name not in ("id", "path")}),
             )
             for facts in manifest["datasets"]

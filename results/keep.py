@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 from awac_pl.errors import AwacError
 from awac_pl.figures import draw, save
 from awac_pl.groups import group_runs
+from awac_pl.run_folder import shown_command
 from awac_pl.runs import read_run, read_runs
 from awac_pl.tables import result_tables
 
@@ -31,7 +33,7 @@ def keep(folder: Path, target: Path) -> None:
     for name in ("metrics.csv", "config.yaml"):
         shutil.copy(folder / name, target / name)
     command = run.manifest["command"]
-    manifest = {**run.manifest, "command": [Path(command[0]).name, *command[1:]]}
+    manifest = {**run.manifest, "command": shlex.split(shown_command(command))}
     manifest["datasets"] = [{key: value for key, value in facts.items() if key != "path"} for facts in manifest["datasets"]]
     (target / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 

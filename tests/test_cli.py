@@ -85,7 +85,7 @@ def test_from_start_to_finish(workplace: Path, capsys: pytest.CaptureFixture) ->
     assert run.data.params["model.temperature"] == "0.3"
     assert {run.data.tags[name] for name in ("task", "preset", "seed")} == {REACH, "small", "3"}
     assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {
-        "checkpoints", "config.yaml", "manifest.json", "metrics.csv", "report.html",
+        "checkpoints", "config.yaml", "manifest.json", "metrics.csv", "report.html", "figures",
     }  # fmt: skip
     rows = read_metrics(folder / "metrics.csv")
     assert len(run.data.tags["commit"]) >= 7
@@ -242,7 +242,7 @@ def test_mlflow_run_makes_one_run(workplace: Path) -> None:
     assert {"task", "preset", "seed", "commit"} <= set(runs[0].data.tags)
     assert runs[0].data.tags["preset"] == "none"
     artifacts = {artifact.path for artifact in client.list_artifacts(runs[0].info.run_id)}
-    assert artifacts == {"checkpoints", "config.yaml", "manifest.json", "metrics.csv", "report.html"}
+    assert artifacts == {"checkpoints", "config.yaml", "manifest.json", "metrics.csv", "report.html", "figures"}
 
 
 def test_ctrl_c_closes_everything_and_keeps_what_is_there(workplace: Path) -> None:

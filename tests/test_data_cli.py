@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from awac_pl.cli import main
-from awac_pl.dataset_folders import read_metadata
+from awac_pl.dataset_folders import local_root, read_metadata
 from tests.test_importing import actions, observations
 
 
@@ -54,13 +54,14 @@ def test_inspect_prints_a_verdict_json_and_a_figure(file: str, tmp_path: Path, c
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["inspect", "my/gone-v0", "--task", "pen"], "dataset 'my/gone-v0' is not here"),
+        (["inspect", "my/gone-v0", "--task", "pen"], "dataset 'my/gone-v0' is not in "),
         (["inspect", "awac/pen/expert-v0", "--task", "penn"], "unknown task 'penn'"),
         (["export", "awac/pen/expert-v0", "--task", "pen", "--to", "x.csv"], "write to a .npz or a .hdf5 file"),
         (["relabel", "awac/door/expert-v0", "--task", "pen", "--to", "my/pen-v0"], "observations are [201, 39]"),
     ],
 )
-def test_mistakes_get_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_mistakes_get_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    monkeypatch.setattr("awac_pl.downloads._reachable", lambda host: False)
     assert main(["data", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -74,3 +75,20 @@ def test_every_command_has_help_with_examples(command: str, capsys: pytest.Captu
     with pytest.raises(SystemExit, match="0"):
         main(["data", command, "--help"])
     assert f"awac data {command}" in capsys.readouterr().out.split("examples:")[1]
+
+
+def test_success_that_only_the_file_knows(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The toy task tells success in ``info`` alone; without it in the file the environment's own reward is left."""
+    shape = (3, 10, 1)
+    arrays = {"observations": np.zeros((3, 11, 2)), "actions": np.zeros(shape), "rewards": np.full(shape[:2], -0.5)}
+    np.savez(tmp_path / "with.npz", **arrays, success=np.arange(30).reshape(3, 10) == 7)
+    np.savez(tmp_path / "without.npz", **arrays)
+    task = ["--task", "tests.toy:Reach-v0", "--to", "my/reach-v0"]
+    assert main(["data", "import", str(tmp_path / "with.npz"), *task]) == 0
+    assert "successes              1" in capsys.readouterr().out
+    assert main(["data", "import", str(tmp_path / "without.npz"), *task]) == 2
+    assert main(["data", "import", str(tmp_path / "without.npz"), *task, "--reward", "environment"]) == 0
+    assert read_metadata("my/reach-v0")["reward"] == "environment"
+    (local_root() / "my/reach-v0/data/metadata.json").write_text("{")
+    assert main(["data", "list"]) == 0
+    assert "damaged" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 import zipfile
@@ -158,7 +159,7 @@ NAN[4] = np.nan
         (_change("actions", np.zeros((10, 4))), r"episode_7: actions are \[10, 4\].*needs \[T, 1\]"),
         (_change("actions", np.zeros((10, 1), int)), r"episode_7: 'actions' are int64; AWAC needs continuous ones"),
         (_change("actions", None), "episode_7: no 'actions'; it is not a Minari episode"),
-        (_change("infos", None), "no infos/success to make a binary reward from; use reward: environment"),
+        (_change("infos", None), "no success to make a binary reward from; use reward: environment"),
         (_change("observations", h5py.ExternalLink("/etc/passwd", "/")), "'observations' is a link to elsewhere"),
         (_change("observations", h5py.SoftLink("/episode_1/observations")), "'observations' is a link to elsewhere"),
     ],
@@ -207,9 +208,17 @@ def test_no_episodes_and_damaged_metadata(reach, reach_dataset: str, datasets_ro
         pass
     with pytest.raises(DatasetError, match=r"main_data.hdf5: has no episodes"):
         load_dataset(reach_dataset, *reach)
-    path.with_name("metadata.json").write_text("{")
-    with pytest.raises(DatasetError, match=r"metadata.json: not JSON"):
-        read_metadata(reach_dataset)
+    for content in ("{", "[1]"):
+        path.with_name("metadata.json").write_text(content)
+        with pytest.raises(DatasetError, match=r"metadata.json: not the JSON of a dataset"):
+            read_metadata(reach_dataset)
+    path.with_name("metadata.json").write_text('{"recipe": "x", "env_spec": 3}')
+    assert recorded_environment(read_metadata(reach_dataset)) is None
+
+
+def test_what_is_being_written_is_not_listed(reach_dataset: str, datasets_root: Path) -> None:
+    shutil.copytree(datasets_root / reach_dataset, datasets_root / "toy/.staging-x/new")
+    assert [name for name in dataset_ids() if not name.startswith("awac/")] == [reach_dataset]
 
 
 def test_a_small_file_that_declares_terabytes(reach, reach_dataset: str, datasets_root: Path) -> None:
@@ -340,7 +349,7 @@ def test_dict_observations_are_refused_with_advice(reach, old_minari: Path, monk
         (
             {"env_id": "ReachSparse-v0", "reward": "environment"},
             "environment",
-            r"holds the rewards of ReachSparse-v0, not the rewards of",
+            r"holds the rewards of ReachSparse-v0, not those of",
         ),
     ],
 )
@@ -355,4 +364,8 @@ def test_another_environments_data_are_refused(
         return
     with pytest.raises(DatasetError, match=message):
         load_dataset(reach_dataset, asked, reach[1])
-    assert len(load_dataset(reach_dataset, asked, reach[1], any_environment=True).episodes) == 20
+    if task == "environment":  # rewards cannot be made anew
+        with pytest.raises(DatasetError, match=message):
+            load_dataset(reach_dataset, asked, reach[1], any_environment=True)
+    else:
+        assert len(load_dataset(reach_dataset, asked, reach[1], any_environment=True).episodes) == 20
