@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from awac_pl.run_folder import read_logged, read_metrics, shown_command
+from awac_pl.run_folder import flatten, read_logged, read_metrics, shown_command, x_axis
 
 #: (metric, step) to (time in ms, value).
 Points = dict[tuple[str, int], tuple[int, float]]
@@ -33,16 +33,11 @@ def points_of(folder: Path, manifest: Mapping[str, Any]) -> Points:
     return points
 
 
-def x_axis(row: Mapping[str, float], offline_updates: int) -> int:
-    """Where a row stands: at its ``env_steps``; before the first one, at minus the updates that are left till then."""
-    return int(row["env_steps"] or row["updates"] - offline_updates)
-
-
 def parameters_of(folder: Path) -> dict[str, str]:
     """The configuration, as ``section.key``; without what is null."""
     path = folder / "config.yaml"
     config = yaml.safe_load(path.read_text()) if path.exists() else {}
-    return {name: str(value) for name, value in _flat(config) if value is not None}
+    return {name: str(value) for name, value in flatten(config).items() if value is not None}
 
 
 def describe(manifest: Mapping[str, Any], folder: Path, *, live: bool) -> str:
@@ -76,15 +71,6 @@ def describe(manifest: Mapping[str, Any], folder: Path, *, live: bool) -> str:
 def milliseconds(moment: str) -> int:
     """Since 1970, of an ISO 8601 moment."""
     return round(1000 * datetime.fromisoformat(moment).timestamp())
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A mapping whose keys are data (``{mine/pen-v0: 2.0}``) is a value."""
-    for key, value in config.items():
-        if isinstance(value, dict) and value and all(str(name).isidentifier() for name in value):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _as_kept(value: float) -> float:

@@ -137,6 +137,20 @@ def read_logged(path: Path) -> list[tuple[int, int, dict[str, float]]]:
     return [tuple(json.loads(line)) for line in lines]
 
 
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``{"data.task": ...}``; a mapping whose keys are data (``{mine/pen-v0: 2.0}``) is a value."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        nested = isinstance(value, dict) and value and all(str(key).isidentifier() for key in value)
+        flat |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat
+
+
+def x_axis(row: Mapping[str, float], offline_updates: int) -> int:
+    """Where a row of metrics stands: at its ``env_steps``; in pretraining at minus the updates that are left of it."""
+    return int(row["env_steps"] or min(0.0, row["updates"] - offline_updates))
+
+
 def shown_command(command: Sequence[Any]) -> str:
     """A recorded ``sys.argv`` as one types it: the program without its folder, ``python -m awac_pl`` as ``awac``."""
     words = [str(word) for word in command]

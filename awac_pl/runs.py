@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from awac_pl.errors import AwacError, first_line
-from awac_pl.run_folder import RunFolder, read_metrics
+from awac_pl.run_folder import RunFolder, flatten, read_metrics, x_axis
 from awac_pl.scores import evaluation_at
 
 #: Formats of a manifest that can be read; one without the field is of format 1.
@@ -77,16 +77,13 @@ class Run:
 
     @property
     def pretraining_updates(self) -> int:
-        """Updates before the first environment step: as configured, else as many as there were."""
-        flat = flatten(self.config)
-        epochs, updates = flat.get("data.offline_epochs"), flat.get("data.updates_per_epoch")
-        if isinstance(epochs, int) and isinstance(updates, int):
-            return epochs * updates
-        return int(max((row["updates"] for row in self.rows if row["env_steps"] == 0), default=0))
+        """Updates before the first environment step; as many as there were, where the manifest does not say it."""
+        there = max((row["updates"] for row in self.rows if row["env_steps"] == 0), default=0)
+        return int(self.manifest.get("offline_updates", there))
 
     def axis(self, row: dict[str, float]) -> float:
         """Environment steps of a row; in pretraining minus the updates that are left of it."""
-        return row["env_steps"] or min(0.0, row["updates"] - self.pretraining_updates)
+        return x_axis(row, self.pretraining_updates)
 
     @property
     def cloned(self) -> tuple[float, float] | None:
@@ -113,14 +110,6 @@ def clip(text: str, length: int) -> str:
     """A text no longer than this, that can be drawn and written."""
     text = " ".join(text.encode(errors="replace").decode().split())
     return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as ``{"data.task": ...}``."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
-    return flat
 
 
 def within(name: str, groups: Sequence[str]) -> bool:

@@ -264,8 +264,7 @@ def test_what_a_run_folder_tells(tmp_path: Path) -> None:
 
 
 def test_pretraining_that_goes_on_lies_left_of_zero(tmp_path: Path) -> None:
-    config = {"data": {"offline_epochs": 5, "updates_per_epoch": 1000}}
-    run = read_run(make_run(tmp_path / "run", make_rows([0.2], pretraining=5), config=config))
+    run = read_run(make_run(tmp_path / "run", make_rows([0.2], pretraining=5), offline_updates=5000))
     assert run.axis(run.rows[0]) == -4000
 
 
