@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 
 from awac_pl.datasets import count_successes, load_dataset, save_dataset
 from awac_pl.errors import DatasetError
+from awac_pl.files import replacing
 from awac_pl.schema import Episode
 from awac_pl.tasks import Spaces, Task, inspect_spaces, scale_action
 
@@ -125,12 +124,8 @@ def export(episodes: Sequence[Episode], spaces: Spaces, file: Path, form: Litera
     lengths = sorted({len(episode) for episode in episodes})
     if form == "npz" and len(lengths) > 1:
         raise DatasetError(f"episodes have {lengths[0]} to {lengths[-1]} steps; npz needs one length, d4rl does not")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=f".{form}-part")
-    os.close(handle)
-    staging = Path(name)
     actions = [scale_action(episode.actions, spaces.action_low, spaces.action_high) for episode in episodes]
-    try:
+    with replacing(file) as staging:
         if form == "npz":
             columns: dict[str, Any] = {
                 "observations": np.stack([episode.observations for episode in episodes]),
@@ -154,7 +149,3 @@ def export(episodes: Sequence[Episode], spaces: Spaces, file: Path, form: Litera
                     "timeouts": [episode.truncated for episode in episodes],
                 }.items():
                     target.create_dataset(key, data=np.concatenate(parts), compression="gzip")
-        staging.replace(file)
-    except BaseException:
-        staging.unlink(missing_ok=True)
-        raise

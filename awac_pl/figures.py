@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import io
 import math
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from awac_pl import published
+from awac_pl.files import replacing
 from awac_pl.groups import Group
 from awac_pl.runs import Run, clip, number_of
 from awac_pl.scores import FEWEST_SEEDS, bootstrap_interval, wilson_interval
@@ -145,10 +145,8 @@ def draw(groups: Sequence[Group], measure: Measure, *, title: str | None = None,
 
 def save(figure: Figure, path: Path) -> None:
     """Write what ``draw`` has made on white, atomically; ``path`` ends in ``.png`` or ``.svg``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f"{path.name}.tmp")
-    staging.write_bytes(_render(figure, path.suffix[1:]))
-    os.replace(staging, path)
+    with replacing(path) as staging:
+        staging.write_bytes(_render(figure, path.suffix[1:]))
 
 
 def inline_svg(figure: Figure, description: str) -> str:

@@ -175,7 +175,7 @@ def _end_with(parent: int) -> None:
 
 def _run_logger(config: Any) -> RunLogger | bool:
     """Sends the run folder to MLflow: to the run that ``mlflow run`` has opened, a server, or a local SQLite file."""
-    if config.mlflow_uri == "none" or (config.mlflow_uri is None and os.environ.get("MLFLOW_TRACKING_URI") == "none"):
+    if (config.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")) == "none":
         return False
     folder = Path(config.run_dir)
     return RunLogger(folder, find_place(folder, config.mlflow_uri, experiment=config.mlflow_experiment, group=config.group))

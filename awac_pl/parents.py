@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from awac_pl.run_folder import REPETITION
+
 if TYPE_CHECKING:  # slow to import
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
@@ -16,10 +18,7 @@ GROUP_TAG, PARENT_TAG, NOTE_TAG = "awac.group", "mlflow.parentRunId", "mlflow.no
 #: What is averaged over the seeds, and the name that it gets.
 MEASURES = {"eval/success_rate": "success_rate", "eval/episode_return": "episode_return"}
 #: Parameters in which the runs of a group may differ.
-OWN_PARAMETERS = {
-    "seed_everything", "data.seed", "data.clone_seed", "run_dir", "trainer.default_root_dir", "checkpoint.dirpath",
-    "ckpt_path", "data.workers", "data.progress", "mlflow_uri",
-}  # fmt: skip
+OWN_PARAMETERS = {*REPETITION, "data.seed", "data.workers", "data.progress", "mlflow_uri"}
 Curve = dict[int, float]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import yaml
 from markupsafe import Markup
 
 from awac_pl.errors import AwacError
+from awac_pl.files import replacing
 from awac_pl.groups import Group, group_runs
 from awac_pl.run_folder import shown_command
 from awac_pl.runs import Run, read_runs
@@ -99,10 +99,8 @@ def write_report(
         command=shown_command(command),
     )
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = target.with_name(f"{target.name}.tmp")
-        staging.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(staging, target)
+        with replacing(target) as staging:
+            staging.write_text(page, encoding="utf-8", errors="replace")
     except OSError as error:
         raise AwacError(f"cannot write {target}: {error.strerror}") from error
     return [*results, *origin]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
-import os
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from awac_pl.errors import AwacError
+from awac_pl.files import replacing
+
+#: Settings that say which repetition a run is and where it lies.
+REPETITION = (
+    "seed_everything", "data.clone_seed", "run_dir", "ckpt_path", "trainer.default_root_dir", "checkpoint.dirpath",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -104,12 +109,10 @@ def run_of(checkpoint: str | Path | None) -> Path | None:
 def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
     """Write rows as CSV, atomically; a measure that a row does not have stays empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    staging = path.with_suffix(".tmp")
-    with staging.open("w", newline="") as file:
+    with replacing(path) as staging, staging.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(staging, path)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -120,9 +123,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file, atomically."""
-    staging = path.with_suffix(".tmp")
-    staging.write_text(text)
-    os.replace(staging, path)
+    with replacing(path) as staging:
+        staging.write_text(text)
 
 
 def append_logged(path: Path, time: int, step: int, values: Mapping[str, float]) -> None:

@@ -14,18 +14,13 @@ from typing import Any
 import yaml
 
 from awac_pl.errors import AwacError, first_line
-from awac_pl.run_folder import RunFolder, flatten, read_metrics, x_axis
+from awac_pl.run_folder import REPETITION, RunFolder, flatten, read_metrics, x_axis
 from awac_pl.scores import evaluation_at
 
 #: Formats of a manifest that can be read; one without the field is of format 1.
 FORMATS = (1,)
 #: Online environment steps at which success is reported, as far as a run gets.
 REPORTED_STEPS = (50_000, 100_000, 200_000, 300_000, 500_000)
-
-#: Settings that say which repetition a run is and where it lies.
-REPETITION = (
-    "seed_everything", "data.clone_seed", "run_dir", "ckpt_path", "trainer.default_root_dir", "checkpoint.dirpath",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from awac_pl.errors import AwacError, first_line
+from awac_pl.files import replacing
 from awac_pl.rendering import Clip
 
 #: Both sides of a video are multiples of this: H.264 cuts pictures into such blocks.
@@ -133,8 +132,11 @@ def write_video(path: Path, frames: np.ndarray, frames_per_second: float = FRAME
         raise AwacError(f"{path}: write to a .mp4 or a .gif file")
     if path.suffix == ".mp4":
         check_ffmpeg()
-    with _staging(path) as staging:
-        write(staging, frames, frames_per_second)
+    try:
+        with replacing(path) as staging:
+            write(staging, frames, frames_per_second)
+    except OSError as error:
+        raise AwacError(f"{path}: cannot be written: {first_line(error)}") from error
 
 
 def _write_mp4(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
@@ -160,18 +162,3 @@ def _write_gif(path: Path, frames: np.ndarray, frames_per_second: float) -> None
     durations = [round(1000 / frames_per_second)] * len(images)
     durations[-1] += 1000  # rests before it begins again
     first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
-
-
-@contextlib.contextmanager
-def _staging(path: Path) -> Iterator[Path]:
-    """A file beside it, with its suffix, that takes its place when all has gone well."""
-    staging = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield staging
-            os.replace(staging, path)
-        finally:
-            staging.unlink(missing_ok=True)
-    except OSError as error:
-        raise AwacError(f"{path}: cannot be written: {first_line(error)}") from error

@@ -13,9 +13,9 @@ import awac_pl
 
 LAYERS = [
     ["__init__", "errors", "schema", "serving"],
-    ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5", "published", "contract"],
-    ["networks", "rollouts", "episodes", "replay", "streams", "run_folder", "dataset_folders", "parents"],
-    ["datasets", "runs", "runner", "graph", "rendering", "facts", "places"],
+    ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5", "files", "published", "contract"],
+    ["networks", "rollouts", "episodes", "replay", "streams", "run_folder", "dataset_folders"],
+    ["datasets", "runs", "runner", "graph", "rendering", "facts", "places", "parents"],
     ["cloning", "downloads", "importing", "editing", "groups", "video", "tracking", "registry"],
     ["inspection", "figures", "tables", "run_logger"],
     ["data", "module", "report"],

@@ -182,6 +182,7 @@ def test_the_page_holds_everything(tmp_path: Path) -> None:
         "pen-success_rate.png", "pen-success_rate.svg", "pen-episode_return.png", "pen-episode_return.svg",
     }  # fmt: skip
     assert not list(target.parent.glob("*.tmp"))
+    assert [path.name for path in target.parent.iterdir()] == ["report.html"]
 
 
 def test_the_page_needs_nothing_else_and_runs_nothing(tmp_path: Path) -> None:
