@@ -1,11 +1,12 @@
 # make demo: from demonstrations to a better policy. make test: the fast tests. Both make .venv first.
+# make pins: does PyPI have every version in constraints.txt? This machine's own wheels and indexes do not count.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test learning check clean
+.PHONY: demo test learning check pins clean
 
 demo: $(READY)
 	mlflow run . --env-manager=local --experiment-name awac -P task=pen -P preset=quick
@@ -20,6 +21,10 @@ check: $(READY)
 	ruff format --check .
 	ruff check .
 	mypy
+
+pins: $(READY)
+	PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= $(VENV)/bin/python -m pip install -q --dry-run \
+		--ignore-installed --no-deps --only-binary :all: -r constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
