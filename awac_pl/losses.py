@@ -6,7 +6,7 @@ Shapes: ``B`` transitions, ``E`` critics. Rewards, flags, values, weights and lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -98,10 +98,58 @@ def value_gradient_loss(q: Tensor, scale: Tensor) -> Tensor:
 
     Args:
         q: ``[B]``, value of the policy's action, with gradient to the action and none to the critics.
-        scale: scalar, ``mean |Q|``, so that the term weighs the same whatever the size of the returns; no gradient passes.
+        scale: scalar, from ``scale_of``; no gradient passes.
     """
     _same_batch(q=q)
-    return -q.mean() / scale.detach().clamp(min=1e-6)
+    return -q.mean() / scale.detach()
+
+
+def scale_of(q: Tensor) -> Tensor:
+    """``mean_B |Q|``, at least 1e-6: values ``[B]`` over it weigh the same whatever the size of the returns."""
+    return q.detach().abs().mean().clamp(min=1e-6)
+
+
+@torch.no_grad()
+def metrics(
+    batch: Mapping[str, Tensor],
+    discount: float,
+    critic_loss: Tensor,
+    actor_loss: Tensor,
+    q: Tensor,
+    target: Tensor,
+    advantage: Tensor,
+    weights: Tensor,
+    log_std: Tensor,
+) -> dict[str, Tensor]:
+    """What one update has to show for itself, as scalars.
+
+    Args:
+        batch: the transitions ``[B]``.
+        discount: gamma of one environment step.
+        critic_loss: scalar.
+        actor_loss: scalar.
+        q: ``[E, B]``, of the actions in the batch.
+        target: ``[B]``.
+        advantage: ``[B]``.
+        weights: ``[B]``.
+        log_std: ``[A]``, of the policy.
+    """
+    failing = (batch["discount"] - 1) / (1 - discount)  # binary rewards of no success at all
+    rewarded = batch["reward"] > failing + 1e-3
+    return {
+        "train/loss": (critic_loss + actor_loss).detach(),
+        "train/critic_loss": critic_loss.detach(),
+        "train/actor_loss": actor_loss.detach(),
+        "train/q_mean": q.mean(),
+        "train/target_mean": target.mean(),
+        "train/advantage_std": advantage.std(),
+        "train/weight_max": weights.max(),
+        # Kish's effective sample size, as a share of the batch
+        "train/weight_effective": weights.sum().square() / weights.square().sum() / len(weights),
+        "train/success_rows": rewarded.float().mean(),
+        "train/success_weight": (weights * rewarded).sum() / weights.sum(),
+        "train/policy_std": log_std.exp().mean(),
+    }
 
 
 @torch.no_grad()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
 import lightning
 import torch
@@ -12,11 +12,13 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from awac_pl import losses
-from awac_pl.compiling import ChunkGraph, CompileMode, choose_mode, compiled
+from awac_pl.compiling import ChunkGraph, Circumstances, CompileMode, choose_mode, compiled
 from awac_pl.distributed import gather, gather_objects, own_part, own_state, rank, world_size
 from awac_pl.errors import AwacError, TrainingDivergedError
+from awac_pl.fast_update import FastUpdate
 from awac_pl.networks import Actor, CriticEnsemble
 from awac_pl.policy import NumpyPolicy
+from awac_pl.products import choose_engine
 from awac_pl.scores import score_episodes
 
 
@@ -52,9 +54,13 @@ class AWAC(lightning.LightningModule):
         clip_next_action: clip the action sampled at the next observation to [-1, 1].
         learning_rate: Adam's, for actor and critics.
         actor_weight_decay: Adam's L2 penalty on the actor; the critics have none.
-        compile: how updates are run; speed only. ``off`` is eager, ``default`` and ``reduce-overhead`` are modes of
-            ``torch.compile``, ``graph`` captures the K updates of a chunk in a CUDA graph, ``auto`` is ``graph`` on one CUDA
-            device and ``off`` elsewhere.
+        compile: how updates are run; speed only. ``off`` is PyTorch's autograd. ``by_hand`` has the gradients written out
+            (``fast_update.py``), for one process on a CPU; hooks on gradients and losses are not called there.
+            ``default`` and ``reduce-overhead`` are modes of ``torch.compile``, which takes a minute the first time.
+            ``graph`` captures the K updates of a chunk in a CUDA graph. ``auto`` is ``graph`` on one CUDA device,
+            ``by_hand`` in one process on a CPU, and ``off`` elsewhere.
+        matmul_engine: which library multiplies float32 matrices on a CPU; speed and rounding only. ``native`` is PyTorch's
+            choice, ``onednn`` is oneDNN, ``auto`` is ``onednn`` on AMD processors with AVX-512 (see ``products.py``).
         matmul_precision: of float32 products, as ``torch.set_float32_matmul_precision`` has it; ``high`` is TF32.
 
     The counters ``updates`` (gradient updates) and ``env_steps`` (online environment steps) are persistent buffers.
@@ -91,6 +97,7 @@ class AWAC(lightning.LightningModule):
         learning_rate: float = 3e-4,
         actor_weight_decay: float = 1e-4,
         compile: CompileMode = "auto",
+        matmul_engine: Literal["auto", "native", "onednn"] = "auto",
         matmul_precision: Literal["highest", "high", "medium"] = "highest",
     ) -> None:
         super().__init__()
@@ -103,6 +110,8 @@ class AWAC(lightning.LightningModule):
         self.critics = CriticEnsemble(*critic_arguments)
         self.target_critics = CriticEnsemble(*critic_arguments).requires_grad_(False)
         self.target_critics.load_state_dict(self.critics.state_dict())
+        for network in (self.actor, self.critics, self.target_critics):
+            network.engine = choose_engine(matmul_engine)
         self.target_range = return_range if clamp_target else None
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
@@ -155,41 +164,39 @@ class AWAC(lightning.LightningModule):
         actor_loss = losses.actor_loss(self.actor.log_prob(mean, action), weights)
         if uphill:
             q_uphill = q_policy.mean(dim=(0, 1))
-            scale = gather(q_uphill.detach()).abs().mean()
+            scale = losses.scale_of(gather(q_uphill.detach()))
             actor_loss = actor_loss + self.hparams["value_gradient"] * losses.value_gradient_loss(q_uphill, scale)
         metrics = {}
         if watch:
-            with torch.no_grad():
-                failing = (batch["discount"] - 1) / (1 - self.hparams["discount"])  # binary rewards of no success at all
-                rewarded = batch["reward"] > failing + 1e-3
-                metrics = {
-                    "train/critic_loss": critic_loss.detach(),
-                    "train/actor_loss": actor_loss.detach(),
-                    "train/q_mean": q.mean(),
-                    "train/target_mean": target.mean(),
-                    "train/advantage_std": advantage.std(),
-                    "train/weight_max": weights.max(),
-                    # Kish's effective sample size, as a share of the batch
-                    "train/weight_effective": weights.sum().square() / weights.square().sum() / len(weights),
-                    "train/success_rows": rewarded.float().mean(),
-                    "train/success_weight": (weights * rewarded).sum() / weights.sum(),
-                    "train/policy_std": self.actor.log_std.exp().mean(),
-                }
+            metrics = losses.metrics(
+                batch, self.hparams["discount"], critic_loss, actor_loss, q, target, advantage, weights, self.actor.log_std
+            )
         return critic_loss + actor_loss, metrics
 
-    def on_fit_start(self) -> None:
-        """Choose how the updates are run.
+    def setup(self, stage: str) -> None:
+        """Choose how the updates of a fit are run.
 
         Raises:
             AwacError: ``trainer.precision`` is a float16 one, whose loss scaling does not fit K updates in one step.
         """
+        if stage != "fit":
+            return
         precision = str(self.trainer.precision)
         if "16" in precision and "bf16" not in precision:
             raise AwacError(f"trainer.precision {precision} scales the loss; use 32-true or bf16-mixed")
         torch.set_float32_matmul_precision(self.hparams["matmul_precision"])
-        mode = choose_mode(self.hparams["compile"], self.device, precision, self.trainer.world_size)
-        self._loss = self.loss if mode in ("off", "graph") else compiled(self.loss, mode)
-        self._run = ChunkGraph(self._updates) if mode == "graph" else self._updates
+        circumstances = Circumstances(
+            self.trainer.strategy.root_device, precision, self.trainer.world_size, self._is_plain()
+        )
+        self.compile_mode = choose_mode(self.hparams["compile"], circumstances)
+        in_torch_compile = self.compile_mode in ("default", "reduce-overhead")
+        self._fast: FastUpdate | None = None
+        self._loss = compiled(self.loss, self.compile_mode) if in_torch_compile else self.loss
+        self._run: Callable[[TensorDict], TensorDict] = self._updates
+        if self.compile_mode == "graph":
+            self._run = ChunkGraph(self._updates)
+        elif self.compile_mode != "off" and not circumstances.against_by_hand():
+            self._run = self._updates_by_hand
 
     def training_step(self, chunk: TensorDict, batch_idx: int) -> None:
         """K updates from a chunk ``[K, B]``.
@@ -218,7 +225,24 @@ class AWAC(lightning.LightningModule):
             if index < last:
                 optimizer.step()
                 self._move_targets()
-        return TensorDict({**metrics, "train/loss": loss.detach()})
+        return TensorDict(metrics)
+
+    def _updates_by_hand(self, chunk: TensorDict) -> TensorDict:
+        """The same without autograd."""
+        if self._fast is None:  # not before the weights are where they stay
+            mode = None if self.compile_mode == "by_hand" else self.compile_mode
+            optimizer = cast(torch.optim.Adam, self.optimizers().optimizer)  # type: ignore[union-attr]
+            self._fast = FastUpdate(
+                self.actor, self.critics, self.target_critics, optimizer, self.hparams, self.target_range,
+                self.actor.engine, mode,
+            )  # fmt: skip
+        return self._fast(chunk)
+
+    def _is_plain(self) -> bool:
+        """Whether a subclass, or whoever holds this module, has left alone what ``FastUpdate`` does in its own way."""
+        own = ("loss", "configure_optimizers", "manual_backward")
+        untouched = all(getattr(type(self), name) is getattr(AWAC, name) and name not in vars(self) for name in own)
+        return untouched and type(self.actor) is Actor and type(self.critics) is type(self.target_critics) is CriticEnsemble
 
     def _move_targets(self) -> None:
         losses.polyak_update(self.target_critics.parameters(), self.critics.parameters(), self.hparams["polyak"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from awac_pl.policy import NumpyPolicy
+from awac_pl.products import DenseFunction, Engine, choose_engine, usable
 
 
 class Actor(nn.Module):
@@ -25,6 +26,8 @@ class Actor(nn.Module):
         hidden_sizes: width of each hidden ReLU layer.
         log_std_range: lower and upper bound of the log standard deviation.
         initial_std: standard deviation before training; must lie inside the range.
+
+    ``engine`` says which library multiplies; see ``products.py``.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Actor(nn.Module):
         super().__init__()
         sizes = [observation_dim, *hidden_sizes, action_dim]
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+        self.engine: Engine = choose_engine()
         self.log_std_range = log_std_range
         low, high = log_std_range
         share = (math.log(initial_std) - low) / (high - low)
@@ -47,11 +51,15 @@ class Actor(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Mean action ``[B, A]`` in (-1, 1)."""
-        hidden = observation
-        *hidden_layers, output_layer = self.layers
-        for layer in hidden_layers:
-            hidden = layer(hidden).relu_()
-        return torch.tanh(output_layer(hidden))
+        hidden, last = observation, len(self.layers) - 1
+        fast = self.engine == "onednn" and usable(observation, self.std_logit)
+        for index, layer in enumerate(cast(list[nn.Linear], list(self.layers))):
+            if fast:
+                hidden = DenseFunction.apply(hidden, layer.weight.t(), layer.bias, index < last, self.engine)
+            else:
+                hidden = layer(hidden)
+                hidden = hidden.relu_() if index < last else hidden
+        return torch.tanh(hidden)
 
     @property
     def log_std(self) -> Tensor:
@@ -92,6 +100,8 @@ class CriticEnsemble(nn.Module):
         layer_norm: normalise the inputs of every hidden ReLU (RLPD, arXiv 2302.02948).
         max_output: upper clamp of the output (the authors' code: 0); None leaves it free. A clamped output has no
             gradient above the bound.
+
+    ``engine`` says which library multiplies; see ``products.py``.
     """
 
     def __init__(
@@ -105,6 +115,7 @@ class CriticEnsemble(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [observation_dim + action_dim, *hidden_sizes, 1]
+        self.engine: Engine = choose_engine()
         self.layer_norm = layer_norm
         self.max_output = max_output
         self.weights = nn.ParameterList()
@@ -118,9 +129,14 @@ class CriticEnsemble(nn.Module):
         """Values ``[E, B]`` of observations ``[B, O]`` and actions ``[B, A]``; ``frozen``: no gradient to the weights."""
         hidden = torch.cat([observation, action], dim=-1).expand(len(self.weights[0]), -1, -1)
         last = len(self.weights) - 1
+        fast = self.engine == "onednn" and usable(observation, self.weights[0])
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             weight, bias = (weight.detach(), bias.detach()) if frozen else (weight, bias)
-            hidden = torch.baddbmm(bias, hidden, weight)
+            if fast:  # it has no batched product
+                critics = zip(hidden, weight, bias[:, 0], strict=True)
+                hidden = torch.stack([DenseFunction.apply(*critic, False, self.engine) for critic in critics])
+            else:
+                hidden = torch.baddbmm(bias, hidden, weight)
             if index < last:
                 if self.layer_norm:
                     hidden = nn.functional.layer_norm(hidden, hidden.shape[-1:])

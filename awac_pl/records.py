@@ -26,6 +26,7 @@ from awac_pl.cloning import cloning_result
 from awac_pl.data import ReplayDataModule
 from awac_pl.datasets import data_file
 from awac_pl.errors import first_line
+from awac_pl.products import processor
 from awac_pl.report import write_report
 from awac_pl.run_folder import read_metrics, write_metrics, write_text, x_axis
 from awac_pl.run_logger import RunLogger
@@ -95,6 +96,9 @@ class RunRecord(Callback):
             "seconds_count_from": _iso(self._started),
             "offline_updates": data.offline_epochs * data.updates_per_epoch,
             "device": str(pl_module.device),
+            "processor": processor(),
+            "compile": pl_module.compile_mode,
+            "matmul_engine": pl_module.actor.engine,  # type: ignore[union-attr]
             "versions": {name: _version(name) for name in _PACKAGES} | {"python": sys.version.split()[0]},
             "datasets": [facts | {"path": str(data_file(facts["id"]))} for facts in data.datasets],
             "cloning": cloning_result(data.dataset_ids),

@@ -14,7 +14,6 @@ import argparse
 import json
 import logging
 import os
-import platform
 import statistics
 import warnings
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 
+from awac_pl.products import choose_engine, processor
 from awac_pl.run_folder import git_commit
 from benchmarks import acting, deploying, process, profiling, reading, updating
 from benchmarks.measure import show
@@ -41,7 +41,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for axis, (name, table) in zip(axes[0], panels.items(), strict=True):
         names = list(table)
         speeds = [table[key]["per_second"] for key in names]
-        colours = ["tab:gray" if key == "matrix products alone" else "tab:blue" if "awac_pl" in key else "tab:orange"
+        colours = ["tab:gray" if key.startswith("matrix products") else "tab:blue" if "awac_pl" in key else "tab:orange"
                    for key in names]  # fmt: skip
         bars = axis.barh(names, speeds, color=colours)
         axis.bar_label(bars, [f"{speed:.3g}" for speed in speeds], padding=3)
@@ -87,7 +87,9 @@ def main() -> None:
         modes = ["default", "reduce-overhead", "graph"] if device.type == "cuda" else []
     results: dict[str, Any] = {
         "machine": {
-            "commit": git_commit(), "torch": torch.__version__, "processor": platform.processor() or platform.machine(),
+            "commit": git_commit(), "torch": torch.__version__, "processor": processor(),
+            "instructions": torch.backends.cpu.get_cpu_capability(), "matmul_engine": choose_engine(),
+
             "cores": os.cpu_count(), "threads": options.threads, "device": str(device),
             "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None, "rounds": options.rounds,
         }
@@ -101,12 +103,15 @@ def main() -> None:
             name = f"update, batch {batch:,}, hidden {layers} x 256"
             results[name] = updating.updates(batch, [256] * layers, device, number, options.rounds, modes, peers)
             show(name, results[name], "updates/s", "plain AWAC")
-            top = results[name]["matrix products alone"]["per_second"]
-            print(f"  share of the products' speed: {results[name]['awac_pl']['per_second'] / top:.2f}")
+            ours, table = results[name]["awac_pl"]["per_second"], results[name]
+            top = max(row["per_second"] for key, row in table.items() if key.startswith("matrix products"))
             results[f"floor of {name}"] = least = updating.floor_of(batch, [256] * layers, device)
+            rates = ", ".join(f"{engine} {rate:.3g}" for engine, rate in least["gflops_of"].items())
             print(
-                f"  floor: {least['gflop']:.3g} GFLOP at {least['gflops']:.3g} GFLOP/s, {least['megabytes']:.3g} MB at "
-                f"{least['gigabytes_per_s']:.3g} GB/s: {least['updates_per_s']:.4g} updates/s",
+                f"  share of the fastest products' speed: {ours / top:.2f}\n  floor: {least['gflop']:.3g} GFLOP at "
+                f"{least['gflops']:.3g} GFLOP/s ({rates}), {least['megabytes']:.3g} MB at "
+                f"{least['gigabytes_per_s']:.3g} GB/s: "
+                f"{least['updates_per_s']:.4g} updates/s, share of it: {ours / least['updates_per_s']:.2f}",
                 flush=True,
             )
         save(results, options.to)

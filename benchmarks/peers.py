@@ -1,4 +1,4 @@
-"""What the update is compared with: its matrix products alone, and AWAC as published implementations structure it.
+"""What the update is compared with: AWAC as published implementations structure it.
 
 ``python benchmarks/peers.py …`` is d3rlpy's AWAC, to be run by the Python of an environment that has it.
 """
@@ -8,89 +8,11 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-
-
-def products(
-    observation_dim: int, action_dim: int, hidden: Sequence[int], batch: int, critics: int = 2
-) -> list[tuple[int, int, int]]:
-    """``(m, k, n)`` of every matrix product of one AWAC update, each forward pass made once.
-
-    Forward: the actor at s and s', each critic at (s, a), the targets at (s', a') and V(s). Backward: weights of all layers,
-    inputs of all but the first.
-    """
-    shapes = []
-    for sizes, networks, forwards in (
-        ([observation_dim, *hidden, action_dim], 1, 2),
-        ([observation_dim + action_dim, *hidden, 1], critics, 3),
-    ):
-        for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
-            each = [(batch, fan_in, fan_out)] * forwards + [(fan_in, batch, fan_out)]
-            shapes += networks * (each + ([(batch, fan_out, fan_in)] if layer else []))
-    return shapes
-
-
-def ceiling(shapes: Sequence[tuple[int, int, int]], device: torch.device, updates: int) -> Callable[[], None]:
-    """The products and nothing else, into buffers that are there."""
-    operands = [
-        (torch.randn(m, k, device=device), torch.randn(k, n, device=device), torch.empty(m, n, device=device))
-        for m, k, n in shapes
-    ]
-
-    def run() -> None:
-        for _ in range(updates):
-            for left, right, out in operands:
-                torch.mm(left, right, out=out)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    return run
-
-
-def floor(
-    shapes: Sequence[tuple[int, int, int]], parameters: int, trained: int, device: torch.device, size: int = 2048
-) -> dict[str, float]:
-    """What no implementation goes below: operations over this machine's largest rate, or bytes over its bandwidth.
-
-    Operations: two per multiplication of ``shapes``, over the rate of one large product. Bytes: Adam reads parameter,
-    gradient and two moments and writes three of them, targets are read and written, over the rate of one large addition
-    in place.
-
-    Args:
-        shapes: of the update's products.
-        parameters: numbers in the networks that learn.
-        trained: how many of them have a target.
-        device: where to measure.
-        size: of the large product; the addition takes 8 times its bytes.
-
-    Returns:
-        ``gflop`` and ``megabytes`` of one update, ``gflops`` and ``gigabytes_per_s`` of this machine, ``updates_per_s``.
-    """
-
-    def fastest(work: Callable[[], object], repeats: int = 5) -> float:
-        seconds = []
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-        return min(seconds[1:])
-
-    square, result = torch.randn(size, size, device=device), torch.empty(size, size, device=device)
-    rate = 2 * size**3 / fastest(lambda: torch.mm(square, square, out=result))
-    long = torch.zeros(8 * size * size, device=device)
-    bandwidth = 2 * long.nbytes / fastest(lambda: long.add_(1))
-    operations = sum(2 * m * k * n for m, k, n in shapes)
-    moved = 4 * (7 * parameters + 3 * trained)
-    return {
-        "gflop": operations / 1e9, "megabytes": moved / 1e6, "gflops": rate / 1e9, "gigabytes_per_s": bandwidth / 1e9,
-        "updates_per_s": 1 / max(operations / rate, moved / bandwidth),
-    }  # fmt: skip
 
 
 class PlainAWAC:

@@ -16,12 +16,14 @@ from lightning.pytorch.callbacks import Callback
 from tensordict import TensorDict
 
 from awac_pl import losses
-from awac_pl.compiling import ChunkGraph, CompileMode, compiled
+from awac_pl.compiling import ChunkGraph, Circumstances, CompileMode, choose_mode, compiled
 from awac_pl.data import ReplayDataModule
+from awac_pl.fast_update import FastUpdate
 from awac_pl.module import AWAC
 from awac_pl.replay import Replay
+from benchmarks.floor import ceiling, floor, multipliers, products
 from benchmarks.measure import compare, in_turn, timed
-from benchmarks.peers import PlainAWAC, ceiling, floor, products
+from benchmarks.peers import PlainAWAC
 
 OBSERVATION_DIM, ACTION_DIM = 45, 24  # pen
 CHUNK = 50
@@ -51,10 +53,14 @@ def make_module(hidden: Sequence[int], device: torch.device, **options: Any) -> 
     return module.to(device)
 
 
-def bare(module: AWAC, batches: TensorDict, updates: int, mode: CompileMode = "off") -> Callable[[], None]:
+def bare(module: AWAC, batches: TensorDict, updates: int, mode: CompileMode = "auto") -> Callable[[], None]:
     """Updates on batches that are there, without the Trainer."""
     device = module.device
+    circumstances = Circumstances(device, "32-true", 1)
+    mode = choose_mode(mode, circumstances)
     optimizer = module.configure_optimizers()
+    if mode != "off" and not circumstances.against_by_hand():
+        return bare_by_hand(module, optimizer, batches, updates, mode)  # type: ignore[arg-type]
     loss_of = compiled(module.loss, mode) if mode in ("default", "reduce-overhead") else module.loss
 
     def chunk_of_updates(chunk: TensorDict) -> TensorDict:
@@ -73,6 +79,25 @@ def bare(module: AWAC, batches: TensorDict, updates: int, mode: CompileMode = "o
             step(batches[: min(len(batches), updates - first)])
         if device.type == "cuda":
             torch.cuda.synchronize()
+
+    return run
+
+
+def bare_by_hand(
+    module: AWAC, optimizer: torch.optim.Adam, batches: TensorDict, updates: int, mode: CompileMode
+) -> Callable[[], None]:
+    """The same with the gradients written out."""
+    actor, critics, targets = module.actor, module.critics, module.target_critics
+    fast = FastUpdate(
+        actor, critics, targets, optimizer, module.hparams, module.target_range, actor.engine,
+        None if mode == "by_hand" else mode,
+    )  # fmt: skip
+
+    def run() -> None:
+        for first in range(0, updates, len(batches)):
+            fast(batches[: min(len(batches), updates - first)])
+            optimizer.step()
+            losses.polyak_update(targets.parameters(), critics.parameters(), 0.005)
 
     return run
 
@@ -145,11 +170,19 @@ def updates(
             torch.cuda.synchronize()
 
     quick = {"critic_layer_norm": True, "advantage": "td", "value_gradient": 100.0}
+    before: dict[str, Any] = {"matmul_engine": "native"}
     variants = {
-        "matrix products alone": timed(ceiling(shapes, device, number)),
+        f"matrix products alone, {name}": timed(ceiling(shapes, device, number, multiply))
+        for name, multiply in multipliers(device).items()
+    }
+    variants |= {
         "plain AWAC": timed(run_plain),
         "awac_pl": timed(bare(make_module(hidden, device), chunk, number)),
         "awac_pl, options of preset quick": timed(bare(make_module(hidden, device, **quick), chunk, number)),
+        "awac_pl 0.1: autograd, torch.mm": timed(bare(make_module(hidden, device, **before), chunk, number, "off")),
+        "awac_pl 0.1, options of preset quick": timed(
+            bare(make_module(hidden, device, **quick, **before), chunk, number, "off")
+        ),
     }
     for mode in modes:
         variants[f"awac_pl, compile: {mode}"] = timed(bare(make_module(hidden, device), chunk, number, mode))
@@ -158,8 +191,8 @@ def updates(
     return compare(in_turn(variants, rounds), "plain AWAC", number)
 
 
-def floor_of(batch: int, hidden: Sequence[int], device: torch.device) -> dict[str, float]:
-    """See ``peers.floor``."""
+def floor_of(batch: int, hidden: Sequence[int], device: torch.device) -> dict[str, Any]:
+    """See ``floor.floor``."""
     module = make_module(hidden, device)
     trained = sum(parameter.numel() for parameter in module.critics.parameters())
     parameters = trained + sum(parameter.numel() for parameter in module.actor.parameters())

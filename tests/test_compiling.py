@@ -7,7 +7,8 @@ import torch
 from tensordict import TensorDict
 
 from awac_pl import module as module_file
-from awac_pl.compiling import ChunkGraph, choose_mode, compiled
+from awac_pl.compiling import ChunkGraph, Circumstances, choose_mode, compiled
+from awac_pl.module import AWAC
 from tests.test_module import make_chunk, make_module, train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -16,7 +17,10 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 @pytest.mark.parametrize(
     ("asked", "device", "precision", "world_size", "expected", "said"),
     [
-        ("auto", CPU, "32-true", 1, "off", ""),
+        ("auto", CPU, "32-true", 1, "by_hand", ""),
+        ("auto", CPU, "64-true", 1, "by_hand", ""),
+        ("auto", CPU, "bf16-mixed", 1, "off", ""),
+        ("auto", CPU, "32-true", 2, "off", ""),
         ("auto", CUDA, "32-true", 1, "graph", ""),
         ("auto", CUDA, "32-true", 2, "off", ""),
         ("auto", CUDA, "bf16-mixed", 1, "off", ""),
@@ -24,14 +28,31 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
         ("graph", CPU, "32-true", 1, "off", "graph needs a CUDA device, not cpu; the updates run eagerly"),
         ("graph", CUDA, "32-true", 2, "off", "graph needs one process"),
         ("graph", CUDA, "bf16-mixed", 1, "off", "graph needs trainer.precision 32-true, not bf16-mixed"),
+        ("by_hand", CUDA, "32-true", 1, "off", "by_hand needs a CPU, not cuda; the updates run eagerly"),
+        ("by_hand", CPU, "32-true", 2, "off", "by_hand needs one process"),
+        ("by_hand", CPU, "bf16-true", 1, "off", "by_hand needs trainer.precision 32-true or 64-true, not bf16-true"),
         ("default", CPU, "32-true", 1, "default", ""),
         ("off", CUDA, "32-true", 1, "off", ""),
     ],
 )
 def test_what_is_chosen_and_said(caplog, asked, device, precision, world_size, expected, said) -> None:
-    assert choose_mode(asked, device, precision, world_size) == expected
+    assert choose_mode(asked, Circumstances(device, precision, world_size)) == expected
     assert said in caplog.text
     assert bool(said) == bool(caplog.text)
+
+
+def test_a_learner_with_a_loss_of_its_own_keeps_it() -> None:
+    class Lazy(AWAC):
+        def loss(self, batch, *, watch=True):
+            loss, metrics = super().loss(batch, watch=watch)
+            return 0 * loss, metrics
+
+    module = make_module(actor_weight_decay=0.0)
+    module.__class__ = Lazy
+    before = module.actor.layers[0].weight.clone()
+    train(module, [make_chunk(5)])
+    assert module.compile_mode == "off"
+    torch.testing.assert_close(module.actor.layers[0].weight, before, rtol=0, atol=0)
 
 
 def test_a_failed_compilation_costs_one_line(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +135,7 @@ def test_the_modules_graph_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatc
     captured = make_module()
     train(captured, chunks)
     monkeypatch.undo()
-    eager = make_module()
+    eager = make_module(compile="off")
     train(eager, chunks)
     assert captured._run.captures == 1
     torch.testing.assert_close(eager.state_dict(), captured.state_dict(), rtol=0, atol=0)

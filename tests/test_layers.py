@@ -13,9 +13,21 @@ import awac_pl
 
 LAYERS = [
     ["__init__", "errors", "schema", "serving"],
-    ["losses", "scores", "tasks", "policy", "distributed", "compiling", "hdf5", "files", "published", "contract"],
+    [
+        "losses",
+        "scores",
+        "tasks",
+        "policy",
+        "distributed",
+        "compiling",
+        "hdf5",
+        "files",
+        "published",
+        "contract",
+        "products",
+    ],
     ["networks", "rollouts", "episodes", "replay", "streams", "run_folder", "dataset_folders"],
-    ["datasets", "runs", "runner", "graph", "rendering", "facts", "places", "parents"],
+    ["datasets", "runs", "runner", "graph", "rendering", "facts", "places", "parents", "fast_update"],
     ["cloning", "downloads", "importing", "editing", "groups", "video", "tracking", "registry"],
     ["inspection", "figures", "tables", "run_logger"],
     ["data", "module", "report"],

@@ -152,6 +152,7 @@ class Reference:
                     slow.copy_((1 - self.tau) * slow + self.tau * online)
 
 
+@pytest.mark.parametrize("compile_mode", ["off", "by_hand"])
 @pytest.mark.parametrize(
     ("form", "baseline", "clip", "clamp", "advantage", "value_gradient", "dtype"),
     [
@@ -163,8 +164,9 @@ class Reference:
     ],
 )
 def test_updates_equal_the_reference_parameter_by_parameter(
-    form: str, baseline: str, clip: float | None, clamp: bool, advantage: str, value_gradient: float, dtype: torch.dtype
-) -> None:
+    form: str, baseline: str, clip: float | None, clamp: bool, advantage: str, value_gradient: float, dtype: torch.dtype,
+    compile_mode: str,
+) -> None:  # fmt: skip
     """After 20 updates in single precision, and after 200 in double, where rounding has no time to grow."""
     module = make_module(
         weight_form=form,
@@ -175,6 +177,7 @@ def test_updates_equal_the_reference_parameter_by_parameter(
         max_weight=20.0,
         advantage=advantage,
         value_gradient=value_gradient,
+        compile=compile_mode,
     )
     single = dtype == torch.float32
     reference = Reference(module, form, baseline, clip, advantage)
@@ -200,9 +203,74 @@ def test_updates_equal_the_reference_parameter_by_parameter(
                 torch.testing.assert_close(bias[index, 0], layer.bias, **close)
 
 
-def test_chunks_of_one_and_of_many_give_the_same_numbers() -> None:
+OPTIONS = [
+    {},
+    {"critic_layer_norm": True, "advantage": "td", "value_gradient": 3.0, "log_std_range": (-5.0, -2.0)},
+    {"critic_layer_norm": True, "num_critics": 3, "clip_next_action": False, "initial_std": 0.6},
+    {"critic_max_output": -0.02, "clamp_target": False, "value_gradient": 2.0},  # above some of the values, below others
+    {
+        "baseline": "sampled_actions", "baseline_samples": 2, "initial_std": 0.8, "value_gradient": 1.0,
+        "critic_max_output": 0.0, "critic_layer_norm": True,
+    },
+    {"weight_form": "exp", "temperature": 2.0, "max_weight": 1.5, "advantage_clip": None, "actor_weight_decay": 0.0},
+    {"actor_hidden_sizes": (9,), "critic_hidden_sizes": (7, 5, 3), "learning_rate": 1e-2},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_gradients_written_out_equal_autograds(options: dict) -> None:
+    """200 updates in double precision; and the metrics, and what the optimizer holds."""
+    chunk = make_chunk(100).apply(lambda column: column.double() if column.is_floating_point() else column)
+    modules, metrics, states = [], [], []
+    for mode in ("off", "by_hand"):
+        module = make_module(compile=mode, **options)
+        trainer = train(module, [chunk, chunk], precision="64-true")
+        assert module.compile_mode == mode
+        modules.append(module.state_dict())
+        metrics.append(dict(trainer.callback_metrics))
+        states.append(trainer.optimizers[0].state_dict())
+    close = {"rtol": 1e-9, "atol": 1e-11}
+    torch.testing.assert_close(modules[0], modules[1], **close)
+    torch.testing.assert_close(metrics[0], metrics[1], **close)
+    torch.testing.assert_close(states[0], states[1], **close)
+
+
+def test_a_value_above_its_clamp_has_no_gradient() -> None:
+    """All values start above the bound: neither autograd nor the gradients written out move the critics."""
+    for mode in ("off", "by_hand"):
+        module = make_module(critic_max_output=-10.0, compile=mode)
+        before = {name: parameter.clone() for name, parameter in module.critics.named_parameters()}
+        train(module, [make_chunk(5)])
+        torch.testing.assert_close(before, dict(module.critics.named_parameters()), rtol=0, atol=0)
+
+
+def test_the_next_action_is_clipped_where_asked() -> None:
+    """Targets that are Q'(s', a') = a'_0, an actor that says 0 and a deviation of 0.9: unclipped, some lie above 1."""
+    for clip, highest in ((True, 1.0), (False, 2.0)):
+        module = make_module(
+            clip_next_action=clip, clamp_target=False, critic_hidden_sizes=(), discount=1.0 - 1e-6, initial_std=0.9
+        )
+        with torch.no_grad():
+            for parameter in (*module.target_critics.parameters(), *module.actor.layers.parameters()):
+                parameter.zero_()
+            module.target_critics.weights[0][:, OBSERVATION_DIM] = 1.0
+        batch = make_chunk(1, batch=4096)[0]
+        batch["reward"].zero_()
+        batch["discount"].fill_(1.0)
+        batch["terminated"].zero_()
+        torch.manual_seed(0)
+        target_mean_square = module.loss(batch)[1]["train/critic_loss"].item()
+        noise = (0.9 * torch.randn(1_000_000)).clamp(-highest, highest) if clip else 0.9 * torch.randn(1_000_000)
+        q = module.critics(batch["observation"], batch["action"])
+        expected = 2 * noise.square().mean() + q.square().mean(dim=1).sum()  # noise is independent of q
+        assert target_mean_square == pytest.approx(expected.item(), rel=0.05)
+
+
+@pytest.mark.parametrize("options", [{}, OPTIONS[-1]])
+@pytest.mark.parametrize("mode", ["off", "by_hand"])
+def test_chunks_of_one_and_of_many_give_the_same_numbers(mode: str, options: dict) -> None:
     chunk = make_chunk(12)
-    one, many = make_module(), make_module()
+    one, many = make_module(compile=mode, **options), make_module(compile=mode, **options)
     train(one, [chunk[index : index + 1] for index in range(12)])
     train(many, [chunk])
     torch.testing.assert_close(one.state_dict(), many.state_dict(), rtol=0, atol=0)
