@@ -7,7 +7,7 @@ product: the actor at s and s', a critic at (s, a) and (s, a_pi). The tests comp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -30,6 +30,7 @@ class FastUpdate:
         optimizer: ``AWAC.configure_optimizers``'s; after each chunk its state is as if it had made every step.
         options: ``AWAC``'s arguments.
         target_range: see ``losses.td_target``.
+        follow: called after each step, moves what follows the weights.
         engine: which library multiplies.
         compile_with: a mode of ``torch.compile`` for the gradients; None for none.
     """
@@ -42,6 +43,7 @@ class FastUpdate:
         optimizer: torch.optim.Adam,
         options: Mapping[str, Any],
         target_range: tuple[float, float] | None,
+        follow: Callable[[], None],
         engine: Engine,
         compile_with: CompileMode | None = None,
     ) -> None:
@@ -68,7 +70,7 @@ class FastUpdate:
             for ensemble in (critics, target_critics)
         )  # fmt: skip
         self._of_logit = cast(Tensor, actor.std_logit.grad)
-        self._online, self._slow = list(critics.parameters()), list(target_critics.parameters())
+        self._follow = follow
         self._adam = _Adam(optimizer)
         # glibc gives large pieces back to the system and faults them in again, update after update, until it has seen a
         # large one freed, which moves its thresholds. Elsewhere this line does nothing.
@@ -85,7 +87,7 @@ class FastUpdate:
             metrics = self._gradients(batch, self._noise(batch["action"]), index == last)
             if index < last:
                 self._adam.step()
-                losses.polyak_update(self._slow, self._online, self.options["polyak"])
+                self._follow()
         self._adam.end_chunk()
         return TensorDict(metrics)
 
@@ -102,7 +104,9 @@ class FastUpdate:
         """
         options, size = self.options, len(batch["action"])
         observation, action = batch["observation"], batch["action"]
-        log_std = self.actor.log_std
+        low, high = self.actor.log_std_range
+        share = torch.sigmoid(self.actor.std_logit)
+        log_std = low + (high - low) * share
         std = log_std.exp()
         states = torch.cat([observation, batch["next_observation"]])
         mean, next_mean = self._actor.forward(states).tanh_().split(size)
@@ -125,15 +129,14 @@ class FastUpdate:
         weighted = standardised * pull[:, None]
         of_mean = weighted / std
         of_log_std = (weighted * standardised).sum(dim=0) - pull.sum()
-        q_uphill = q_policy.mean(dim=(0, 1))
         if self._uphill:
+            q_uphill = q_policy.mean(dim=(0, 1))
             of_actions = of_actions * (-options["value_gradient"] / (q_policy.numel() * losses.scale_of(q_uphill)))
             if sampled:  # clipped actions do not move, the others move the mean
                 of_actions = (of_actions * (actions.abs() <= 1)).view(-1, *mean.shape).sum(dim=0)
             of_mean = of_mean + of_actions
         self._actor.backward(torch.ops.aten.tanh_backward(of_mean, mean), size)
-        low, high = self.actor.log_std_range
-        self._of_logit.copy_(of_log_std * (log_std - low) * (high - log_std) / (high - low))  # through the sigmoid
+        self._of_logit.copy_(torch.ops.aten.sigmoid_backward(of_log_std * (high - low), share))
 
         if not watch:
             return {}

@@ -112,6 +112,7 @@ class AWAC(lightning.LightningModule):
         self.target_critics.load_state_dict(self.critics.state_dict())
         for network in (self.actor, self.critics, self.target_critics):
             network.engine = choose_engine(matmul_engine)
+        self._followers = [(list(self.target_critics.parameters()), list(self.critics.parameters()), polyak)]
         self.target_range = return_range if clamp_target else None
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
@@ -234,7 +235,7 @@ class AWAC(lightning.LightningModule):
             optimizer = cast(torch.optim.Adam, self.optimizers().optimizer)  # type: ignore[union-attr]
             self._fast = FastUpdate(
                 self.actor, self.critics, self.target_critics, optimizer, self.hparams, self.target_range,
-                self.actor.engine, mode,
+                self._move_targets, self.actor.engine, mode,
             )  # fmt: skip
         return self._fast(chunk)
 
@@ -245,7 +246,8 @@ class AWAC(lightning.LightningModule):
         return untouched and type(self.actor) is Actor and type(self.critics) is type(self.target_critics) is CriticEnsemble
 
     def _move_targets(self) -> None:
-        losses.polyak_update(self.target_critics.parameters(), self.critics.parameters(), self.hparams["polyak"])
+        for slow, online, rate in self._followers:
+            losses.polyak_update(slow, online, rate)
 
     def validation_step(self, seeds: list[int], batch_idx: int) -> None:
         """Roll out one episode per evaluation seed with the mean action."""

@@ -139,15 +139,15 @@ class Layers:
         """
         size = len(gradient)
         for index in reversed(range(len(self._weights))):
-            inputs, own = self._inputs[index][:size], gradient[:batch]
-            pair = (own.t(), inputs[:batch]) if self.out_first else (inputs[:batch].t(), own)
+            inputs, own = _first(self._inputs[index], size), _first(gradient, batch)
+            pair = (own.t(), _first(inputs, batch)) if self.out_first else (_first(inputs, batch).t(), own)
             matmul(*pair, self.engine, out=self._of_weights[index])
             torch.sum(own, dim=0, out=self._of_biases[index])
             if index:
                 gradient = matmul(gradient, self._transposed[index], self.engine)
                 gradient = torch.ops.aten.threshold_backward(gradient, inputs, 0)
                 if self.layer_norm:
-                    before, mean, inverse_std = (part[:size] for part in self._normalised[index - 1])
+                    before, mean, inverse_std = (_first(part, size) for part in self._normalised[index - 1])
                     gradient, _, _ = torch.ops.aten.native_layer_norm_backward(
                         gradient, before, before.shape[1:], mean, inverse_std, None, None, [True, False, False]
                     )
@@ -155,6 +155,11 @@ class Layers:
         if input_from is None:
             return None
         return matmul(gradient[batch:], self._transposed[0][:, input_from:], self.engine)
+
+
+def _first(rows: Tensor, count: int) -> Tensor:
+    """The first so many rows; a slice of all of them would cost as much as a small operation."""
+    return rows if rows.shape[0] == count else rows[:count]
 
 
 def usable(rows: Tensor, weight: Tensor) -> bool:

@@ -89,7 +89,6 @@ def main() -> None:
         "machine": {
             "commit": git_commit(), "torch": torch.__version__, "processor": processor(),
             "instructions": torch.backends.cpu.get_cpu_capability(), "matmul_engine": choose_engine(),
-
             "cores": os.cpu_count(), "threads": options.threads, "device": str(device),
             "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None, "rounds": options.rounds,
         }

@@ -89,7 +89,7 @@ def bare_by_hand(
     """The same with the gradients written out."""
     actor, critics, targets = module.actor, module.critics, module.target_critics
     fast = FastUpdate(
-        actor, critics, targets, optimizer, module.hparams, module.target_range, actor.engine,
+        actor, critics, targets, optimizer, module.hparams, module.target_range, module._move_targets, actor.engine,
         None if mode == "by_hand" else mode,
     )  # fmt: skip
 
@@ -97,7 +97,7 @@ def bare_by_hand(
         for first in range(0, updates, len(batches)):
             fast(batches[: min(len(batches), updates - first)])
             optimizer.step()
-            losses.polyak_update(targets.parameters(), critics.parameters(), 0.005)
+            module._move_targets()
 
     return run
 

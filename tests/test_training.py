@@ -91,6 +91,8 @@ def test_schedule_and_counters(tmp_path: Path, reach_dataset: str, synchronous: 
     assert manifest["status"] == "finished"
     assert manifest["datasets"][0]["transitions"] == 200
     assert len(manifest["datasets"][0]["sha256"]) == 64
+    assert (manifest["compile"], manifest["matmul_engine"]) == ("by_hand", module.actor.engine)
+    assert manifest["processor"]
 
 
 def test_the_overlapped_block_is_acted_by_the_policy_of_the_epoch_before(tmp_path: Path, reach_dataset: str) -> None:
