@@ -52,6 +52,9 @@ class AWAC(lightning.LightningModule):
         value_gradient: weight of a term that moves the policy uphill on the critics, beside the likelihood, at the actions
             of ``baseline``; 0 is AWAC.
         clip_next_action: clip the action sampled at the next observation to [-1, 1].
+        actor_average: rate per update at which a second actor follows the first, as the targets follow the critics. That
+            average acts, is evaluated and is exported; losses, targets and next actions use the actor itself. Its curve is
+            steadier. 0 for none (AWAC).
         learning_rate: Adam's, for actor and critics.
         actor_weight_decay: Adam's L2 penalty on the actor; the critics have none.
         compile: how updates are run; speed only. ``off`` is PyTorch's autograd. ``by_hand`` has the gradients written out
@@ -94,6 +97,7 @@ class AWAC(lightning.LightningModule):
         baseline_samples: int = 1,
         value_gradient: float = 0.0,
         clip_next_action: bool = True,
+        actor_average: float = 0.0,
         learning_rate: float = 3e-4,
         actor_weight_decay: float = 1e-4,
         compile: CompileMode = "auto",
@@ -103,7 +107,8 @@ class AWAC(lightning.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False
-        self.actor = Actor(observation_dim, action_dim, actor_hidden_sizes, log_std_range, initial_std)
+        actor_arguments = (observation_dim, action_dim, actor_hidden_sizes, log_std_range, initial_std)
+        self.actor = Actor(*actor_arguments)
         critic_arguments = (
             observation_dim, action_dim, critic_hidden_sizes, num_critics, critic_layer_norm, critic_max_output,
         )  # fmt: skip
@@ -113,6 +118,14 @@ class AWAC(lightning.LightningModule):
         for network in (self.actor, self.critics, self.target_critics):
             network.engine = choose_engine(matmul_engine)
         self._followers = [(list(self.target_critics.parameters()), list(self.critics.parameters()), polyak)]
+        if not 0 <= actor_average <= 1:
+            raise AwacError(f"model.actor_average is {actor_average}; it is a rate in [0, 1]")
+        self.average_actor: Actor | None = None
+        if actor_average:
+            with torch.random.fork_rng(devices=[]):  # with and without it, a run starts and draws alike
+                self.average_actor = Actor(*actor_arguments).requires_grad_(False)
+            self.average_actor.load_state_dict(self.actor.state_dict())
+            self._followers.append((list(self.average_actor.parameters()), list(self.actor.parameters()), actor_average))
         self.target_range = return_range if clamp_target else None
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
@@ -268,9 +281,14 @@ class AWAC(lightning.LightningModule):
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
 
+    @property
+    def acting_actor(self) -> Actor:
+        """The actor that acts: the average, where there is one."""
+        return self.actor if self.average_actor is None else self.average_actor
+
     def policy(self, deterministic: bool = False) -> NumpyPolicy:
         """A snapshot of the policy for workers, free of torch."""
-        return self.actor.to_numpy(deterministic)
+        return self.acting_actor.to_numpy(deterministic)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the random state that Lightning leaves out."""

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -327,6 +328,40 @@ def test_value_gradient_moves_the_actor_uphill_and_leaves_the_critics_alone() ->
             if parameter.grad is not None:
                 parameter -= 1e-9 * parameter.grad
     assert value() > before
+
+
+@pytest.mark.parametrize("mode", ["off", "by_hand"])
+def test_the_average_of_the_actor_acts_and_changes_no_update(mode: str) -> None:
+    """By hand: after each update the average moves a tenth of the way to the actor."""
+    plain, averaged = make_module(compile=mode), make_module(compile=mode, actor_average=0.1)
+    expected = [parameter.detach().clone() for parameter in averaged.actor.parameters()]
+    for index in range(6):
+        chunk = make_chunk(1, seed=index)
+        train(plain, [chunk], seed=index)
+        train(averaged, [chunk], seed=index)
+        for slow, now in zip(expected, plain.actor.parameters(), strict=True):
+            slow += 0.1 * (now.detach() - slow)
+    torch.testing.assert_close(dict(plain.actor.named_parameters()), dict(averaged.actor.named_parameters()), rtol=0, atol=0)
+    assert averaged.average_actor is not None
+    torch.testing.assert_close(list(averaged.average_actor.parameters()), expected, rtol=1e-5, atol=1e-7)
+    observation = torch.randn(OBSERVATION_DIM)
+    acted = averaged.policy(deterministic=True).act(observation.numpy(), np.random.default_rng(0))
+    torch.testing.assert_close(torch.from_numpy(acted), averaged.average_actor(observation[None])[0], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(torch.from_numpy(acted), averaged.actor(observation[None])[0], rtol=1e-5, atol=1e-6)
+
+
+def test_chunks_of_one_move_the_average_as_chunks_of_many_do() -> None:
+    chunk = make_chunk(12)
+    one, many = make_module(actor_average=0.05), make_module(actor_average=0.05)
+    train(one, [chunk[index : index + 1] for index in range(12)])
+    train(many, [chunk])
+    torch.testing.assert_close(one.state_dict(), many.state_dict(), rtol=0, atol=0)
+
+
+def test_a_run_without_an_average_has_the_state_of_version_0_1() -> None:
+    assert {name.split(".")[0] for name in make_module().state_dict()} == {
+        "actor", "critics", "target_critics", "updates", "env_steps",
+    }  # fmt: skip
 
 
 def test_weight_decay_is_the_actors_alone() -> None:
