@@ -54,6 +54,8 @@ class ReplayDataModule(lightning.LightningDataModule):
         batch_size: B, transitions per update, of each process where several train together.
         offline_batch_size: B of the offline epochs; null for the same.
         offline_ratio: share of each batch from the offline data; null samples uniformly over everything.
+        demonstration_ratio: share of each batch from the first dataset, the demonstrations, however large the others
+            are; the rest is drawn from everything. null draws nothing apart.
         chunk_size: K, updates per training step; changes the speed, not the numbers.
         updates_per_epoch: gradient updates of one epoch, a multiple of ``chunk_size``.
         offline_epochs: epochs of pretraining before the first online step.
@@ -85,6 +87,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         batch_size: int = 1024,
         offline_batch_size: int | None = None,
         offline_ratio: float | None = None,
+        demonstration_ratio: float | None = None,
         chunk_size: int = 50,
         updates_per_epoch: int = 1000,
         offline_epochs: int = 25,
@@ -107,8 +110,9 @@ class ReplayDataModule(lightning.LightningDataModule):
             raise AwacError(f"seed_everything is {seed}; choose 0 to 999, above it episodes would meet those of evaluation")
         if n_step < 1:
             raise AwacError(f"data.n_step is {n_step}; it must be at least 1")
-        if offline_ratio is not None and not 0 <= offline_ratio <= 1:
-            raise AwacError(f"data.offline_ratio is {offline_ratio}; it must lie in [0, 1]")
+        for name, ratio in (("offline_ratio", offline_ratio), ("demonstration_ratio", demonstration_ratio)):
+            if ratio is not None and not 0 <= ratio <= 1:
+                raise AwacError(f"data.{name} is {ratio}; it must lie in [0, 1]")
         self.task = find_task(task, horizon=horizon, reward=reward, terminate_on_success=terminate_on_success)
         self.spaces: Spaces = inspect_spaces(self.task)
         self.binary_reward = uses_binary_reward(self.task, self.spaces)
@@ -137,6 +141,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.capacity = capacity
         self.device = device
         self.offline_ratio = offline_ratio
+        self.demonstration_ratio = demonstration_ratio
         self.n_step = n_step
         self.workers = RolloutWorkers(self.task, workers, self.spaces)
 
@@ -206,6 +211,7 @@ class ReplayDataModule(lightning.LightningDataModule):
             device=training if self.device == "auto" else self.device,
             seed=self.seed,
             offline_ratio=self.offline_ratio,
+            demonstration_ratio=self.demonstration_ratio,
             n_step=self.n_step,
             discount=self.discount,
             rank=rank(),
@@ -224,7 +230,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         )
         episodes = transitions = clipped = 0
         while block := list(itertools.islice(stream, EPISODES_AT_A_TIME)):
-            self.replay.fill([episode for episode, _ in block], weight)
+            self.replay.fill([episode for episode, _ in block], weight, demonstrations=first)
             episodes += len(block)
             transitions += sum(len(episode) for episode, _ in block)
             clipped += sum(outside for _, outside in block)

@@ -57,13 +57,12 @@ class AWAC(lightning.LightningModule):
             steadier. 0 for none (AWAC).
         learning_rate: Adam's, for actor and critics.
         actor_weight_decay: Adam's L2 penalty on the actor; the critics have none.
-        compile: how updates are run; speed only. ``off`` is PyTorch's autograd. ``by_hand`` has the gradients written out
-            (``fast_update.py``), for one process on a CPU; hooks on gradients and losses are not called there.
-            ``default`` and ``reduce-overhead`` are modes of ``torch.compile``, which takes a minute the first time.
-            ``graph`` captures the K updates of a chunk in a CUDA graph. ``auto`` is ``graph`` on one CUDA device,
-            ``by_hand`` in one process on a CPU, and ``off`` elsewhere.
-        matmul_engine: which library multiplies float32 matrices on a CPU; speed and rounding only. ``native`` is PyTorch's
-            choice, ``onednn`` is oneDNN, ``auto`` is ``onednn`` on AMD processors with AVX-512 (see ``products.py``).
+        compile: how updates are run; speed only. ``off`` is PyTorch's autograd; ``by_hand`` has the gradients written out
+            (``fast_update.py``; hooks on gradients are not called); ``default`` and ``reduce-overhead`` are modes of
+            ``torch.compile``, which takes a minute the first time; ``graph`` captures the K updates of a chunk in a CUDA
+            graph. ``auto`` is ``graph`` on one CUDA device, ``by_hand`` in one process on a CPU, and ``off`` elsewhere.
+        matmul_engine: which library multiplies float32 matrices on a CPU: ``native`` is PyTorch's choice; ``auto`` is
+            ``onednn`` on AMD processors with AVX-512 (``products.py``). Speed and rounding only.
         matmul_precision: of float32 products, as ``torch.set_float32_matmul_precision`` has it; ``high`` is TF32.
 
     The counters ``updates`` (gradient updates) and ``env_steps`` (online environment steps) are persistent buffers.
@@ -246,10 +245,10 @@ class AWAC(lightning.LightningModule):
         if self._fast is None:  # not before the weights are where they stay
             mode = None if self.compile_mode == "by_hand" else self.compile_mode
             optimizer = cast(torch.optim.Adam, self.optimizers().optimizer)  # type: ignore[union-attr]
+            networks = self.actor, self.critics, self.target_critics
             self._fast = FastUpdate(
-                self.actor, self.critics, self.target_critics, optimizer, self.hparams, self.target_range,
-                self._move_targets, self.actor.engine, mode,
-            )  # fmt: skip
+                *networks, optimizer, self.hparams, self.target_range, self._move_targets, self.actor.engine, mode
+            )
         return self._fast(chunk)
 
     def _is_plain(self) -> bool:

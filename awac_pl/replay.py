@@ -26,14 +26,24 @@ class OfflineOnlineSampler(RandomSampler):
         seed: of the sampler's own generator, so that nothing else moves its draws.
         offline_ratio: share of each batch from the offline rows; None draws from everything. While there are no online
             rows, all come from the offline rows.
+        demonstration_ratio: share of each batch from the demonstrations, which are the first rows; the others come from
+            everything. None draws no rows apart.
         device: where row numbers are drawn: where the rows lie, so that nothing waits for a copy.
     """
 
-    def __init__(self, seed: int, offline_ratio: float | None = None, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        seed: int,
+        offline_ratio: float | None = None,
+        demonstration_ratio: float | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         super().__init__()
         self.generator = torch.Generator(device).manual_seed(seed)
         self.offline_ratio = offline_ratio
+        self.demonstration_ratio = demonstration_ratio
         self.offline_size = 0
+        self.demonstration_size = 0
         self._parts: list[tuple[int, float]] = []
 
     def add_offline(self, rows: int, weight: float) -> None:
@@ -56,10 +66,16 @@ class OfflineOnlineSampler(RandomSampler):
         draws = [torch.rand(batch_size, generator=self.generator, dtype=torch.float64, device=device)
                  for _ in range(num_batches)]  # fmt: skip
         point = torch.stack(draws)
+        demonstrations = round((self.demonstration_ratio or 0) * batch_size) if self.demonstration_size else 0
+        apart = (point[:, :demonstrations] * self.demonstration_size).long()
+        return torch.cat([apart, self._from_everything(point[:, demonstrations:], online)], dim=1)
+
+    def _from_everything(self, point: Tensor, online: int) -> Tensor:
+        """Rows at points in [0, 1)."""
         offline = sum(rows * weight for rows, weight in self._parts)
         if self.offline_ratio is None or online == 0:
             return self._row(point * (offline + online))
-        from_offline = round(self.offline_ratio * batch_size)
+        from_offline = round(self.offline_ratio * point.shape[1])
         point[:, :from_offline] *= offline
         point[:, from_offline:] *= online
         point[:, from_offline:] += offline
@@ -96,6 +112,7 @@ class Replay:
         device: where they are stored and sampled.
         seed: of the sampler.
         offline_ratio: see ``OfflineOnlineSampler``.
+        demonstration_ratio: see ``OfflineOnlineSampler``.
         n_step: steps that a transition spans.
         discount: gamma.
         rank: number of this process among those that train together.
@@ -113,6 +130,7 @@ class Replay:
         device: torch.device | str = "cpu",
         seed: int = 0,
         offline_ratio: float | None = None,
+        demonstration_ratio: float | None = None,
         n_step: int = 1,
         discount: float = 0.99,
         rank: int = 0,
@@ -123,7 +141,8 @@ class Replay:
         self.n_step, self.discount = n_step, discount
         self.rank, self.world_size = rank, world_size
         self.device = torch.device(device if scratch is None else "cpu")  # chunks of a file are moved when they are used
-        self.sampler = OfflineOnlineSampler(seed + 1000 * rank, offline_ratio, self.device)  # seeds of runs are below 1000
+        own_seed = seed + 1000 * rank  # seeds of runs are below 1000
+        self.sampler = OfflineOnlineSampler(own_seed, offline_ratio, demonstration_ratio, self.device)
         storage: Storage
         if scratch is None:
             storage = LazyTensorStorage(self.capacity, device=self.device)
@@ -145,12 +164,13 @@ class Replay:
         """Number of online transitions that are still there."""
         return len(self) - self.offline_size
 
-    def fill(self, episodes: Sequence[Episode], weight: float = 1.0) -> None:
+    def fill(self, episodes: Sequence[Episode], weight: float = 1.0, demonstrations: bool = False) -> None:
         """Store this rank's share of some offline episodes; may be called again, before the first online episode.
 
         Args:
             episodes: to store.
             weight: how often one of their transitions is drawn, compared with an online one.
+            demonstrations: they count for ``demonstration_ratio``, and come before all others.
 
         Raises:
             AwacError: the capacity does not hold them and at least one online transition.
@@ -164,6 +184,8 @@ class Replay:
             )
         self.buffer.extend(rows)
         self.sampler.add_offline(len(rows), weight)
+        if demonstrations:
+            self.sampler.demonstration_size += len(rows)
 
     def extend(self, episodes: Sequence[Episode]) -> None:
         """Add online episodes; once full, they replace the oldest online transitions."""

@@ -143,6 +143,33 @@ def test_weights_and_an_offline_ratio() -> None:
     assert shares[0] == pytest.approx(0.25 * 0.75, abs=0.01)
 
 
+@pytest.mark.parametrize("online", [0, 40])
+@pytest.mark.parametrize("ratio", [0.25, 1.0])
+def test_a_share_of_each_batch_comes_from_the_demonstrations(ratio: float, online: int) -> None:
+    """Exactly that share apart, and beside it what the uniform draw over everything gives."""
+    replay = Replay(200, seed=1, demonstration_ratio=ratio)
+    replay.fill([numbered(0)], demonstrations=True)
+    replay.fill([numbered(10)], demonstrations=True)  # a dataset arrives in blocks
+    replay.fill([numbered(100, steps=32)])
+    if online:
+        replay.extend([numbered(150, steps=online)])
+    drawn = replay.sample(200, 40)["observation"][..., 0]
+    apart = round(ratio * 40)
+    assert (drawn[:, :apart] < 50).all()
+    assert sorted(drawn[:, :apart].unique().tolist()) == [0, 1, 2, 3, 10, 11, 12, 13]
+    if apart < 40:
+        rest = drawn[:, apart:]
+        assert (rest < 50).float().mean().item() == pytest.approx(8 / (40 + online), abs=0.02)
+        assert (rest >= 150).float().mean().item() == pytest.approx(online / (40 + online), abs=0.03)
+
+
+def test_without_a_share_of_demonstrations_the_draws_are_those_of_before() -> None:
+    plain, shared = Replay(100, seed=4), Replay(100, seed=4, demonstration_ratio=0.5)
+    for replay in (plain, shared):
+        replay.fill([numbered(0, steps=32)])  # nobody said that these are demonstrations
+    torch.testing.assert_close(plain.sample(3, 8)["observation"], shared.sample(3, 8)["observation"], rtol=0, atol=0)
+
+
 def test_a_memory_mapped_buffer_holds_the_same(tmp_path) -> None:
     mapped, plain = Replay(50, seed=2, scratch=str(tmp_path)), Replay(50, seed=2)
     for replay in (mapped, plain):

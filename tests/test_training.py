@@ -344,6 +344,7 @@ def test_clipping_is_said(reach, caplog: pytest.LogCaptureFixture) -> None:
         ({"capacity": 200}, "data.capacity is 200, the datasets hold 200 transitions"),
         ({"chunk_size": 7}, "data.updates_per_epoch 20 is no multiple of data.chunk_size 7"),
         ({"offline_ratio": 1.5}, "data.offline_ratio is 1.5"),
+        ({"demonstration_ratio": -0.1}, "data.demonstration_ratio is -0.1"),
         ({"datasets": []}, "data.datasets is empty"),
         ({"datasets": {"toy/reach-v0": 0.0}}, "data.datasets has a weight of 0.0; weights must be positive"),
         ({"train_split": 0.0}, "train_split is 0.0"),
