@@ -108,9 +108,8 @@ class AWAC(lightning.LightningModule):
         self.automatic_optimization = False
         actor_arguments = (observation_dim, action_dim, actor_hidden_sizes, log_std_range, initial_std)
         self.actor = Actor(*actor_arguments)
-        critic_arguments = (
-            observation_dim, action_dim, critic_hidden_sizes, num_critics, critic_layer_norm, critic_max_output,
-        )  # fmt: skip
+        sizes = (observation_dim, action_dim)
+        critic_arguments = (*sizes, critic_hidden_sizes, num_critics, critic_layer_norm, critic_max_output)
         self.critics = CriticEnsemble(*critic_arguments)
         self.target_critics = CriticEnsemble(*critic_arguments).requires_grad_(False)
         self.target_critics.load_state_dict(self.critics.state_dict())
