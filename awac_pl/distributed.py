@@ -58,5 +58,23 @@ def own_state(states: list[Any], name: str) -> Any:
     return states[rank()]
 
 
+def gather_random_states(device: torch.device) -> list[dict[str, Any]]:
+    """The state of PyTorch's random generators on every rank."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return gather_objects({"torch": torch.get_rng_state(), "cuda": cuda})
+
+
+def restore_random_state(states: list[dict[str, Any]], device: torch.device) -> None:
+    """Go on with what ``gather_random_states`` saved; one process goes on with the first rank's.
+
+    Raises:
+        AwacError: it was saved by another number of processes.
+    """
+    state = states[0] if world_size() == 1 else own_state(states, "random state")
+    torch.set_rng_state(state["torch"].cpu())
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
 def _together() -> bool:
     return dist.is_available() and dist.is_initialized()

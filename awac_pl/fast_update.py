@@ -115,7 +115,8 @@ class FastUpdate:
         actions = mean  # of the baseline, [N * B, A]
         if sampled := noise[1:]:
             actions = torch.cat([torch.addcmul(mean, one, std) for one in sampled])
-        values, of_actions = self._of_critics(batch, actions.clamp(-1, 1) if sampled else actions, target)
+        clip = options["clip_next_action"]
+        values, of_actions = self._of_critics(batch, actions.clamp(-1, 1) if sampled and clip else actions, target)
         q, q_policy = values[:, :size], values[:, size:].view(len(values), -1, size)  # [E, B], [E, N, B]
         advantage = (target if options["advantage"] == "td" else q.amin(dim=0)) - q_policy.amin(dim=0).mean(dim=0)
         weights = losses.advantage_weights(
@@ -133,7 +134,8 @@ class FastUpdate:
             q_uphill = q_policy.mean(dim=(0, 1))
             of_actions = of_actions * (-options["value_gradient"] / (q_policy.numel() * losses.scale_of(q_uphill)))
             if sampled:  # clipped actions do not move, the others move the mean
-                of_actions = (of_actions * (actions.abs() <= 1)).view(-1, *mean.shape).sum(dim=0)
+                of_actions = of_actions * (actions.abs() <= 1) if clip else of_actions
+                of_actions = of_actions.view(-1, *mean.shape).sum(dim=0)
             of_mean = of_mean + of_actions
         self._actor.backward(torch.ops.aten.tanh_backward(of_mean, mean), size)
         self._of_logit.copy_(torch.ops.aten.sigmoid_backward(of_log_std * (high - low), share))
@@ -144,8 +146,9 @@ class FastUpdate:
         if self._uphill:
             uphill_loss = losses.value_gradient_loss(q_uphill, losses.scale_of(q_uphill))
             actor_loss = actor_loss + options["value_gradient"] * uphill_loss
+        critic_loss = losses.critic_loss(q, target)
         return losses.metrics(
-            batch, options["discount"], losses.critic_loss(q, target), actor_loss, q, target, advantage, weights, log_std
+            batch, options["discount"], critic_loss, actor_loss, q, target, advantage, weights, log_std, self.max_output
         )
 
     def _noise(self, like: Tensor) -> list[Tensor]:

@@ -120,6 +120,7 @@ def metrics(
     advantage: Tensor,
     weights: Tensor,
     log_std: Tensor,
+    max_output: float | None = None,
 ) -> dict[str, Tensor]:
     """What one update has to show for itself, as scalars.
 
@@ -133,10 +134,12 @@ def metrics(
         advantage: ``[B]``.
         weights: ``[B]``.
         log_std: ``[A]``, of the policy.
+        max_output: the critics' clamp; values there have no gradient.
     """
+    at_bound = {} if max_output is None else {"train/critic_at_bound": (q >= max_output).float().mean()}
     failing = (batch["discount"] - 1) / (1 - discount)  # binary rewards of no success at all
     rewarded = batch["reward"] > failing + 1e-3
-    return {
+    return at_bound | {
         "train/loss": (critic_loss + actor_loss).detach(),
         "train/critic_loss": critic_loss.detach(),
         "train/actor_loss": actor_loss.detach(),

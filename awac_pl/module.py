@@ -13,10 +13,10 @@ from torch import Tensor
 
 from awac_pl import losses
 from awac_pl.compiling import ChunkGraph, Circumstances, CompileMode, choose_mode, compiled
-from awac_pl.distributed import gather, gather_objects, own_part, own_state, rank, world_size
+from awac_pl.distributed import gather, gather_objects, gather_random_states, own_part, rank, restore_random_state
 from awac_pl.errors import AwacError, TrainingDivergedError
 from awac_pl.fast_update import FastUpdate
-from awac_pl.networks import Actor, CriticEnsemble
+from awac_pl.networks import Actor, CriticEnsemble, wake_critics
 from awac_pl.policy import NumpyPolicy
 from awac_pl.products import choose_engine
 from awac_pl.scores import score_episodes
@@ -51,7 +51,7 @@ class AWAC(lightning.LightningModule):
         baseline_samples: actions per state for ``baseline: sampled_actions``.
         value_gradient: weight of a term that moves the policy uphill on the critics, beside the likelihood, at the actions
             of ``baseline``; 0 is AWAC.
-        clip_next_action: clip the action sampled at the next observation to [-1, 1].
+        clip_next_action: clip actions that are sampled, at s' and for the ``baseline``, to [-1, 1].
         actor_average: rate per update at which a second actor follows the first, as the targets follow the critics. That
             average acts, is evaluated and is exported; losses, targets and next actions use the actor itself. Its curve is
             steadier. 0 for none (AWAC).
@@ -181,8 +181,9 @@ class AWAC(lightning.LightningModule):
         metrics = {}
         if watch:
             metrics = losses.metrics(
-                batch, self.hparams["discount"], critic_loss, actor_loss, q, target, advantage, weights, self.actor.log_std
-            )
+                batch, self.hparams["discount"], critic_loss, actor_loss, q, target, advantage, weights, self.actor.log_std,
+                self.critics.max_output,
+            )  # fmt: skip
         return critic_loss + actor_loss, metrics
 
     def setup(self, stage: str) -> None:
@@ -217,6 +218,8 @@ class AWAC(lightning.LightningModule):
         """
         if not chunk.batch_dims:  # Lightning's precision plugins rebuild a TensorDict without its batch size
             chunk.auto_batch_size_(2)
+        if self.critics.max_output is not None and not self.updates:
+            wake_critics(self.critics, self.target_critics, chunk[0])
         metrics = self._run(chunk)
         self.optimizers().step()  # type: ignore[union-attr]
         self._move_targets()
@@ -290,9 +293,7 @@ class AWAC(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the random state that Lightning leaves out."""
-        on_cuda = self.device.type == "cuda"
-        state = {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state(self.device) if on_cuda else None}
-        checkpoint["random_state"] = gather_objects(state)
+        checkpoint["random_state"] = gather_random_states(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random state for ``on_train_start``."""
@@ -305,16 +306,15 @@ class AWAC(lightning.LightningModule):
             if rank():  # rank 0 goes on with the run's own seed
                 torch.manual_seed(torch.initial_seed() + rank())
             return
-        state = states[0] if world_size() == 1 else own_state(states, "random state")
-        torch.set_rng_state(state["torch"].cpu())
-        if self.device.type == "cuda" and state["cuda"] is not None:
-            torch.cuda.set_rng_state(state["cuda"].cpu(), self.device)
+        restore_random_state(states, self.device)
 
     def _q_policy(self, observation: Tensor, mean: Tensor) -> Tensor:
         """``[K, E, B]``: values of the mean action (K = 1) or of ``baseline_samples`` sampled ones, by frozen critics."""
         actions = [mean]
         if self.hparams["baseline"] == "sampled_actions":
-            actions = [self.actor.sample(mean).clamp(-1, 1) for _ in range(self.hparams["baseline_samples"])]
+            actions = [self.actor.sample(mean) for _ in range(self.hparams["baseline_samples"])]
+            if self.hparams["clip_next_action"]:
+                actions = [action.clamp(-1, 1) for action in actions]
         return torch.stack([self.critics(observation, action, frozen=True) for action in actions])
 
     def _check_finite(self, loss: Tensor) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from awac_pl.distributed import gather_objects
 from awac_pl.policy import NumpyPolicy
 from awac_pl.products import DenseFunction, Engine, choose_engine, usable
+
+log = logging.getLogger(__name__)
 
 
 class Actor(nn.Module):
@@ -127,6 +131,11 @@ class CriticEnsemble(nn.Module):
 
     def forward(self, observation: Tensor, action: Tensor, *, frozen: bool = False) -> Tensor:
         """Values ``[E, B]`` of observations ``[B, O]`` and actions ``[B, A]``; ``frozen``: no gradient to the weights."""
+        q = self.unclamped(observation, action, frozen=frozen)
+        return q if self.max_output is None else q.clamp(max=self.max_output)
+
+    def unclamped(self, observation: Tensor, action: Tensor, *, frozen: bool = False) -> Tensor:
+        """The same before ``max_output``."""
         hidden = torch.cat([observation, action], dim=-1).expand(len(self.weights[0]), -1, -1)
         last = len(self.weights) - 1
         fast = self.engine == "onednn" and usable(observation, self.weights[0])
@@ -141,5 +150,31 @@ class CriticEnsemble(nn.Module):
                 if self.layer_norm:
                     hidden = nn.functional.layer_norm(hidden, hidden.shape[-1:])
                 hidden = hidden.relu_()
-        q = hidden.squeeze(-1)
-        return q if self.max_output is None else q.clamp(max=self.max_output)
+        return hidden.squeeze(-1)
+
+
+@torch.no_grad()
+def wake_critics(critics: CriticEnsemble, target_critics: CriticEnsemble, batch: Mapping[str, Tensor]) -> None:
+    """Lower each critic whose values all start above ``max_output``, and say so: it has no gradient and would never move.
+
+    Its last bias goes down until the mean of its values lies at the bound, in its target, too. The authors' code has no such
+    step: there, a run that starts with such critics is plain cloning.
+
+    Args:
+        critics: with a ``max_output``.
+        target_critics: follow them.
+        batch: ``[B]``, the first one of a run.
+    """
+    bound = cast(float, critics.max_output)
+    q = critics.unclamped(batch["observation"], batch["action"])
+    lowest = torch.stack([torch.as_tensor(low) for low in gather_objects(q.amin(dim=1).tolist())]).amin(dim=0)
+    mean = torch.stack([torch.as_tensor(part) for part in gather_objects(q.mean(dim=1).tolist())]).mean(dim=0)
+    for index, low in enumerate(lowest.tolist()):
+        if low > bound:
+            down = mean[index].item() - bound
+            for ensemble in (critics, target_critics):
+                ensemble.biases[-1][index] -= down
+            log.warning(
+                "critic %d starts with all its values above model.critic_max_output %g and would never learn; "
+                "its last bias is lowered by %.3g", index, bound, down,
+            )  # fmt: skip

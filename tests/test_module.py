@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from awac_pl.errors import TrainingDivergedError
 from awac_pl.module import AWAC
+from awac_pl.networks import wake_critics
 
 OBSERVATION_DIM, ACTION_DIM, BATCH = 4, 2, 32
 
@@ -213,6 +214,7 @@ OPTIONS = [
         "baseline": "sampled_actions", "baseline_samples": 2, "initial_std": 0.8, "value_gradient": 1.0,
         "critic_max_output": 0.0, "critic_layer_norm": True,
     },
+    {"baseline": "sampled_actions", "initial_std": 0.8, "value_gradient": 1.0, "clip_next_action": False},
     {"weight_form": "exp", "temperature": 2.0, "max_weight": 1.5, "advantage_clip": None, "actor_weight_decay": 0.0},
     {"actor_hidden_sizes": (9,), "critic_hidden_sizes": (7, 5, 3), "learning_rate": 1e-2},
 ]  # fmt: skip
@@ -236,13 +238,37 @@ def test_gradients_written_out_equal_autograds(options: dict) -> None:
     torch.testing.assert_close(states[0], states[1], **close)
 
 
-def test_a_value_above_its_clamp_has_no_gradient() -> None:
-    """All values start above the bound: neither autograd nor the gradients written out move the critics."""
-    for mode in ("off", "by_hand"):
-        module = make_module(critic_max_output=-10.0, compile=mode)
-        before = {name: parameter.clone() for name, parameter in module.critics.named_parameters()}
-        train(module, [make_chunk(5)])
-        torch.testing.assert_close(before, dict(module.critics.named_parameters()), rtol=0, atol=0)
+@pytest.mark.parametrize("mode", ["off", "by_hand"])
+def test_critics_that_start_above_their_clamp_are_woken_and_learn(mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Every value starts above the bound of one critic: unaided, no gradient would ever reach it."""
+    module = make_module(critic_max_output=0.0, compile=mode)
+    with torch.no_grad():
+        for ensemble in (module.critics, module.target_critics):
+            ensemble.biases[-1][0] = 5.0
+            ensemble.biases[-1][1] = -5.0
+    batch = make_chunk(1)[0]
+    assert (module.critics(batch["observation"], batch["action"])[0] == 0).all()
+    module.loss(batch)[0].backward()
+    assert not any(weight.grad[0].any() for weight in module.critics.weights)
+    module.zero_grad()
+    before = [weight.detach().clone() for weight in module.critics.weights]
+    trainer = train(module, [make_chunk(5), make_chunk(5, seed=1)])
+    (line,) = [record.message for record in caplog.records if "critic_max_output" in record.message]
+    assert line.startswith("critic 0 starts with all its values above model.critic_max_output 0 and would never learn")
+    for old, new in zip(before, module.critics.weights, strict=True):
+        assert (old[0] != new[0]).any()
+        assert (old[1] != new[1]).any()
+    assert 0 < trainer.callback_metrics["train/critic_at_bound"] < 1
+
+
+def test_critics_that_can_learn_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    module = make_module(critic_max_output=0.0)
+    with torch.no_grad():
+        module.critics.biases[-1].fill_(-1.0)
+    before = module.critics.biases[-1].clone()
+    wake_critics(module.critics, module.target_critics, make_chunk(1)[0])
+    torch.testing.assert_close(before, module.critics.biases[-1], rtol=0, atol=0)
+    assert not caplog.records
 
 
 def test_the_next_action_is_clipped_where_asked() -> None:
