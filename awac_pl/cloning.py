@@ -223,11 +223,16 @@ def clone_recipe(
     }
 
 
-def cloned_id(dataset_id: str, num_demonstrations: int | None) -> str:
-    """``awac/pen/cloned-v0`` with 10 demonstrations is ``awac/pen/cloned-10-v0``; other ids stay as they are."""
-    if num_demonstrations is None or not is_cloned(dataset_id):
+def cloned_id(dataset_id: str, num_demonstrations: int | None, clip_actions: bool = True) -> str:
+    """``awac/pen/cloned-v0`` with 10 demonstrations is ``awac/pen/cloned-10-v0``; other ids stay as they are.
+
+    With actions as they were sampled it is ``awac/pen/cloned-sampled-v0``.
+    """
+    if not is_cloned(dataset_id):
         return dataset_id
-    return dataset_id.replace("/cloned-v", f"/cloned-{num_demonstrations}-v")
+    kinds = [] if num_demonstrations is None else [str(num_demonstrations)]
+    kinds += [] if clip_actions else ["sampled"]
+    return dataset_id.replace("/cloned-v", "-".join(["/cloned", *kinds, "v"]))
 
 
 def is_cloned(dataset_id: str) -> bool:

@@ -49,6 +49,8 @@ class ReplayDataModule(lightning.LightningDataModule):
         reward: ``binary`` is success - 1, ``environment`` what the environment pays, ``auto`` is binary where success
             is known.
         terminate_on_success: end episodes at the first success, in the data and online.
+        clip_actions: store actions clipped to [-1, 1]; false stores them as they were sampled, as the authors' code does.
+            The environment gets clipped actions either way.
         n_step: environment steps that a transition spans: its reward is their discounted sum, its next observation the
             one behind them (DDPGfD, arXiv 1707.08817). 1 is AWAC.
         batch_size: B, transitions per update, of each process where several train together.
@@ -83,6 +85,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         horizon: int | None = None,
         reward: RewardKind = "auto",
         terminate_on_success: bool = False,
+        clip_actions: bool = True,
         n_step: int = 1,
         batch_size: int = 1024,
         offline_batch_size: int | None = None,
@@ -113,7 +116,9 @@ class ReplayDataModule(lightning.LightningDataModule):
         for name, ratio in (("offline_ratio", offline_ratio), ("demonstration_ratio", demonstration_ratio)):
             if ratio is not None and not 0 <= ratio <= 1:
                 raise AwacError(f"data.{name} is {ratio}; it must lie in [0, 1]")
-        self.task = find_task(task, horizon=horizon, reward=reward, terminate_on_success=terminate_on_success)
+        self.task = find_task(
+            task, horizon=horizon, reward=reward, terminate_on_success=terminate_on_success, clip_actions=clip_actions
+        )
         self.spaces: Spaces = inspect_spaces(self.task)
         self.binary_reward = uses_binary_reward(self.task, self.spaces)
         self.num_demonstrations = num_demonstrations
@@ -130,7 +135,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.discount = discount
         self.seed = seed
         self.progress = progress
-        self.dataset_ids = [cloned_id(name, num_demonstrations) for name in datasets]
+        self.dataset_ids = [cloned_id(name, num_demonstrations, clip_actions) for name in datasets]
         self.weights = list(datasets.values()) if isinstance(datasets, Mapping) else [1.0] * len(datasets)
         if min(self.weights) <= 0:
             raise AwacError(f"data.datasets has a weight of {min(self.weights)}; weights must be positive")
@@ -234,6 +239,7 @@ class ReplayDataModule(lightning.LightningDataModule):
             episodes += len(block)
             transitions += sum(len(episode) for episode, _ in block)
             clipped += sum(outside for _, outside in block)
+        clipped = clipped if self.task.clip_actions else 0
         if clipped:
             values = transitions * self.action_dim
             log.warning(

@@ -108,7 +108,7 @@ def read_episodes(
             if num_episodes is not None and num_episodes > len(names):
                 raise DatasetError(f"{path}: has {len(names)} episodes, {num_episodes} were asked for")
             names = names[:num_episodes]
-            for name in names[: max(1, round(share * len(names)))]:
+            for name in names[: max(1, int(share * len(names) + 1e-9))]:
                 yield _read_episode(read_group(file, name, str(path)), f"{path}: {name}", task, spaces)
     except (OSError, RuntimeError) as error:
         raise unreadable(path, error) from error

@@ -20,7 +20,7 @@ def make_episode(
     terminated: np.ndarray | None = None,
     seed: int | None = None,
 ) -> tuple[Episode, int]:
-    """An episode in the task's terms, made of what a file holds, and how many of its action values were clipped.
+    """An episode in the task's terms, made of what a file holds, and how many of its action values lay outside the bounds.
 
     Args:
         observations: ``[T + 1, O]`` float32.
@@ -45,7 +45,8 @@ def make_episode(
         raise DatasetError(f"{where}: actions are {list(actions.shape)}, {task.env_id} needs {expected}")
     actions = unscale_action(actions, spaces.action_low, spaces.action_high)
     outside = int((np.abs(actions) > 1 + 1e-6).sum())
-    actions = np.clip(actions, -1, 1)
+    if task.clip_actions:
+        actions = np.clip(actions, -1, 1)
     if task.success is not None:
         success = task.success(observations[1:])
     if uses_binary_reward(task, spaces):

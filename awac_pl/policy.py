@@ -29,7 +29,7 @@ class NumpyPolicy:
     deterministic: bool = False
 
     def act(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Action ``[A]`` float32 in [-1, 1] for one observation ``[O]``; a sample is clipped to the range.
+        """Action ``[A]`` float32 for one observation ``[O]``: the mean in [-1, 1], or a sample, which may lie outside.
 
         The generator advances only where the policy is stochastic.
         """
@@ -40,7 +40,7 @@ class NumpyPolicy:
         if self.deterministic:
             return mean
         noise = rng.standard_normal(mean.shape, dtype=np.float32)
-        return np.clip(mean + self.std * noise, -1, 1)
+        return mean + self.std * noise
 
     def to_bytes(self) -> bytes:
         """The policy as a safetensors file: ``weight_0``, ``bias_0``, …, ``std``."""

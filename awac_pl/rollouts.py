@@ -42,7 +42,7 @@ def run_episode(environment: gymnasium.Env, task: Task, spaces: Spaces, policy: 
         environment: from ``make_environment(task)``; it is reset, so what ran in it before does not matter.
         task: for success, reward and termination.
         spaces: for the action bounds.
-        policy: observation ``[O]`` to action ``[A]`` in [-1, 1].
+        policy: observation ``[O]`` to action ``[A]``; the environment gets it clipped to [-1, 1].
         seed: for the reset and, independently of it, for the policy's noise.
 
     Raises:
@@ -61,7 +61,8 @@ def run_episode(environment: gymnasium.Env, task: Task, spaces: Spaces, policy: 
         if not (np.isfinite(action).all() and np.isfinite(observation).all()):
             what = "action" if np.isfinite(observation).all() else "observation"
             raise RolloutError(f"{task.env_id}: seed {seed}: step {len(actions)}: the {what} is not finite")
-        scaled = scale_action(action, spaces.action_low, spaces.action_high)
+        clipped = np.clip(action, -1, 1)
+        scaled = scale_action(clipped, spaces.action_low, spaces.action_high)
         observation, reward, terminated, truncated, info = environment.step(scaled)
         paid.append(float(reward))
         success = info.get("success")
@@ -74,7 +75,7 @@ def run_episode(environment: gymnasium.Env, task: Task, spaces: Spaces, policy: 
         if task.terminate_on_success and success:
             terminated, truncated = True, False
         observations.append(observation)
-        actions.append(action)
+        actions.append(clipped if task.clip_actions else action)
         steps.append((float(reward), bool(terminated), bool(truncated), success))
         ended = terminated or truncated
     rewards, terminations, truncations, successes = zip(*steps, strict=True)

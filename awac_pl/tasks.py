@@ -51,6 +51,8 @@ class Task:
         reward: ``binary`` is ``success - 1``; ``environment`` is what the environment pays; ``auto`` is binary where
             success is known.
         terminate_on_success: end the episode, as terminated, at the first success.
+        clip_actions: episodes keep actions clipped to [-1, 1]; if not, they keep what was sampled or recorded. The
+            environment gets clipped ones either way.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Task:
     success: Callable[[np.ndarray], np.ndarray] | None = None
     reward: RewardKind = "auto"
     terminate_on_success: bool = False
+    clip_actions: bool = True
 
 
 TASKS = {
@@ -89,7 +92,12 @@ class Spaces:
 
 
 def find_task(
-    name: str, *, horizon: int | None = None, reward: RewardKind = "auto", terminate_on_success: bool = False
+    name: str,
+    *,
+    horizon: int | None = None,
+    reward: RewardKind = "auto",
+    terminate_on_success: bool = False,
+    clip_actions: bool = True,
 ) -> Task:
     """The task of that name, or a task made of any registered Gymnasium environment id.
 
@@ -110,6 +118,7 @@ def find_task(
         horizon=task.horizon if horizon is None else horizon,
         reward=reward,
         terminate_on_success=terminate_on_success,
+        clip_actions=clip_actions,
     )
 
 

@@ -78,7 +78,7 @@ def test_numpy_policy_acts_as_the_actor_does() -> None:
     np.testing.assert_allclose(acted, actor(observations).detach().numpy(), atol=1e-6)
 
 
-def test_numpy_policy_samples_the_actors_distribution_and_clips() -> None:
+def test_numpy_policy_samples_the_actors_distribution() -> None:
     torch.manual_seed(0)
     actor = Actor(5, 2, (8,), initial_std=0.3)
     policy, rng = actor.to_numpy(), np.random.default_rng(0)
@@ -87,7 +87,7 @@ def test_numpy_policy_samples_the_actors_distribution_and_clips() -> None:
     mean = actor(torch.from_numpy(observation)[None])[0].detach().numpy()
     np.testing.assert_allclose(samples.mean(0), mean, atol=0.01)
     np.testing.assert_allclose(samples.std(0), 0.3, atol=0.01)
-    assert np.abs(samples).max() <= 1
+    assert np.abs(samples).max() > 1  # whoever acts clips
 
 
 def test_a_snapshot_does_not_follow_later_training() -> None:

@@ -46,6 +46,15 @@ def test_equal_to_the_bit_for_any_number_of_workers_on_the_real_task() -> None:
     assert_equal(reference, shuffled[::-1])
 
 
+@pytest.mark.parametrize("clip", [True, False])
+def test_the_environment_gets_clipped_actions_and_the_episode_what_it_is_asked_to_keep(clip: bool) -> None:
+    sampled = rollout("tests.toy:Reach-v0", 0, constant_policy(std=3.0), [5, 6], clip_actions=clip)
+    for episode in sampled:
+        moved = np.diff(episode.observations[:, 0])  # 0.3 times what arrived
+        np.testing.assert_allclose(moved, 0.3 * np.clip(episode.actions[:, 0], -1, 1), atol=1e-6)
+    assert (max(np.abs(episode.actions).max() for episode in sampled) > 1) == (not clip)
+
+
 def test_an_episode_is_what_the_environment_gave() -> None:
     episode = rollout("tests.toy:Reach-v0", 0, constant_policy(std=0.0), [5])[0]
     assert (episode.observations.shape, episode.actions.shape, len(episode)) == ((11, 2), (10, 1), 10)

@@ -306,6 +306,9 @@ def test_on_a_gpu(tmp_path: Path, reach_dataset: str) -> None:
 def test_cloned_ids() -> None:
     assert cloned_id("awac/pen/cloned-v0", None) == "awac/pen/cloned-v0"
     assert cloned_id("awac/pen/cloned-v0", 10) == "awac/pen/cloned-10-v0"
+    assert cloned_id("awac/pen/cloned-v0", None, clip_actions=False) == "awac/pen/cloned-sampled-v0"
+    assert cloned_id("awac/pen/cloned-v0", 10, clip_actions=False) == "awac/pen/cloned-10-sampled-v0"
+    assert cloned_id("awac/pen/expert-v0", None, clip_actions=False) == "awac/pen/expert-v0"
     assert cloned_id("awac/pen/expert-v0", 10) == "awac/pen/expert-v0"
     assert cloned_id("D4RL/pen/cloned-v2", 10) == "D4RL/pen/cloned-v2"
 
@@ -336,6 +339,25 @@ def test_clipping_is_said(reach, caplog: pytest.LogCaptureFixture) -> None:
     save_dataset("toy/loud-v0", [make_episode(actions=np.full((10, 1), 1.5, np.float32))], *reach, {})
     make_data("toy/loud-v0").setup("fit")
     assert "toy/loud-v0: 10 of 10 action values (100.0 %) lay outside the bounds and were clipped" in caplog.text
+
+
+def test_actions_are_kept_as_they_were_recorded_and_sampled_where_asked(
+    reach, datasets_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_dataset("toy/loud-v0", [make_episode(actions=np.full((10, 1), 1.5, np.float32))], *reach, {})
+    data = make_data("toy/loud-v0", clip_actions=False)
+    data.setup("fit")
+    assert "clipped" not in caplog.text
+    assert (data.replay.buffer[:]["action"] == 1.5).all()
+    assert data.datasets[0]["clipped_action_values"] == 0
+
+    save_dataset("awac/reach/expert-v0", reach_episodes(12), *reach, {})
+    names = ["awac/reach/expert-v0", "awac/reach/cloned-v0"]
+    data = make_data("", datasets=names, clone_episodes=30, clip_actions=False)
+    data.prepare_data()
+    data.setup("fit")
+    assert data.dataset_ids[1] == "awac/reach/cloned-sampled-v0"
+    assert (data.replay.buffer[120:]["action"].abs() > 1).any()
 
 
 @pytest.mark.parametrize(
