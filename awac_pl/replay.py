@@ -193,8 +193,11 @@ class Replay:
 
     def sample(self, num_batches: int, batch_size: int) -> TensorDict:
         """``[K, B]`` transitions, each batch drawn with replacement."""
-        index = self.sampler.rows(len(self), num_batches, batch_size)
-        return self.buffer[index.flatten()].reshape(num_batches, batch_size)
+        index = self.sampler.rows(len(self), num_batches, batch_size).flatten()
+        rows = self.buffer.storage[: len(self)].exclude("index")  # views, without TorchRL's own row number
+        # One index_select per column is several times as fast as indexing a TensorDict.
+        columns = {key: column.index_select(0, index) for key, column in rows.items()}
+        return TensorDict(columns, [num_batches * batch_size], device=self.device).reshape(num_batches, batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """The online rows and the sampler's state; the offline rows come back from their datasets.
