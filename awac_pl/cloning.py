@@ -211,7 +211,10 @@ def clone_dataset(
 def clone_recipe(
     source: str, task: Task, num_demonstrations: int | None, num_episodes: int, seed: int
 ) -> dict[str, str | int | None]:
-    """What a cloned dataset depends on; compared before one that is already there is used again."""
+    """What a cloned dataset depends on; compared before one that is already there is used again.
+
+    Datasets of version 0.1 lack ``clip_actions``: theirs are clipped.
+    """
     return {
         "source": source,
         "source_digest": file_digest(data_file(source)),
@@ -220,6 +223,7 @@ def clone_recipe(
         "env_id": task.env_id,
         "horizon": task.horizon,
         "seed": seed,
+        "clip_actions": task.clip_actions,
     }
 
 

@@ -55,7 +55,8 @@ class ReplayDataModule(lightning.LightningDataModule):
             one behind them (DDPGfD, arXiv 1707.08817). 1 is AWAC.
         batch_size: B, transitions per update, of each process where several train together.
         offline_batch_size: B of the offline epochs; null for the same.
-        offline_ratio: share of each batch from the offline data; null samples uniformly over everything.
+        offline_ratio: share of each batch, or of what ``demonstration_ratio`` leaves of it, from the offline data; null
+            samples uniformly over everything.
         demonstration_ratio: share of each batch from the first dataset, the demonstrations, however large the others
             are; the rest is drawn from everything. null draws nothing apart.
         chunk_size: K, updates per training step; changes the speed, not the numbers.
@@ -315,6 +316,7 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     def _check_recipe(self, name: str) -> None:
         made_by = read_metadata(name).get("recipe")
+        made_by = made_by and {"clip_actions": True} | made_by
         if made_by is None or not self.datasets or not name.startswith("awac/"):
             return
         asked = clone_recipe(

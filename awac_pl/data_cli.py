@@ -110,10 +110,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _task(options: argparse.Namespace) -> Task:
+def _task(options: argparse.Namespace, clip_actions: bool = True) -> Task:
     from awac_pl.tasks import find_task
 
-    return find_task(options.task, reward=options.reward)
+    return find_task(options.task, reward=options.reward, clip_actions=clip_actions)
 
 
 def _load(
@@ -123,7 +123,7 @@ def _load(
     from awac_pl.downloads import fetch_dataset
     from awac_pl.editing import load_all
 
-    task = _task(options)
+    task = _task(options, clip_actions=False)  # what is only copied is not changed
     for source in sources:
         fetch_dataset(source)
     episodes, spaces, facts = load_all(sources, task, any_environment=any_environment)
@@ -261,7 +261,7 @@ def _export(options: argparse.Namespace) -> None:
 def _record(options: argparse.Namespace) -> None:
     from awac_pl.recording import record_policy, record_replay
 
-    checkpoint, task = Path(options.source), _task(options)
+    checkpoint, task = Path(options.source), _task(options, clip_actions=False)
     if options.replay:
         scores = record_replay(checkpoint, options.to, task)
     else:

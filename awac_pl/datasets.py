@@ -43,8 +43,8 @@ class EpisodeDataset:
     Args:
         dataset_id: Minari id.
         digest: SHA-256 of the data file.
-        episodes: relabelled with the task's reward, actions in [-1, 1].
-        clipped: how many action values lay outside the bounds and were clipped.
+        episodes: relabelled with the task's reward.
+        clipped: how many action values lay outside the bounds; where ``task.clip_actions``, they were clipped.
         metadata: Minari's, as stored.
     """
 
@@ -142,7 +142,7 @@ def save_dataset(
 
     Args:
         dataset_id: Minari id.
-        episodes: actions in [-1, 1]; they are stored in the environment's units.
+        episodes: their actions are stored in the environment's units.
         task: that they are episodes of, with its reward.
         spaces: of its environment.
         metadata: JSON values, added to Minari's own.

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+import lightning
 import torch
+from lightning.pytorch.callbacks import Callback
 from tensordict import TensorDict
 from torch import Tensor, nn
 
@@ -18,6 +20,24 @@ from awac_pl import losses
 from awac_pl.compiling import CompileMode, compiled
 from awac_pl.networks import Actor, CriticEnsemble
 from awac_pl.products import Engine, Layers
+
+
+def is_plain(module: lightning.LightningModule, learner: type) -> bool:
+    """Whether nobody has changed what ``FastUpdate`` does in its own way.
+
+    That is the learner's loss, networks and optimizer, weights that are not frozen, and hooks around the backward pass, be
+    they the module's or a callback's.
+    """
+    own = ("loss", "configure_optimizers", "manual_backward", "on_before_backward", "on_after_backward")
+    if any(getattr(type(module), name) is not getattr(learner, name) or name in vars(module) for name in own):
+        return False
+    hooks = ("on_before_backward", "on_after_backward")
+    callbacks = getattr(module.trainer, "callbacks", [])
+    if any(getattr(type(callback), name) is not getattr(Callback, name) for callback in callbacks for name in hooks):
+        return False
+    actor, critics, targets = (cast(nn.Module, getattr(module, name)) for name in ("actor", "critics", "target_critics"))
+    learning = all(parameter.requires_grad for network in (actor, critics) for parameter in network.parameters())
+    return learning and type(actor) is Actor and type(critics) is type(targets) is CriticEnsemble
 
 
 class FastUpdate:
@@ -48,10 +68,9 @@ class FastUpdate:
         compile_with: CompileMode | None = None,
     ) -> None:
         self._gradients = self.gradients if compile_with is None else compiled(self.gradients, compile_with)
-        self.actor, self.options, self.target_range = actor, dict(options), target_range
+        engine = engine if actor.std_logit.dtype == torch.float32 else "native"  # oneDNN has no doubles
+        self.actor, self.options, self.target_range = actor, options, target_range  # options may change during a fit
         self.max_output = critics.max_output
-        self._baseline_samples = options["baseline_samples"] if options["baseline"] == "sampled_actions" else 0
-        self._uphill = options["value_gradient"] > 0
         for parameter in (*actor.parameters(), *critics.parameters()):
             parameter.grad = torch.zeros_like(parameter)
         linear = [layer for layer in actor.layers if isinstance(layer, nn.Linear)]
@@ -130,7 +149,8 @@ class FastUpdate:
         weighted = standardised * pull[:, None]
         of_mean = weighted / std
         of_log_std = (weighted * standardised).sum(dim=0) - pull.sum()
-        if self._uphill:
+        uphill = options["value_gradient"] > 0
+        if uphill:
             q_uphill = q_policy.mean(dim=(0, 1))
             of_actions = of_actions * (-options["value_gradient"] / (q_policy.numel() * losses.scale_of(q_uphill)))
             if sampled:  # clipped actions do not move, the others move the mean
@@ -143,7 +163,7 @@ class FastUpdate:
         if not watch:
             return {}
         actor_loss = losses.actor_loss(self.actor.log_prob(mean, action), weights)
-        if self._uphill:
+        if uphill:
             uphill_loss = losses.value_gradient_loss(q_uphill, losses.scale_of(q_uphill))
             actor_loss = actor_loss + options["value_gradient"] * uphill_loss
         critic_loss = losses.critic_loss(q, target)
@@ -153,7 +173,8 @@ class FastUpdate:
 
     def _noise(self, like: Tensor) -> list[Tensor]:
         """In the order in which ``AWAC.loss`` draws it."""
-        return [torch.randn_like(like) for _ in range(1 + self._baseline_samples)]
+        sampled = self.options["baseline_samples"] if self.options["baseline"] == "sampled_actions" else 0
+        return [torch.randn_like(like) for _ in range(1 + sampled)]
 
     def _target(self, batch: Mapping[str, Tensor], next_action: Tensor) -> Tensor:
         if self.options["clip_next_action"]:
@@ -174,13 +195,14 @@ class FastUpdate:
         observation, size = batch["observation"], len(target)
         repeated = observation.repeat(1 + len(actions) // size, 1)
         rows = torch.cat([repeated, torch.cat([batch["action"], actions])], dim=1)
-        input_from = observation.shape[1] if self._uphill else None
+        uphill = self.options["value_gradient"] > 0
+        input_from = observation.shape[1] if uphill else None
         values, of_actions = [], torch.zeros_like(actions)
         for critic in self._critics:  # one after the other, while what a layer left is in the processor's cache
             raw = critic.forward(rows)[:, 0]
             value = raw if self.max_output is None else raw.clamp(max=self.max_output)
             of_value = (value[:size] - target) * (2 / size)
-            if self._uphill:
+            if uphill:
                 of_value = torch.cat([of_value, torch.ones_like(value[size:])])
             if self.max_output is not None:  # no gradient passes where the output is clamped
                 of_value = of_value * (raw[: len(of_value)] <= self.max_output)

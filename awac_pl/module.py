@@ -15,7 +15,7 @@ from awac_pl import losses
 from awac_pl.compiling import ChunkGraph, Circumstances, CompileMode, choose_mode, compiled
 from awac_pl.distributed import gather, gather_objects, gather_random_states, own_part, rank, restore_random_state
 from awac_pl.errors import AwacError, TrainingDivergedError
-from awac_pl.fast_update import FastUpdate
+from awac_pl.fast_update import FastUpdate, is_plain
 from awac_pl.networks import Actor, CriticEnsemble, wake_critics
 from awac_pl.policy import NumpyPolicy
 from awac_pl.products import choose_engine
@@ -58,7 +58,7 @@ class AWAC(lightning.LightningModule):
         learning_rate: Adam's, for actor and critics.
         actor_weight_decay: Adam's L2 penalty on the actor; the critics have none.
         compile: how updates are run; speed only. ``off`` is PyTorch's autograd; ``by_hand`` has the gradients written out
-            (``fast_update.py``; hooks on gradients are not called); ``default`` and ``reduce-overhead`` are modes of
+            (``fast_update.py``; not where callbacks watch gradients); ``default`` and ``reduce-overhead`` are modes of
             ``torch.compile``, which takes a minute the first time; ``graph`` captures the K updates of a chunk in a CUDA
             graph. ``auto`` is ``graph`` on one CUDA device, ``by_hand`` in one process on a CPU, and ``off`` elsewhere.
         matmul_engine: which library multiplies float32 matrices on a CPU: ``native`` is PyTorch's choice; ``auto`` is
@@ -115,7 +115,7 @@ class AWAC(lightning.LightningModule):
         self.target_critics.load_state_dict(self.critics.state_dict())
         for network in (self.actor, self.critics, self.target_critics):
             network.engine = choose_engine(matmul_engine)
-        self._followers = [(list(self.target_critics.parameters()), list(self.critics.parameters()), polyak)]
+        self._followers = [(list(self.target_critics.parameters()), list(self.critics.parameters()), "polyak")]
         if not 0 <= actor_average <= 1:
             raise AwacError(f"model.actor_average is {actor_average}; it is a rate in [0, 1]")
         self.average_actor: Actor | None = None
@@ -123,7 +123,7 @@ class AWAC(lightning.LightningModule):
             with torch.random.fork_rng(devices=[]):  # with and without it, a run starts and draws alike
                 self.average_actor = Actor(*actor_arguments).requires_grad_(False)
             self.average_actor.load_state_dict(self.actor.state_dict())
-            self._followers.append((list(self.average_actor.parameters()), list(self.actor.parameters()), actor_average))
+            self._followers.append((list(self.average_actor.parameters()), list(self.actor.parameters()), "actor_average"))
         self.target_range = return_range if clamp_target else None
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
@@ -199,7 +199,7 @@ class AWAC(lightning.LightningModule):
             raise AwacError(f"trainer.precision {precision} scales the loss; use 32-true or bf16-mixed")
         torch.set_float32_matmul_precision(self.hparams["matmul_precision"])
         circumstances = Circumstances(
-            self.trainer.strategy.root_device, precision, self.trainer.world_size, self._is_plain()
+            self.trainer.strategy.root_device, precision, self.trainer.world_size, is_plain(self, AWAC)
         )
         self.compile_mode = choose_mode(self.hparams["compile"], circumstances)
         in_torch_compile = self.compile_mode in ("default", "reduce-overhead")
@@ -253,15 +253,9 @@ class AWAC(lightning.LightningModule):
             )
         return self._fast(chunk)
 
-    def _is_plain(self) -> bool:
-        """Whether a subclass, or whoever holds this module, has left alone what ``FastUpdate`` does in its own way."""
-        own = ("loss", "configure_optimizers", "manual_backward")
-        untouched = all(getattr(type(self), name) is getattr(AWAC, name) and name not in vars(self) for name in own)
-        return untouched and type(self.actor) is Actor and type(self.critics) is type(self.target_critics) is CriticEnsemble
-
     def _move_targets(self) -> None:
         for slow, online, rate in self._followers:
-            losses.polyak_update(slow, online, rate)
+            losses.polyak_update(slow, online, self.hparams[rate])
 
     def validation_step(self, seeds: list[int], batch_idx: int) -> None:
         """Roll out one episode per evaluation seed with the mean action."""

@@ -166,6 +166,7 @@ def usable(rows: Tensor, weight: Tensor) -> bool:
     """Whether ``DenseFunction`` may stand in for PyTorch's own operators: plain float32 on a CPU, nobody tracing."""
     return (
         rows.device.type == "cpu"
+        and rows.dim() == 2
         and rows.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()

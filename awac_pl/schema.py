@@ -17,7 +17,8 @@ class Episode:
 
     Args:
         observations: ``[T + 1, O]`` float32.
-        actions: ``[T, A]`` float32 in [-1, 1], where the environment's own bounds are mapped to -1 and 1.
+        actions: ``[T, A]`` float32; -1 and 1 are the environment's own bounds, and what lies beyond them is clipped unless
+            ``Task.clip_actions`` is off.
         rewards: ``[T]`` float32.
         terminated: ``[T]`` bool, an end that the dynamics know (no bootstrap behind it).
         truncated: ``[T]`` bool, an end by time limit or by the recording.

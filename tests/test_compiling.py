@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from tensordict import TensorDict
 
 from awac_pl import module as module_file
@@ -53,6 +54,46 @@ def test_a_learner_with_a_loss_of_its_own_keeps_it() -> None:
     train(module, [make_chunk(5)])
     assert module.compile_mode == "off"
     torch.testing.assert_close(module.actor.layers[0].weight, before, rtol=0, atol=0)
+
+
+class Watching(Callback):
+    calls = 0
+
+    def on_after_backward(self, trainer, pl_module) -> None:
+        self.calls += 1
+
+
+def test_whoever_watches_gradients_sees_them() -> None:
+    module, callback = make_module(), Watching()
+    train(module, [make_chunk(5)], callbacks=[callback])
+    assert (module.compile_mode, callback.calls) == ("off", 5)
+
+
+def test_frozen_weights_stay() -> None:
+    module = make_module(actor_weight_decay=0.0)
+    module.actor.layers[0].requires_grad_(False)
+    before = module.actor.layers[0].weight.clone()
+    train(module, [make_chunk(5)])
+    assert module.compile_mode == "off"
+    torch.testing.assert_close(module.actor.layers[0].weight, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["temperature", "polyak", "value_gradient"])
+def test_an_option_may_change_during_a_fit(name: str) -> None:
+    class Change(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+            pl_module.hparams[name] = 0.9
+
+    results = []
+    for mode in ("off", "by_hand"):
+        module = make_module(compile=mode, temperature=0.1, advantage_clip=None)
+        train(module, [make_chunk(5), make_chunk(5, seed=1)], callbacks=[Change()])
+        results.append(module.state_dict())
+    unchanged = make_module(temperature=0.1, advantage_clip=None)
+    train(unchanged, [make_chunk(5), make_chunk(5, seed=1)])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(results[1], unchanged.state_dict(), rtol=1e-4, atol=1e-6)
 
 
 def test_a_failed_compilation_costs_one_line(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

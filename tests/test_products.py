@@ -110,6 +110,16 @@ def test_updates_are_the_same(mode: str) -> None:
 
 
 @needs_onednn
+@pytest.mark.parametrize("mode", ["off", "by_hand"])
+def test_doubles_are_left_to_pytorch(mode: str) -> None:
+    chunk = make_chunk(5).apply(lambda column: column.double() if column.is_floating_point() else column)
+    native, onednn = (make_module(matmul_engine=engine, compile=mode) for engine in ("native", "onednn"))
+    for module in (native, onednn):
+        train(module, [chunk], precision="64-true")
+    torch.testing.assert_close(native.state_dict(), onednn.state_dict(), rtol=0, atol=0)
+
+
+@needs_onednn
 def test_where_pytorch_must_see_its_own_operators_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """bfloat16, doubles, autocast, torch.func and torch.compile get the ordinary layers."""
     actor = Actor(12, 9, (16,))
@@ -130,6 +140,8 @@ def test_where_pytorch_must_see_its_own_operators_it_does(monkeypatch: pytest.Mo
     torch.testing.assert_close(traced.detach(), expected)
     with torch.autocast("cpu", torch.bfloat16):
         actor(observation)
+    torch.testing.assert_close(actor(observation[0]), expected[0])  # other shapes than [B, O]
+    torch.testing.assert_close(actor(observation[None]), expected[None])
     actor.double()(observation.double())
 
 
