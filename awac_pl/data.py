@@ -240,7 +240,6 @@ class ReplayDataModule(lightning.LightningDataModule):
             episodes += len(block)
             transitions += sum(len(episode) for episode, _ in block)
             clipped += sum(outside for _, outside in block)
-        clipped = clipped if self.task.clip_actions else 0
         if clipped:
             values = transitions * self.action_dim
             log.warning(

@@ -123,7 +123,7 @@ def _load(
     from awac_pl.downloads import fetch_dataset
     from awac_pl.editing import load_all
 
-    task = _task(options, clip_actions=False)  # what is only copied is not changed
+    task = _task(options)
     for source in sources:
         fetch_dataset(source)
     episodes, spaces, facts = load_all(sources, task, any_environment=any_environment)
@@ -261,7 +261,7 @@ def _export(options: argparse.Namespace) -> None:
 def _record(options: argparse.Namespace) -> None:
     from awac_pl.recording import record_policy, record_replay
 
-    checkpoint, task = Path(options.source), _task(options, clip_actions=False)
+    checkpoint, task = Path(options.source), _task(options, clip_actions=not options.replay)  # a replay is kept as it is
     if options.replay:
         scores = record_replay(checkpoint, options.to, task)
     else:

@@ -44,7 +44,7 @@ class EpisodeDataset:
         dataset_id: Minari id.
         digest: SHA-256 of the data file.
         episodes: relabelled with the task's reward.
-        clipped: how many action values lay outside the bounds; where ``task.clip_actions``, they were clipped.
+        clipped: how many action values lay outside the bounds and were clipped.
         metadata: Minari's, as stored.
     """
 

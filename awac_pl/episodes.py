@@ -20,7 +20,7 @@ def make_episode(
     terminated: np.ndarray | None = None,
     seed: int | None = None,
 ) -> tuple[Episode, int]:
-    """An episode in the task's terms, made of what a file holds, and how many of its action values lay outside the bounds.
+    """An episode in the task's terms, made of what a file holds, and how many of its action values were clipped.
 
     Args:
         observations: ``[T + 1, O]`` float32.
@@ -44,7 +44,7 @@ def make_episode(
         expected = f"[T, {spaces.action_dim}] with T of at least 1"
         raise DatasetError(f"{where}: actions are {list(actions.shape)}, {task.env_id} needs {expected}")
     actions = unscale_action(actions, spaces.action_low, spaces.action_high)
-    outside = int((np.abs(actions) > 1 + 1e-6).sum())
+    clipped = int((np.abs(actions) > 1 + 1e-6).sum()) if task.clip_actions else 0
     if task.clip_actions:
         actions = np.clip(actions, -1, 1)
     if task.success is not None:
@@ -72,4 +72,4 @@ def make_episode(
         success=success,
         seed=seed,
     )
-    return episode, outside
+    return episode, clipped

@@ -32,8 +32,8 @@ def is_plain(module: lightning.LightningModule, learner: type) -> bool:
     if any(getattr(type(module), name) is not getattr(learner, name) or name in vars(module) for name in own):
         return False
     hooks = ("on_before_backward", "on_after_backward")
-    callbacks = getattr(module.trainer, "callbacks", [])
-    if any(getattr(type(callback), name) is not getattr(Callback, name) for callback in callbacks for name in hooks):
+    callbacks = [type(callback) for callback in module.trainer.callbacks]  # type: ignore[attr-defined]
+    if any(getattr(callback, name) is not getattr(Callback, name) for callback in callbacks for name in hooks):
         return False
     actor, critics, targets = (cast(nn.Module, getattr(module, name)) for name in ("actor", "critics", "target_critics"))
     learning = all(parameter.requires_grad for network in (actor, critics) for parameter in network.parameters())

@@ -202,14 +202,15 @@ class AWAC(lightning.LightningModule):
             self.trainer.strategy.root_device, precision, self.trainer.world_size, is_plain(self, AWAC)
         )
         self.compile_mode = choose_mode(self.hparams["compile"], circumstances)
-        in_torch_compile = self.compile_mode in ("default", "reduce-overhead")
         self._fast: FastUpdate | None = None
-        self._loss = compiled(self.loss, self.compile_mode) if in_torch_compile else self.loss
+        self._loss = self.loss
         self._run: Callable[[TensorDict], TensorDict] = self._updates
         if self.compile_mode == "graph":
             self._run = ChunkGraph(self._updates)
         elif self.compile_mode != "off" and not circumstances.against_by_hand():
             self._run = self._updates_by_hand
+        elif self.compile_mode != "off":
+            self._loss = compiled(self.loss, self.compile_mode)
 
     def training_step(self, chunk: TensorDict, batch_idx: int) -> None:
         """K updates from a chunk ``[K, B]``.

@@ -167,8 +167,8 @@ def wake_critics(critics: CriticEnsemble, target_critics: CriticEnsemble, batch:
     """
     bound = cast(float, critics.max_output)
     q = critics.unclamped(batch["observation"], batch["action"])
-    lowest = torch.stack([torch.as_tensor(low) for low in gather_objects(q.amin(dim=1).tolist())]).amin(dim=0)
-    mean = torch.stack([torch.as_tensor(part) for part in gather_objects(q.mean(dim=1).tolist())]).mean(dim=0)
+    lowest = torch.tensor(gather_objects(q.amin(dim=1).tolist())).amin(dim=0)  # of all ranks
+    mean = torch.tensor(gather_objects(q.mean(dim=1).tolist())).mean(dim=0)
     for index, low in enumerate(lowest.tolist()):
         if low > bound:
             down = mean[index].item() - bound
