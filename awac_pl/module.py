@@ -246,13 +246,16 @@ class AWAC(lightning.LightningModule):
     def _updates_by_hand(self, chunk: TensorDict) -> TensorDict:
         """The same without autograd."""
         if self._fast is None:  # not before the weights are where they stay
-            mode = None if self.compile_mode == "by_hand" else self.compile_mode
-            optimizer = cast(torch.optim.Adam, self.optimizers().optimizer)  # type: ignore[union-attr]
-            networks = self.actor, self.critics, self.target_critics
-            self._fast = FastUpdate(
-                *networks, optimizer, self.hparams, self.target_range, self._move_targets, self.actor.engine, mode
-            )
+            self._fast = self.fast_update(self.optimizers().optimizer, self.compile_mode)  # type: ignore[union-attr]
         return self._fast(chunk)
+
+    def fast_update(self, optimizer: torch.optim.Optimizer, mode: CompileMode) -> FastUpdate:
+        """This learner's updates without autograd; ``mode`` is ``by_hand`` or one of ``torch.compile``."""
+        networks, adam = (self.actor, self.critics, self.target_critics), cast(torch.optim.Adam, optimizer)
+        compile_with = None if mode == "by_hand" else mode
+        return FastUpdate(
+            *networks, adam, self.hparams, self.target_range, self._move_targets, self.actor.engine, compile_with
+        )
 
     def _move_targets(self) -> None:
         for slow, online, rate in self._followers:

@@ -15,10 +15,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from tensordict import TensorDict
 
-from awac_pl import losses
 from awac_pl.compiling import ChunkGraph, Circumstances, CompileMode, choose_mode, compiled
 from awac_pl.data import ReplayDataModule
-from awac_pl.fast_update import FastUpdate
 from awac_pl.module import AWAC
 from awac_pl.replay import Replay
 from benchmarks.floor import ceiling, floor, multipliers, products
@@ -60,7 +58,15 @@ def bare(module: AWAC, batches: TensorDict, updates: int, mode: CompileMode = "a
     mode = choose_mode(mode, circumstances)
     optimizer = module.configure_optimizers()
     if mode != "off" and not circumstances.against_by_hand():
-        return bare_by_hand(module, optimizer, batches, updates, mode)  # type: ignore[arg-type]
+        fast = module.fast_update(optimizer, mode)  # type: ignore[arg-type]
+
+        def by_hand() -> None:
+            for first in range(0, updates, len(batches)):
+                fast(batches[: min(len(batches), updates - first)])
+                optimizer.step()  # type: ignore[union-attr]
+                module._move_targets()
+
+        return by_hand
     loss_of = compiled(module.loss, mode) if mode in ("default", "reduce-overhead") else module.loss
 
     def chunk_of_updates(chunk: TensorDict) -> TensorDict:
@@ -69,7 +75,7 @@ def bare(module: AWAC, batches: TensorDict, updates: int, mode: CompileMode = "a
             optimizer.zero_grad()  # type: ignore[union-attr]
             loss.backward()
             optimizer.step()  # type: ignore[union-attr]
-            losses.polyak_update(module.target_critics.parameters(), module.critics.parameters(), 0.005)
+            module._move_targets()
         return TensorDict({"loss": loss.detach()})
 
     step = ChunkGraph(chunk_of_updates) if mode == "graph" else chunk_of_updates
@@ -79,25 +85,6 @@ def bare(module: AWAC, batches: TensorDict, updates: int, mode: CompileMode = "a
             step(batches[: min(len(batches), updates - first)])
         if device.type == "cuda":
             torch.cuda.synchronize()
-
-    return run
-
-
-def bare_by_hand(
-    module: AWAC, optimizer: torch.optim.Adam, batches: TensorDict, updates: int, mode: CompileMode
-) -> Callable[[], None]:
-    """The same with the gradients written out."""
-    actor, critics, targets = module.actor, module.critics, module.target_critics
-    fast = FastUpdate(
-        actor, critics, targets, optimizer, module.hparams, module.target_range, module._move_targets, actor.engine,
-        None if mode == "by_hand" else mode,
-    )  # fmt: skip
-
-    def run() -> None:
-        for first in range(0, updates, len(batches)):
-            fast(batches[: min(len(batches), updates - first)])
-            optimizer.step()
-            module._move_targets()
 
     return run
 
