@@ -15,7 +15,7 @@ from tqdm import tqdm
 from awac_pl.dataset_folders import POLICY_FILE, check_dataset_id, data_file, file_digest, find_dataset, read_metadata
 from awac_pl.datasets import load_dataset, save_dataset
 from awac_pl.errors import DatasetError
-from awac_pl.networks import Actor
+from awac_pl.networks import Actor, Normalizer
 from awac_pl.policy import NumpyPolicy
 from awac_pl.rollouts import RolloutWorkers
 from awac_pl.schema import Episode, to_transitions
@@ -25,6 +25,8 @@ from awac_pl.tasks import Task, inspect_spaces
 
 #: Seeds of cloned episodes start here; training seeds lie below, evaluation seeds above.
 CLONING_SEEDS = 1_000_000_000
+#: What the recipe of a dataset of version 0.1 lacks.
+OLD_RECIPE = {"clip_actions": True, "normalize_observations": False}
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Clone:
         held_out_log_prob: mean log-likelihood per transition of the held-out episodes.
         train_log_prob: the same of the episodes it was fitted to.
         early_stopping: how the end was found: episodes held out, updates between checks, checks without a better likelihood.
+        normalizer: of the observations; None where the network gets them as they are.
     """
 
     actor: Actor
@@ -46,6 +49,12 @@ class Clone:
     held_out_log_prob: float
     train_log_prob: float
     early_stopping: dict[str, int]
+    normalizer: Normalizer | None = None
+
+    def policy(self, deterministic: bool = False) -> NumpyPolicy:
+        """The policy for workers."""
+        policy = self.actor.to_numpy(deterministic)
+        return policy if self.normalizer is None else self.normalizer.fold_into(policy)
 
 
 def fit_clone(
@@ -60,6 +69,7 @@ def fit_clone(
     held_out: float = 0.1,
     patience: int = 10,
     check_every: int = 250,
+    normalize_observations: bool = False,
     progress: bool = True,
 ) -> Clone:
     """Fit a policy to episodes by maximum likelihood, until the held-out likelihood stops rising.
@@ -75,6 +85,7 @@ def fit_clone(
         held_out: share of the episodes held out, at least one.
         patience: stop after so many checks without a better likelihood.
         check_every: updates between checks.
+        normalize_observations: to mean 0 and deviation 1 in these episodes.
         progress: show a progress bar.
 
     Raises:
@@ -87,8 +98,12 @@ def fit_clone(
     num_held_out = max(1, round(held_out * len(episodes)))
     held_out_columns = to_transitions([episodes[index] for index in order[:num_held_out]])
     train_columns = to_transitions([episodes[index] for index in order[num_held_out:]])
-    held_out_pair = tuple(torch.from_numpy(held_out_columns[key]) for key in ("observation", "action"))
-    train_pair = tuple(torch.from_numpy(train_columns[key]) for key in ("observation", "action"))
+    held_out_pair = [torch.from_numpy(held_out_columns[key]) for key in ("observation", "action")]
+    train_pair = [torch.from_numpy(train_columns[key]) for key in ("observation", "action")]
+    normalizer = Normalizer(train_pair[0].shape[1]) if normalize_observations else None
+    if normalizer is not None:
+        normalizer.measure(train_pair[0])
+        train_pair[0], held_out_pair[0] = normalizer(train_pair[0]), normalizer(held_out_pair[0])
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -121,6 +136,7 @@ def fit_clone(
     with torch.no_grad():
         return Clone(
             actor=actor,
+            normalizer=normalizer,
             updates=best_update,
             held_out_log_prob=best,
             train_log_prob=float(log_prob(*train_pair)),
@@ -141,6 +157,7 @@ def clone_dataset(
     evaluation_episodes: int = 100,
     num_workers: int = 2,
     seed: int = 0,
+    normalize_observations: bool = False,
     progress: bool = True,
 ) -> dict[str, float]:
     """Clone a dataset's policy, roll it out stochastically and store the episodes as a new Minari dataset.
@@ -154,6 +171,7 @@ def clone_dataset(
         evaluation_episodes: episodes of the deterministic clone, for its success.
         num_workers: rollout processes.
         seed: of the fit and of the stored episodes.
+        normalize_observations: see ``fit_clone``.
         progress: show progress bars.
 
     Returns:
@@ -164,21 +182,23 @@ def clone_dataset(
         DatasetError: the source does not fit the task, or the target is no dataset id.
     """
     check_dataset_id(target)
-    recipe = clone_recipe(source, task, num_demonstrations, num_episodes, seed)
+    recipe = clone_recipe(source, task, num_demonstrations, num_episodes, seed, normalize_observations)
     workers = RolloutWorkers(task, num_workers, inspect_spaces(task))
     try:
         whole = replace(task, terminate_on_success=False)
         demonstrations = load_dataset(source, whole, workers.spaces, num_episodes=num_demonstrations)
-        clone = fit_clone(demonstrations.episodes, seed=seed, progress=progress)
+        clone = fit_clone(
+            demonstrations.episodes, seed=seed, normalize_observations=normalize_observations, progress=progress
+        )
 
         def rollout(policy: NumpyPolicy, seeds: range, what: str) -> list[Episode]:
             with tqdm(total=len(seeds), desc=what, unit="episode", disable=not progress, leave=False) as bar:
                 return workers.rollout(policy, seeds, whole_episodes=True, on_episode=bar.update)
 
         stored_seeds = range(CLONING_SEEDS + seed * num_episodes, CLONING_SEEDS + (seed + 1) * num_episodes)
-        stored = rollout(clone.actor.to_numpy(), stored_seeds, f"{target}: episodes of the clone")
+        stored = rollout(clone.policy(), stored_seeds, f"{target}: episodes of the clone")
         evaluation_seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + evaluation_episodes)
-        evaluated = rollout(clone.actor.to_numpy(deterministic=True), evaluation_seeds, "evaluating the clone")
+        evaluated = rollout(clone.policy(deterministic=True), evaluation_seeds, "evaluating the clone")
     finally:
         workers.close()
     result = {
@@ -202,18 +222,23 @@ def clone_dataset(
             "cloning": result,
             "early_stopping": clone.early_stopping,
         },
-        policy=clone.actor.to_numpy(),
+        policy=clone.policy(),
     )
     log.info("%s: %s", target, json.dumps(result))
     return result
 
 
 def clone_recipe(
-    source: str, task: Task, num_demonstrations: int | None, num_episodes: int, seed: int
+    source: str,
+    task: Task,
+    num_demonstrations: int | None,
+    num_episodes: int,
+    seed: int,
+    normalize_observations: bool = False,
 ) -> dict[str, str | int | None]:
     """What a cloned dataset depends on; compared before one that is already there is used again.
 
-    Datasets of version 0.1 lack ``clip_actions``: theirs are clipped.
+    Datasets of version 0.1 lack the last two: ``OLD_RECIPE``.
     """
     return {
         "source": source,
@@ -224,18 +249,23 @@ def clone_recipe(
         "horizon": task.horizon,
         "seed": seed,
         "clip_actions": task.clip_actions,
+        "normalize_observations": normalize_observations,
     }
 
 
-def cloned_id(dataset_id: str, num_demonstrations: int | None, clip_actions: bool = True) -> str:
+def cloned_id(
+    dataset_id: str, num_demonstrations: int | None, clip_actions: bool = True, normalize_observations: bool = False
+) -> str:
     """``awac/pen/cloned-v0`` with 10 demonstrations is ``awac/pen/cloned-10-v0``; other ids stay as they are.
 
-    With actions as they were sampled it is ``awac/pen/cloned-sampled-v0``.
+    With actions as they were sampled it is ``awac/pen/cloned-sampled-v0``, of a policy with normalised observations
+    ``awac/pen/cloned-normalized-v0``.
     """
     if not is_cloned(dataset_id):
         return dataset_id
     kinds = [] if num_demonstrations is None else [str(num_demonstrations)]
     kinds += [] if clip_actions else ["sampled"]
+    kinds += ["normalized"] if normalize_observations else []
     return dataset_id.replace("/cloned-v", "-".join(["/cloned", *kinds, "v"]))
 
 

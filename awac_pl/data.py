@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import lightning
 from tensordict import TensorDict
+from torch import Tensor
 
-from awac_pl.cloning import clone_dataset, clone_recipe, cloned_id, is_cloned
+from awac_pl.cloning import OLD_RECIPE, clone_dataset, clone_recipe, cloned_id, is_cloned
 from awac_pl.dataset_folders import check_environment, data_file, file_digest, find_dataset, read_metadata
 from awac_pl.datasets import read_episodes
 from awac_pl.distributed import gather_objects, own_state, rank, world_size
@@ -70,6 +71,7 @@ class ReplayDataModule(lightning.LightningDataModule):
             at the end.
         workers: processes that run episodes; 0 runs them in this process.
         discount: gamma, for the range of returns and n_step; linked from the model.
+        normalize_observations: of the cloned policy that is made; linked from the model.
         seed: of sampling; linked from ``seed_everything``.
         progress: show progress bars while datasets are made.
     """
@@ -102,6 +104,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         milestone_episodes: int = 100,
         workers: int = 2,
         discount: float = 0.99,
+        normalize_observations: bool = False,
         seed: int = 0,
         progress: bool = True,
     ) -> None:
@@ -136,7 +139,8 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.discount = discount
         self.seed = seed
         self.progress = progress
-        self.dataset_ids = [cloned_id(name, num_demonstrations, clip_actions) for name in datasets]
+        self.normalize_observations = normalize_observations
+        self.dataset_ids = [cloned_id(name, num_demonstrations, clip_actions, normalize_observations) for name in datasets]
         self.weights = list(datasets.values()) if isinstance(datasets, Mapping) else [1.0] * len(datasets)
         if min(self.weights) <= 0:
             raise AwacError(f"data.datasets has a weight of {min(self.weights)}; weights must be positive")
@@ -171,6 +175,10 @@ class ReplayDataModule(lightning.LightningDataModule):
         """The task with its own horizon: presets that change the horizon share one cloned dataset."""
         return replace(self.task, horizon=TASKS[self.task.name].horizon) if self.task.name in TASKS else self.task
 
+    def demonstrations(self) -> Tensor:
+        """``[N, O]``, the observations of the first dataset in the buffer of this rank."""
+        return self.replay.buffer.storage[: self.replay.sampler.demonstration_size]["observation"]
+
     def is_online(self, epoch: int) -> bool:
         """Whether this epoch comes after pretraining."""
         return epoch >= self.offline_epochs
@@ -200,6 +208,7 @@ class ReplayDataModule(lightning.LightningDataModule):
                     evaluation_episodes=self.milestone_episodes,
                     num_workers=self.workers.num_workers,
                     seed=self.clone_seed,
+                    normalize_observations=self.normalize_observations,
                     progress=self.progress,
                 )
 
@@ -315,12 +324,13 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     def _check_recipe(self, name: str) -> None:
         made_by = read_metadata(name).get("recipe")
-        made_by = made_by and {"clip_actions": True} | made_by
+        made_by = made_by and OLD_RECIPE | made_by
         if made_by is None or not self.datasets or not name.startswith("awac/"):
             return
         asked = clone_recipe(
-            self.dataset_ids[0], self.cloning_task, self.num_demonstrations, self.clone_episodes, self.clone_seed
-        )
+            self.dataset_ids[0], self.cloning_task, self.num_demonstrations, self.clone_episodes, self.clone_seed,
+            self.normalize_observations,
+        )  # fmt: skip
         changed = [f"{key} {made_by.get(key)} instead of {asked[key]}" for key in asked if made_by.get(key) != asked[key]]
         if changed:
             raise DatasetError(

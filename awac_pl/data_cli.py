@@ -28,7 +28,7 @@ EXAMPLES = {
     "  awac data export mine/pen-v0 --task pen --to pen.hdf5",
     "record": "  awac data record runs/pen-quick-seed0/checkpoints/last.ckpt --task pen --to mine/pen-tuned-v0\n"
     "  awac data record runs/pen-quick-seed0/checkpoints/last.ckpt --task pen --to mine/pen-replay-v0 --replay",
-    "clone": "  awac data clone pen\n  awac data clone relocate --num_demonstrations 10 --to awac/relocate/cloned-10-v0\n"
+    "clone": "  awac data clone pen\n  awac data clone relocate --num_demonstrations 10\n"
     "  awac data clone pen --from D4RL/pen/human-v2 --to mine/pen-cloned-v0",
 }
 HELP = {
@@ -104,8 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     clone = made["clone"]
     clone.add_argument("task", help="pen, door, relocate, hammer, or a Gymnasium environment id")
     clone.add_argument("--from", dest="source", help="dataset of demonstrations (default: awac/TASK/expert-v0)")
-    clone.add_argument("--to", dest="target", help="dataset to write (default: awac/TASK/cloned-v0)")
+    clone.add_argument("--to", dest="target", help="dataset to write (default: the one a run looks for)")
     clone.add_argument("--num_demonstrations", type=int, help="use the first so many episodes (default: all)")
+    clone.add_argument("--normalize_observations", action="store_true", help="fit to observations of mean 0, deviation 1")
+    clone.add_argument("--sampled_actions", action="store_true", help="keep actions as they are sampled, not clipped")
     clone.add_argument("--episodes", type=int, default=500, help="episodes to store (default: %(default)s)")
     return parser
 
@@ -278,20 +280,22 @@ def _record(options: argparse.Namespace) -> None:
 
 
 def _clone(options: argparse.Namespace) -> None:
-    from awac_pl.cloning import clone_dataset
+    from awac_pl.cloning import clone_dataset, cloned_id
     from awac_pl.downloads import fetch_dataset
 
     source = options.source or f"awac/{options.task}/expert-v0"
-    target = options.target or f"awac/{options.task}/cloned-v0"
+    kept = {"clip_actions": not options.sampled_actions, "normalize_observations": options.normalize_observations}
+    target = options.target or cloned_id(f"awac/{options.task}/cloned-v0", options.num_demonstrations, **kept)
     fetch_dataset(source)
     result = clone_dataset(
         source,
         target,
-        _task(options),
+        _task(options, kept["clip_actions"]),
         num_demonstrations=options.num_demonstrations,
         num_episodes=options.episodes,
         num_workers=options.workers,
         seed=options.seed,
+        normalize_observations=options.normalize_observations,
     )
     print(f"{target}: {options.episodes} episodes of a policy cloned from {source}")
     _say(result)

@@ -133,7 +133,7 @@ def check_parity(
     rows = np.concatenate([observations[: PARITY_OBSERVATIONS // 2], around]).astype(np.float32)
     low, high = spaces.action_low, spaces.action_high
     with torch.inference_mode():
-        reference = scale_action(module.acting_actor(torch.from_numpy(rows)).numpy(), low, high)
+        reference = scale_action(module.mean_action(torch.from_numpy(rows)).numpy(), low, high)
     unit = np.maximum(1, (high - low) / 2)
     forms = {"onnxruntime": onnx_policy(graph), "numpy": numpy_policy(policy, low, high)}
     differences = {name: float((np.abs(form(rows) - reference) / unit).max()) for name, form in forms.items()}

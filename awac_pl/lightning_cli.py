@@ -89,6 +89,7 @@ class AwacCLI(LightningCLI):
         parser.link_arguments("data.action_dim", "model.action_dim", apply_on="instantiate")
         parser.link_arguments("data.return_range", "model.return_range", apply_on="instantiate")
         parser.link_arguments("model.discount", "data.discount")
+        parser.link_arguments("model.normalize_observations", "data.normalize_observations")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("trainer.check_val_every_n_epoch", "checkpoint.every_n_epochs")
 

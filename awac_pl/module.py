@@ -16,7 +16,7 @@ from awac_pl.compiling import ChunkGraph, Circumstances, CompileMode, choose_mod
 from awac_pl.distributed import gather, gather_objects, gather_random_states, own_part, rank, restore_random_state
 from awac_pl.errors import AwacError, TrainingDivergedError
 from awac_pl.fast_update import FastUpdate, is_plain
-from awac_pl.networks import Actor, CriticEnsemble, wake_critics
+from awac_pl.networks import Actor, CriticEnsemble, Normalizer, wake_critics
 from awac_pl.policy import NumpyPolicy
 from awac_pl.products import choose_engine
 from awac_pl.scores import score_episodes
@@ -30,6 +30,8 @@ class AWAC(lightning.LightningModule):
         action_dim: A; linked from the data.
         return_range: smallest and largest discounted return the task's reward allows, None if unknown; linked from the
             data. Used by ``clamp_target``.
+        normalize_observations: the networks, and those of a cloned policy that is made, get observations of mean 0 and
+            deviation 1 in the first dataset, the demonstrations.
         actor_hidden_sizes: width of each hidden layer of the actor.
         critic_hidden_sizes: width of each hidden layer of the critics.
         num_critics: E, size of the ensemble; its minimum is used.
@@ -77,6 +79,7 @@ class AWAC(lightning.LightningModule):
         observation_dim: int,
         action_dim: int,
         return_range: tuple[float, float] | None = None,
+        normalize_observations: bool = False,
         actor_hidden_sizes: Sequence[int] = (256, 256),
         critic_hidden_sizes: Sequence[int] = (256, 256),
         num_critics: int = 2,
@@ -106,6 +109,7 @@ class AWAC(lightning.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False
+        self.normalizer = Normalizer(observation_dim) if normalize_observations else None
         actor_arguments = (observation_dim, action_dim, actor_hidden_sizes, log_std_range, initial_std)
         self.actor = Actor(*actor_arguments)
         sizes = (observation_dim, action_dim)
@@ -143,7 +147,7 @@ class AWAC(lightning.LightningModule):
         )
 
     def loss(self, batch: TensorDict, *, watch: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
-        """Critic loss + actor loss of one batch ``[B]``, and the metrics if they are watched; moves no weight.
+        """Critic loss + actor loss of one batch ``[B]``, normalised, and the metrics if watched; moves no weight.
 
         The advantage is detached and no parameter is shared, so the sum has the gradients of the two losses.
         """
@@ -198,6 +202,8 @@ class AWAC(lightning.LightningModule):
         if "16" in precision and "bf16" not in precision:
             raise AwacError(f"trainer.precision {precision} scales the loss; use 32-true or bf16-mixed")
         torch.set_float32_matmul_precision(self.hparams["matmul_precision"])
+        if self.normalizer is not None:
+            self.normalizer.measure(self.trainer.datamodule.demonstrations())  # type: ignore[attr-defined]
         circumstances = Circumstances(
             self.trainer.strategy.root_device, precision, self.trainer.world_size, is_plain(self, AWAC)
         )
@@ -219,6 +225,7 @@ class AWAC(lightning.LightningModule):
         """
         if not chunk.batch_dims:  # Lightning's precision plugins rebuild a TensorDict without its batch size
             chunk.auto_batch_size_(2)
+        chunk = self.normalized(chunk)
         if self.critics.max_output is not None and not self.updates:
             wake_critics(self.critics, self.target_critics, chunk[0])
         metrics = self._run(chunk)
@@ -229,6 +236,13 @@ class AWAC(lightning.LightningModule):
         self._metrics.append(metrics)
         if self.trainer.is_last_batch:
             self._log_epoch()
+
+    def normalized(self, rows: TensorDict) -> TensorDict:
+        """Transitions as the networks get them."""
+        if self.normalizer is None:
+            return rows
+        columns = {key: self.normalizer(rows[key]) for key in ("observation", "next_observation")}
+        return rows.copy().update(columns)
 
     def _updates(self, chunk: TensorDict) -> TensorDict:
         """The updates of a chunk, but for the optimizer's last step; the metrics of the last one."""
@@ -285,9 +299,14 @@ class AWAC(lightning.LightningModule):
         """The actor that acts: the average, where there is one."""
         return self.actor if self.average_actor is None else self.average_actor
 
+    def mean_action(self, observation: Tensor) -> Tensor:
+        """Of the policy that acts, ``[B, A]`` for observations ``[B, O]`` as they are."""
+        return self.acting_actor(observation if self.normalizer is None else self.normalizer(observation))
+
     def policy(self, deterministic: bool = False) -> NumpyPolicy:
         """A snapshot of the policy for workers, free of torch."""
-        return self.acting_actor.to_numpy(deterministic)
+        policy = self.acting_actor.to_numpy(deterministic)
+        return policy if self.normalizer is None else self.normalizer.fold_into(policy)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the random state that Lightning leaves out."""

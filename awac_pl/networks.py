@@ -18,6 +18,46 @@ from awac_pl.products import DenseFunction, Engine, choose_engine, usable
 log = logging.getLogger(__name__)
 
 
+class Normalizer(nn.Module):
+    """``(s - mean) / scale`` per component of the observation, with the moments of recorded observations.
+
+    Adroit's positions vary by centimetres and its joints by a radian. A network that gets both as they are hardly sees
+    where the door is: from 25 human demonstrations a clone opens it never, and with normalised observations now and then.
+
+    Args:
+        observation_dim: O.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    #: A component that hardly varies in the data is magnified at most a hundred times.
+    SMALLEST_SCALE = 0.01
+
+    def __init__(self, observation_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(observation_dim))
+        self.register_buffer("scale", torch.ones(observation_dim))
+
+    def measure(self, observations: Tensor) -> None:
+        """Take the moments of observations ``[N, O]``, those of all ranks together."""
+        rows = observations.double()
+        own = (len(rows), rows.sum(dim=0).tolist(), rows.square().sum(dim=0).tolist())
+        counts, sums, squares = (torch.tensor(part, dtype=torch.float64) for part in zip(*gather_objects(own), strict=True))
+        mean = sums.sum(dim=0) / counts.sum()
+        variance = (squares.sum(dim=0) / counts.sum() - mean.square()).clamp(min=0)
+        self.mean.copy_(mean)
+        self.scale.copy_(variance.sqrt().clamp(min=self.SMALLEST_SCALE))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``[..., O]``."""
+        return (observation - self.mean) / self.scale
+
+    def fold_into(self, policy: NumpyPolicy) -> NumpyPolicy:
+        """The same policy for observations as they are."""
+        return policy.normalizing(self.mean.cpu().numpy(), self.scale.cpu().numpy())
+
+
 class Actor(nn.Module):
     """Gaussian policy: ``mean = tanh(mlp(s))``, a log standard deviation per action that does not depend on s.
 

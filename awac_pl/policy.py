@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -41,6 +41,16 @@ class NumpyPolicy:
             return mean
         noise = rng.standard_normal(mean.shape, dtype=np.float32)
         return mean + self.std * noise
+
+    def normalizing(self, mean: np.ndarray, scale: np.ndarray) -> NumpyPolicy:
+        """This policy for observations as they are, where its own inputs are ``(observation - mean) / scale``.
+
+        Both become part of the first layer, so that nothing outside needs to know of them.
+        """
+        weight = self.weights[0].astype(np.float64) / np.asarray(scale, np.float64)[:, None]
+        bias = self.biases[0] - np.asarray(mean, np.float64) @ weight
+        first = (weight.astype(np.float32),), (bias.astype(np.float32),)
+        return replace(self, weights=first[0] + self.weights[1:], biases=first[1] + self.biases[1:])
 
     def to_bytes(self) -> bytes:
         """The policy as a safetensors file: ``weight_0``, ``bias_0``, …, ``std``."""
