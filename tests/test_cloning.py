@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from awac_pl.dataset_folders import POLICY_FILE, read_metadata
 from awac_pl.datasets import load_dataset
 from awac_pl.errors import AwacError, DatasetError
 from awac_pl.rollouts import RolloutWorkers
+from awac_pl.schema import Episode
 from tests.conftest import REACH
 from tests.toy import reach_episodes
 
@@ -41,6 +43,20 @@ def test_same_seed_same_clone_and_other_random_state_untouched() -> None:
     first, second = (fit_clone(reach_episodes(5), seed=3, max_updates=100, check_every=50, progress=False) for _ in range(2))
     torch.testing.assert_close(torch.rand(1), expected)
     torch.testing.assert_close(first.actor.state_dict(), second.actor.state_dict(), rtol=0, atol=0)
+
+
+def test_a_clone_with_normalised_observations_does_not_feel_their_units() -> None:
+    def moved(episode: Episode) -> Episode:
+        return replace(episode, observations=episode.observations * np.array([100.0, 0.5], np.float32) + np.float32(3))
+
+    options = {"max_updates": 400, "normalize_observations": True, "progress": False}
+    episodes, unseen = reach_episodes(30, noise=0.1), reach_episodes(1, first_seed=1000)[0]
+    policies = [fit_clone(those, **options).policy(True) for those in (episodes, [moved(episode) for episode in episodes])]
+    for observation, other in zip(unseen.observations, moved(unseen).observations, strict=True):
+        first, second = (
+            policy.act(seen, np.random.default_rng(0)) for policy, seen in zip(policies, (observation, other), strict=True)
+        )
+        np.testing.assert_allclose(first, second, atol=0.02)  # rounding grows over the updates
 
 
 def test_too_few_episodes() -> None:

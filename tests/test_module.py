@@ -57,13 +57,15 @@ class Chunks(lightning.LightningDataModule):
         return []
 
 
-def train(module: AWAC, chunks: list[TensorDict], seed: int = 7, **options) -> lightning.Trainer:
+def train(
+    module: AWAC, chunks: list[TensorDict], seed: int = 7, datamodule: Chunks | None = None, **options
+) -> lightning.Trainer:
     trainer = lightning.Trainer(
         **{"max_epochs": 1, "accelerator": "cpu", **options}, limit_val_batches=0, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     torch.manual_seed(seed)
-    trainer.fit(module, datamodule=Chunks(chunks))
+    trainer.fit(module, datamodule=datamodule or Chunks(chunks))
     return trainer
 
 
@@ -389,6 +391,27 @@ def test_a_run_without_an_average_has_the_state_of_version_0_1() -> None:
     assert {name.split(".")[0] for name in make_module().state_dict()} == {
         "actor", "critics", "target_critics", "updates", "env_steps",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["off", "by_hand"])
+def test_normalised_observations_are_those_of_the_demonstrations(mode: str) -> None:
+    """A run on observations in other units learns as one on normalised observations, and acts on them as they come."""
+    demonstrations = make_chunk(1, seed=5)[0]["observation"] * 3 + 7
+    mean, scale = demonstrations.mean(dim=0), demonstrations.std(dim=0, correction=0)
+    chunk = make_chunk(10)
+    columns = {key: chunk[key] * scale + mean for key in ("observation", "next_observation")}
+    data = Chunks([chunk.copy().update(columns)])
+    data.demonstrations = lambda: demonstrations
+    there = make_module(normalize_observations=True, compile=mode)
+    train(there, [], datamodule=data)
+    here = make_module(compile=mode)
+    train(here, [chunk])
+    for name, weight in here.state_dict().items():
+        torch.testing.assert_close(there.state_dict()[name], weight, rtol=1e-3, atol=1e-4)
+    seen = columns["observation"][0]
+    action = there.policy(deterministic=True).act(seen[0].numpy(), np.random.default_rng(0))
+    torch.testing.assert_close(torch.from_numpy(action), there.mean_action(seen)[0].detach(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(there.mean_action(seen), here.mean_action(chunk["observation"][0]), rtol=0, atol=1e-2)
 
 
 def test_weight_decay_is_the_actors_alone() -> None:

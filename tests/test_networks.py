@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from awac_pl.errors import AwacError
-from awac_pl.networks import Actor, CriticEnsemble
+from awac_pl.networks import Actor, CriticEnsemble, Normalizer
 from awac_pl.policy import NumpyPolicy
 
 
@@ -98,6 +98,26 @@ def test_a_snapshot_does_not_follow_later_training() -> None:
         for parameter in actor.parameters():
             parameter.add_(1.0)
     np.testing.assert_array_equal(before, policy.act(np.ones(5, np.float32), np.random.default_rng(0)))
+
+
+def test_observations_are_normalised_by_hand() -> None:
+    normalizer = Normalizer(3)
+    normalizer.measure(torch.tensor([[1.0, 5.0, 0.0], [3.0, 5.0, 0.002]]))
+    torch.testing.assert_close(normalizer.mean, torch.tensor([2.0, 5.0, 0.001]))
+    torch.testing.assert_close(normalizer.scale, torch.tensor([1.0, 0.01, 0.01]))  # no more than a hundredfold
+    torch.testing.assert_close(normalizer(torch.tensor([[4.0, 5.01, 0.001]])), torch.tensor([[2.0, 1.0, 0.0]]), atol=1e-4, rtol=0)
+
+
+def test_a_policy_with_the_normalisation_in_its_first_layer_acts_the_same() -> None:
+    torch.manual_seed(3)
+    actor, normalizer = Actor(5, 2, (16, 16)), Normalizer(5)
+    observations = torch.randn(200, 5) * torch.tensor([0.02, 0.1, 1.0, 5.0, 0.0]) + torch.tensor([1.0, -0.5, 0.0, 3.0, 0.7])
+    normalizer.measure(observations)
+    policy = normalizer.fold_into(actor.to_numpy(deterministic=True))
+    with torch.no_grad():
+        expected = actor(normalizer(observations)).numpy()
+    actions = [policy.act(observation, np.random.default_rng(0)) for observation in observations.numpy()]
+    np.testing.assert_allclose(actions, expected, atol=2e-6)
 
 
 def test_a_policy_comes_back_from_its_file(tmp_path: Path) -> None:

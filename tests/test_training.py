@@ -134,7 +134,8 @@ def test_evaluation_is_deterministic_on_fixed_seeds_and_whole(tmp_path: Path, re
     assert trainer.test(module, datamodule=data, verbose=False)[0] == first
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path: Path, reach_dataset: str) -> None:
+@pytest.mark.parametrize("options", [{}, {"normalize_observations": True, "actor_average": 0.01}])
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path: Path, reach_dataset: str, options: dict) -> None:
     def callbacks(folder: str) -> list[Callback]:
         return [
             EnvironmentInteraction(env_steps_per_epoch=20, synchronous=True),
@@ -146,13 +147,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path: Path, re
         return make_data(reach_dataset, workers=1, seed=4, milestone_episodes=4)
 
     straight_data = make()
-    straight = fit(tmp_path / "straight", straight_data, *callbacks("straight"), max_epochs=7)
-    fit(tmp_path / "cut", make(), *callbacks("cut"), max_epochs=4)
+    module = make_module(straight_data, **options)
+    straight = fit(tmp_path / "straight", straight_data, *callbacks("straight"), module=module, max_epochs=7)
+    module = make_module(straight_data, **options)
+    fit(tmp_path / "cut", make(), *callbacks("cut"), module=module, max_epochs=4)
 
     torch.manual_seed(99)  # whatever state the new process is in
     data = make()
     resumed = AWAC(observation_dim=2, action_dim=1, return_range=data.return_range, actor_hidden_sizes=(16, 16),
-                   critic_hidden_sizes=(16, 16))  # fmt: skip
+                   critic_hidden_sizes=(16, 16), **options)  # fmt: skip
     last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
     fit(tmp_path / "cut", data, *callbacks("cut"), module=resumed, max_epochs=7, ckpt_path=last)
 
@@ -309,6 +312,8 @@ def test_cloned_ids() -> None:
     assert cloned_id("awac/pen/cloned-v0", None, clip_actions=False) == "awac/pen/cloned-sampled-v0"
     assert cloned_id("awac/pen/cloned-v0", 10, clip_actions=False) == "awac/pen/cloned-10-sampled-v0"
     assert cloned_id("awac/pen/expert-v0", None, clip_actions=False) == "awac/pen/expert-v0"
+    assert cloned_id("awac/pen/cloned-v0", 10, normalize_observations=True) == "awac/pen/cloned-10-normalized-v0"
+    assert cloned_id("awac/pen/expert-v0", None, normalize_observations=True) == "awac/pen/expert-v0"
     assert cloned_id("awac/pen/expert-v0", 10) == "awac/pen/expert-v0"
     assert cloned_id("D4RL/pen/cloned-v2", 10) == "D4RL/pen/cloned-v2"
 
