@@ -16,7 +16,7 @@ from awac_pl.compiling import ChunkGraph, Circumstances, CompileMode, choose_mod
 from awac_pl.distributed import gather, gather_objects, gather_random_states, own_part, rank, restore_random_state
 from awac_pl.errors import AwacError, TrainingDivergedError
 from awac_pl.fast_update import FastUpdate, is_plain
-from awac_pl.networks import Actor, CriticEnsemble, Normalizer, wake_critics
+from awac_pl.networks import Actor, CriticEnsemble, Normalizer, initialize_as_rlkit, wake_critics
 from awac_pl.policy import NumpyPolicy
 from awac_pl.products import choose_engine
 from awac_pl.scores import score_episodes
@@ -40,6 +40,8 @@ class AWAC(lightning.LightningModule):
         clamp_target: clamp the critics' target to ``return_range``.
         log_std_range: bounds of the policy's log standard deviation.
         initial_std: the policy's standard deviation at the start.
+        initialization: of the weights: ``pytorch``'s ``nn.Linear``, with targets that start as copies; or as the authors'
+            code draws them (``networks.initialize_as_rlkit``), with targets of their own.
         discount: gamma, in [0, 1).
         polyak: tau, fraction of the new weights that the targets take after each update.
         temperature: lambda > 0; small follows the best actions, large clones the data.
@@ -88,6 +90,7 @@ class AWAC(lightning.LightningModule):
         clamp_target: bool = True,
         log_std_range: tuple[float, float] = (-6.0, 0.0),
         initial_std: float = 0.05,
+        initialization: Literal["pytorch", "rlkit"] = "pytorch",
         discount: float = 0.99,
         polyak: float = 0.005,
         temperature: float = 0.5,
@@ -116,7 +119,10 @@ class AWAC(lightning.LightningModule):
         critic_arguments = (*sizes, critic_hidden_sizes, num_critics, critic_layer_norm, critic_max_output)
         self.critics = CriticEnsemble(*critic_arguments)
         self.target_critics = CriticEnsemble(*critic_arguments).requires_grad_(False)
-        self.target_critics.load_state_dict(self.critics.state_dict())
+        if initialization == "rlkit":
+            initialize_as_rlkit(self.actor, self.critics, self.target_critics)
+        else:
+            self.target_critics.load_state_dict(self.critics.state_dict())
         for network in (self.actor, self.critics, self.target_critics):
             network.engine = choose_engine(matmul_engine)
         self._followers = [(list(self.target_critics.parameters()), list(self.critics.parameters()), "polyak")]

@@ -194,6 +194,23 @@ class CriticEnsemble(nn.Module):
 
 
 @torch.no_grad()
+def initialize_as_rlkit(actor: Actor, *ensembles: CriticEnsemble) -> None:
+    """Draw all weights again as the authors' code does (rlkit, ``torch/networks/mlp.py``).
+
+    Hidden layers lie in +-1/sqrt(fan-out), the actor's last layer in +-0.001, that of critics in +-0.003; biases are 0.
+    """
+    linear = cast(list[nn.Linear], list(actor.layers))
+    networks = [([layer.weight for layer in linear], [layer.bias for layer in linear], 0, 1e-3)]
+    networks += [(list(ensemble.weights), list(ensemble.biases), 2, 3e-3) for ensemble in ensembles]
+    for weights, biases, out, last in networks:
+        for weight in weights[:-1]:
+            weight.uniform_(-1, 1).mul_(weight.shape[out] ** -0.5)
+        weights[-1].uniform_(-last, last)
+        for bias in biases:
+            bias.zero_()
+
+
+@torch.no_grad()
 def wake_critics(critics: CriticEnsemble, target_critics: CriticEnsemble, batch: Mapping[str, Tensor]) -> None:
     """Lower each critic whose values all start above ``max_output``, and say so: it has no gradient and would never move.
 

@@ -393,6 +393,14 @@ def test_a_run_without_an_average_has_the_state_of_version_0_1() -> None:
     }  # fmt: skip
 
 
+def test_targets_start_as_copies_or_on_their_own() -> None:
+    def equal(module: AWAC) -> bool:
+        return all(torch.equal(*pair) for pair in zip(module.critics.weights, module.target_critics.weights, strict=True))
+
+    assert equal(make_module())
+    assert not equal(make_module(initialization="rlkit"))
+
+
 @pytest.mark.parametrize("mode", ["off", "by_hand"])
 def test_normalised_observations_are_those_of_the_demonstrations(mode: str) -> None:
     """A run on observations in other units learns as one on normalised observations, and acts on them as they come."""

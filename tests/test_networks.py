@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from awac_pl.errors import AwacError
-from awac_pl.networks import Actor, CriticEnsemble, Normalizer
+from awac_pl.networks import Actor, CriticEnsemble, Normalizer, initialize_as_rlkit
 from awac_pl.policy import NumpyPolicy
 
 
@@ -105,7 +105,9 @@ def test_observations_are_normalised_by_hand() -> None:
     normalizer.measure(torch.tensor([[1.0, 5.0, 0.0], [3.0, 5.0, 0.002]]))
     torch.testing.assert_close(normalizer.mean, torch.tensor([2.0, 5.0, 0.001]))
     torch.testing.assert_close(normalizer.scale, torch.tensor([1.0, 0.01, 0.01]))  # no more than a hundredfold
-    torch.testing.assert_close(normalizer(torch.tensor([[4.0, 5.01, 0.001]])), torch.tensor([[2.0, 1.0, 0.0]]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        normalizer(torch.tensor([[4.0, 5.01, 0.001]])), torch.tensor([[2.0, 1.0, 0.0]]), atol=1e-4, rtol=0
+    )
 
 
 def test_a_policy_with_the_normalisation_in_its_first_layer_acts_the_same() -> None:
@@ -118,6 +120,19 @@ def test_a_policy_with_the_normalisation_in_its_first_layer_acts_the_same() -> N
         expected = actor(normalizer(observations)).numpy()
     actions = [policy.act(observation, np.random.default_rng(0)) for observation in observations.numpy()]
     np.testing.assert_allclose(actions, expected, atol=2e-6)
+
+
+def test_weights_are_drawn_as_in_the_authors_code() -> None:
+    torch.manual_seed(0)
+    actor, critics = Actor(20, 2, (400, 100)), CriticEnsemble(18, 2, (400, 100))
+    initialize_as_rlkit(actor, critics)
+    layers = [[layer.weight for layer in actor.layers], list(critics.weights)]
+    biases = [[layer.bias for layer in actor.layers], list(critics.biases)]
+    for weights, last in zip(layers, (1e-3, 3e-3), strict=True):
+        for weight, bound in zip(weights, (1 / 20, 1 / 10, last), strict=True):  # 1 / sqrt(400), 1 / sqrt(100)
+            assert weight.abs().max() <= bound
+            assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.2)
+    assert not any(bias.any() for network in biases for bias in network)
 
 
 def test_a_policy_comes_back_from_its_file(tmp_path: Path) -> None:
