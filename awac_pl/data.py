@@ -28,7 +28,7 @@ from awac_pl.tasks import TASKS, RewardKind, Spaces, Task, find_task, inspect_sp
 log = logging.getLogger(__name__)
 
 #: Online steps at which an evaluation takes ``milestone_episodes``, besides the end of pretraining and of the run.
-MILESTONES = (100_000, 200_000, 300_000, 500_000)
+MILESTONES = (50_000, 100_000, 200_000, 300_000, 500_000)
 #: So many episodes of a dataset are in memory beside the buffer while it is filled.
 EPISODES_AT_A_TIME = 100
 
@@ -67,8 +67,8 @@ class ReplayDataModule(lightning.LightningDataModule):
         device: where the buffer lives: ``auto`` is where training runs; ``cpu`` saves a GPU's memory.
         storage: ``memory``, or ``memmap`` for a buffer larger than that: a file in the run folder, gone after the run.
         evaluation_episodes: episodes of one evaluation.
-        milestone_episodes: episodes of the evaluation after pretraining, at 100k, 200k, 300k and 500k online steps and
-            at the end.
+        milestone_episodes: episodes of the evaluation after pretraining, at 50k, 100k, 200k, 300k and 500k online
+            steps and at the end.
         workers: processes that run episodes; 0 runs them in this process.
         discount: gamma, for the range of returns and n_step; linked from the model.
         normalize_observations: of the cloned policy that is made; linked from the model.

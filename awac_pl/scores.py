@@ -15,6 +15,8 @@ from awac_pl.schema import Episode
 
 #: Online steps within which the dip after the switch is looked for.
 DIP_WINDOW = 50_000
+#: Online steps from which on a run is asked to be steady.
+STEADY_FROM = 100_000
 #: Seeds below which no interval over seeds is given: resampling two numbers says nothing of the third.
 FEWEST_SEEDS = 3
 
@@ -72,7 +74,7 @@ def score_run(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
     Returns:
         ``pretrained`` (the last evaluation before the first online step), ``dip`` (the lowest within ``DIP_WINDOW``
-        online steps), ``steps_to_0.5`` and ``steps_to_0.9`` (infinity if never), ``last`` (mean of the last three online
+        online steps), ``worst`` (the lowest single one from ``STEADY_FROM`` online steps on), ``steps_to_0.5`` and ``steps_to_0.9`` (infinity if never), ``last`` (mean of the last three online
         evaluations, never the maximum), ``regret`` (mean of ``1 - success`` over the online training episodes); NaN
         where there is nothing to measure.
     """
@@ -89,6 +91,7 @@ def score_run(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {
         "pretrained": offline[-1] if offline else math.nan,
         "dip": min((rate for steps, rate in online if steps <= DIP_WINDOW), default=math.nan),
+        "worst": min((rate for steps, rate in online if steps >= STEADY_FROM), default=math.nan),
         "steps_to_0.5": steps_to(0.5),
         "steps_to_0.9": steps_to(0.9),
         "last": float(np.mean([rate for _, rate in online[-3:]])) if online else math.nan,

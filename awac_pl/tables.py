@@ -69,7 +69,9 @@ class Table:
 def result_tables(runs: Sequence[Run], groups: Sequence[Group]) -> list[Table]:
     """What the runs have reached, and how fast."""
     seeds = [_seed_table(groups)] if any(len(group.counted) > 1 for group in groups) else []
-    return [_stage_table(groups), _success_table(runs), *seeds, _return_table(runs), _speed_table(runs)]
+    return [
+        _stage_table(groups), _success_table(runs), *seeds, _last_table(runs), _return_table(runs), _speed_table(runs),
+    ]  # fmt: skip
 
 
 def origin_tables(runs: Sequence[Run], groups: Sequence[Group]) -> list[Table]:
@@ -116,16 +118,16 @@ def _success_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         reached, scores = stages(run), score_run(run.rows)
         cells = [_with_interval(*reached[name]) if name in reached else NOTHING for name in names]
-        measures = [_number(scores["last"]), _number(scores["dip"])]
+        measures = [_number(scores[name]) for name in ("last", "dip", "worst")]
         measures += [_steps(scores[name]) if _evaluated(run) else NOTHING for name in ("steps_to_0.5", "steps_to_0.9")]
         mark = "" if run.finished else f" ({run.status})"
         rows.append([f"{run.name}{mark}", *cells, *measures, _number(scores["regret"])])
     return Table(
         title="Success of each run",
-        columns=["run", *names, "last", "dip", "steps to 0.5", "steps to 0.9", "regret"],
+        columns=["run", *names, "last", "dip", "worst", "steps to 0.5", "steps to 0.9", "regret"],
         rows=rows,
         note="With Wilson's 95 % interval of the evaluation's episodes. last: mean of the last three evaluations; dip: the "
-        "lowest within 50,000 steps; steps to: environment steps at the first evaluation that high; regret: mean of "
+        "lowest within 50,000 steps; worst: the lowest single one from 100,000 steps on; steps to: environment steps at the first evaluation that high; regret: mean of "
         "1 - success over the training episodes, which act with noise.",
     )
 
@@ -171,7 +173,7 @@ def _by_seed(group: Group) -> dict[str, np.ndarray]:
     for run in group.counted:
         scores = score_run(run.rows)
         found = {name: rate for name, (rate, _) in stages(run).items()}
-        found |= {name: scores[name] for name in ("last", "dip", "regret")}
+        found |= {name: scores[name] for name in ("last", "dip", "worst", "regret")}
         if _evaluated(run):
             found |= {name.replace("_", " "): scores[name] for name in ("steps_to_0.5", "steps_to_0.9")}
         for name, value in found.items():
@@ -197,6 +199,24 @@ def _over_seeds(name: str, tasks: list[np.ndarray]) -> list[str]:
         str(len(pooled)), show(mean_over_seeds(*tasks)), interval(mean_over_seeds),
         show(interquartile_mean(*tasks)), interval(interquartile_mean), spread,
     ]  # fmt: skip
+
+
+def _last_table(runs: Sequence[Run]) -> Table:
+    rows = []
+    for run in runs:
+        last = run.evaluations[-1] if run.evaluations else {}
+        successes = [
+            _number(last.get(f"eval/{name}", math.nan)) for name in ("success_rate", "success_final", "success_share")
+        ]
+        returns = [_number(last.get(f"eval/{name}", math.nan), 1) for name in ("episode_return", "environment_return")]
+        rows.append([run.name, f"{last.get('eval/episodes', 0):.0f}", *successes, *returns])
+    return Table(
+        title="The last evaluation",
+        columns=["run", "episodes", "success", "at the last step", "share of steps", "return", "environment's return"],
+        rows=rows,
+        note="success: at any step; share of steps: at the goal; return: of the reward that is learned from; environment's "
+        "return: what the environment itself paid.",
+    )
 
 
 def _return_table(runs: Sequence[Run]) -> Table:

@@ -50,11 +50,17 @@ def test_run_by_hand() -> None:
     assert result == {
         "pretrained": 0.4,
         "dip": 0.1,  # 0.05 lies behind the first 50,000 steps
+        "worst": pytest.approx(math.nan, nan_ok=True),
         "steps_to_0.5": 70_000,
         "steps_to_0.9": 80_000,
         "last": pytest.approx(0.7),
         "regret": 0.6,
     }
+
+
+def test_the_worst_evaluation_counts_from_100_000_steps_on() -> None:
+    evaluations = [(0, 0.1), (99_000, 0.2), (100_000, 0.8), (150_000, 0.7), (300_000, 0.9)]
+    assert scores.score_run([{"env_steps": steps, "eval/success_rate": rate} for steps, rate in evaluations])["worst"] == 0.7
 
 
 def test_a_run_without_evaluations() -> None:

@@ -102,6 +102,7 @@ def test_one_run_by_hand(tmp_path: Path) -> None:
         "after fine-tuning": "0.90 (0.60 to 0.98)",
         "last": "0.73",  # (0.6 + 0.7 + 0.9) / 3
         "dip": "0.50",
+        "worst": "-",
         "steps to 0.5": "10,000",
         "steps to 0.9": "50,000",
         "regret": "0.25",
@@ -117,6 +118,17 @@ def test_returns_and_speed_by_hand(tmp_path: Path) -> None:
             "standard deviation": "10.0",
             "episodes": "30",
             "steps per episode": "200.0",
+        }
+    ]
+    assert cells(found, "The last evaluation") == [
+        {
+            "run": "run",
+            "episodes": "10",
+            "success": "0.80",
+            "at the last step": "-",
+            "share of steps": "-",
+            "return": "-50.0",
+            "environment's return": "-",
         }
     ]
     assert cells(found, "Speed") == [

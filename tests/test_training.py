@@ -263,6 +263,7 @@ def test_presets_with_another_horizon_share_the_cloned_dataset() -> None:
 def test_milestones_are_counted_in_environment_steps(reach_dataset: str) -> None:
     data = make_data(reach_dataset)
     assert data.episodes_at(1, 0) == 8  # the end of pretraining
+    assert data.episodes_at(2, 50_000) == 8
     assert data.episodes_at(2, 99_990) == 4
     assert data.episodes_at(3, 101_000) == 8
     assert data.episodes_at(4, 103_000) == 4
