@@ -74,8 +74,9 @@ def score_run(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
     Returns:
         ``pretrained`` (the last evaluation before the first online step), ``dip`` (the lowest within ``DIP_WINDOW``
-        online steps), ``worst`` (the lowest single one from ``STEADY_FROM`` online steps on), ``steps_to_0.5`` and ``steps_to_0.9`` (infinity if never), ``last`` (mean of the last three online
-        evaluations, never the maximum), ``regret`` (mean of ``1 - success`` over the online training episodes); NaN
+        online steps), ``worst`` (the lowest single one from ``STEADY_FROM`` online steps on), ``steps_to_0.5`` and
+        ``steps_to_0.9`` (infinity if never), ``last`` (mean of the last three online evaluations, never the maximum),
+        ``regret`` (mean of ``1 - success`` over the online training episodes); NaN
         where there is nothing to measure.
     """
     evaluations = [

@@ -127,8 +127,8 @@ def _success_table(runs: Sequence[Run]) -> Table:
         columns=["run", *names, "last", "dip", "worst", "steps to 0.5", "steps to 0.9", "regret"],
         rows=rows,
         note="With Wilson's 95 % interval of the evaluation's episodes. last: mean of the last three evaluations; dip: the "
-        "lowest within 50,000 steps; worst: the lowest single one from 100,000 steps on; steps to: environment steps at the first evaluation that high; regret: mean of "
-        "1 - success over the training episodes, which act with noise.",
+        "lowest within 50,000 steps; worst: the lowest single one from 100,000 steps on; steps to: environment steps at the "
+        "first evaluation that high; regret: mean of 1 - success over the training episodes, which act with noise.",
     )
 
 
