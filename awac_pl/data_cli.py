@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from awac_pl.schema import Episode
+    from awac_pl.episode import Episode
     from awac_pl.tasks import Spaces, Task
 
 EXAMPLES = {

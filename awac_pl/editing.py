@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 
 from awac_pl.datasets import count_successes, load_dataset, save_dataset
+from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError
 from awac_pl.files import replacing
-from awac_pl.schema import Episode
 from awac_pl.tasks import Spaces, Task, inspect_spaces, scale_action
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError
-from awac_pl.schema import Episode
 from awac_pl.tasks import Spaces, Task, unscale_action, uses_binary_reward
 
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from awac_pl import __version__
 from awac_pl.checkpoints import load_module, read_checkpoint
 from awac_pl.contract import EXAMPLES, ONNX, WEIGHTS, write_contract
+from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
 from awac_pl.graph import policy_graph
 from awac_pl.module import AWAC
@@ -26,7 +27,6 @@ from awac_pl.registry import save_mlflow_model
 from awac_pl.rollouts import RolloutError, run_episode
 from awac_pl.run_folder import git_commit, run_of
 from awac_pl.runner import numpy_policy, onnx_policy
-from awac_pl.schema import Episode
 from awac_pl.tasks import Spaces, Task, find_task, inspect_spaces, make_environment, scale_action
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from lightning.pytorch.callbacks import Callback
 
 from awac_pl.data import ReplayDataModule
 from awac_pl.distributed import gather_objects, own_state, rank, world_size
+from awac_pl.episode import Episode
 from awac_pl.errors import AwacError
 from awac_pl.module import AWAC
 from awac_pl.policy import NumpyPolicy
 from awac_pl.rollouts import RolloutWorkers
-from awac_pl.schema import Episode
 from awac_pl.scores import score_episodes
 
 #: Each run seed has so many episode seeds of its own.

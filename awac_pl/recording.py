@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 from awac_pl.checkpoints import load_module, read_checkpoint
 from awac_pl.datasets import save_dataset
+from awac_pl.episode import Episode
 from awac_pl.episodes import make_episode
 from awac_pl.errors import DatasetError
 from awac_pl.rollouts import RolloutWorkers
-from awac_pl.schema import Episode
 from awac_pl.scores import score_episodes
 from awac_pl.tasks import Task, inspect_spaces, scale_action
 

@@ -13,8 +13,8 @@ from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorDictReplayB
 from torchrl.data.replay_buffers.samplers import RandomSampler
 from torchrl.data.replay_buffers.storages import Storage
 
+from awac_pl.episode import Episode, to_transitions
 from awac_pl.errors import AwacError
-from awac_pl.schema import Episode, to_transitions
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from awac_pl.schema import Episode
+from awac_pl.episode import Episode
 
 #: Online steps within which the dip after the switch is looked for.
 DIP_WINDOW = 50_000

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from awac_pl.episode import TRANSITION_KEYS, to_transitions
 from awac_pl.errors import AwacError
 from awac_pl.replay import Replay
-from awac_pl.schema import TRANSITION_KEYS, to_transitions
 from tests.toy import make_episode
 
 

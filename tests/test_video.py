@@ -20,11 +20,11 @@ from PIL import Image
 from awac_pl import rendering, video
 from awac_pl.cli import main
 from awac_pl.datasets import save_dataset
+from awac_pl.episode import Episode
 from awac_pl.errors import AwacError
 from awac_pl.networks import Actor
 from awac_pl.rendering import Clip, RenderingError, render_clips
 from awac_pl.rollouts import RolloutWorkers
-from awac_pl.schema import Episode
 from awac_pl.streams import EVALUATION_SEEDS
 from awac_pl.tasks import find_task, inspect_spaces
 from awac_pl.video_recorder import VideoRecorder, formats

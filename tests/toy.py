@@ -13,8 +13,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from awac_pl.episode import Episode
 from awac_pl.policy import NumpyPolicy
-from awac_pl.schema import Episode
 
 
 class Reach(gymnasium.Env):
