@@ -17,9 +17,9 @@ from torch import Tensor
 from awac_pl.cloning import OLD_RECIPE, clone_dataset, clone_recipe, cloned_id, is_cloned
 from awac_pl.dataset_folders import check_environment, data_file, file_digest, find_dataset, read_metadata
 from awac_pl.datasets import read_episodes
-from awac_pl.distributed import gather_objects, own_state, rank, world_size
 from awac_pl.downloads import fetch_dataset
 from awac_pl.errors import AwacError, DatasetError
+from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.replay import Replay, merge_states
 from awac_pl.rollouts import RolloutWorkers
 from awac_pl.streams import ChunkStream, SeedStream

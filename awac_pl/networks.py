@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from awac_pl.distributed import gather_objects
+from awac_pl.parallel.ranks import gather_objects
 from awac_pl.policy import NumpyPolicy
 from awac_pl.products import DenseFunction, Engine, choose_engine, usable
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from tensordict import TensorDict
 
-from awac_pl.distributed import rank, world_size
+from awac_pl.parallel.ranks import rank, world_size
 
 #: Evaluation episodes have the seeds from here on; training and cloned episodes lie below.
 EVALUATION_SEEDS = 3_000_000_000

@@ -1,0 +1,1 @@
+"""What runs beside this process: training ranks, and worker processes."""
