@@ -16,8 +16,8 @@ from awac_pl.dataset_folders import POLICY_FILE, check_dataset_id, data_file, fi
 from awac_pl.datasets import load_dataset, save_dataset
 from awac_pl.episode import Episode, to_transitions
 from awac_pl.errors import DatasetError
-from awac_pl.networks import Actor, Normalizer
-from awac_pl.policy import NumpyPolicy
+from awac_pl.policies.networks import Actor, Normalizer
+from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.rollouts import RolloutWorkers
 from awac_pl.scores import score_episodes
 from awac_pl.streams import EVALUATION_SEEDS

@@ -20,9 +20,9 @@ from awac_pl.checkpoints import load_module, read_checkpoint
 from awac_pl.contract import EXAMPLES, ONNX, WEIGHTS, write_contract
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
-from awac_pl.graph import policy_graph
 from awac_pl.module import AWAC
-from awac_pl.policy import NumpyPolicy
+from awac_pl.policies.numpy_policy import NumpyPolicy
+from awac_pl.policies.onnx_graph import policy_graph
 from awac_pl.registry import save_mlflow_model
 from awac_pl.rollouts import RolloutError, run_episode
 from awac_pl.run_folder import git_commit, run_of

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from awac_pl import losses
 from awac_pl.compiling import CompileMode, compiled
-from awac_pl.networks import Actor, CriticEnsemble
-from awac_pl.products import Engine, Layers
+from awac_pl.policies.networks import Actor, CriticEnsemble
+from awac_pl.policies.products import Engine, Layers
 
 
 def is_plain(module: lightning.LightningModule, learner: type) -> bool:

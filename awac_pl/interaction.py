@@ -17,7 +17,7 @@ from awac_pl.episode import Episode
 from awac_pl.errors import AwacError
 from awac_pl.module import AWAC
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
-from awac_pl.policy import NumpyPolicy
+from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.rollouts import RolloutWorkers
 from awac_pl.scores import score_episodes
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from awac_pl.errors import AwacError
 
 if TYPE_CHECKING:
-    from awac_pl.policy import NumpyPolicy
+    from awac_pl.policies.numpy_policy import NumpyPolicy
     from awac_pl.rendering import Clip
     from awac_pl.runs import Run
     from awac_pl.tasks import Task

@@ -26,7 +26,7 @@ from awac_pl.cloning import cloning_result
 from awac_pl.data import ReplayDataModule
 from awac_pl.datasets import data_file
 from awac_pl.errors import first_line
-from awac_pl.products import processor
+from awac_pl.policies.products import processor
 from awac_pl.report import write_report
 from awac_pl.run_folder import read_metrics, write_metrics, write_text, x_axis
 from awac_pl.run_logger import RunLogger

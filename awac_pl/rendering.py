@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
-from awac_pl.policy import NumpyPolicy
+from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.rollouts import one_thread, run_episode
 from awac_pl.tasks import Task, inspect_spaces, make_environment
 

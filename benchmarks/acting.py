@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 from awac_pl.data import ReplayDataModule
 from awac_pl.interaction import EnvironmentInteraction, collect_block
-from awac_pl.policy import NumpyPolicy
+from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.rollouts import RolloutWorkers
 from awac_pl.tasks import find_task
 from benchmarks.measure import compare, in_turn, timed

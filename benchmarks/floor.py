@@ -12,7 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from awac_pl.products import choose_engine, matmul
+from awac_pl.policies.products import choose_engine, matmul
 
 Multiply = Callable[[Tensor, Tensor, Tensor], object]
 

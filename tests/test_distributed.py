@@ -18,7 +18,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from awac_pl.module import AWAC
-from awac_pl.networks import Actor
+from awac_pl.policies.networks import Actor
 from awac_pl.replay import Replay, merge_states
 from awac_pl.run_folder import read_metrics
 from tests.test_cli import SMALL

@@ -28,8 +28,8 @@ from awac_pl.checkpoints import load_module
 from awac_pl.cli import main
 from awac_pl.contract import read_contract
 from awac_pl.errors import AwacError
-from awac_pl.graph import policy_graph
-from awac_pl.policy import NumpyPolicy
+from awac_pl.policies.numpy_policy import NumpyPolicy
+from awac_pl.policies.onnx_graph import policy_graph
 from awac_pl.registry import mlflow_client, register_policy
 from awac_pl.runner import numpy_policy, onnx_policy
 from tests.conftest import ROOT, WIDE

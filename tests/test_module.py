@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from awac_pl.errors import TrainingDivergedError
 from awac_pl.module import AWAC
-from awac_pl.networks import wake_critics
+from awac_pl.policies.networks import wake_critics
 
 OBSERVATION_DIM, ACTION_DIM, BATCH = 4, 2, 32
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from awac_pl.errors import AwacError
-from awac_pl.networks import Actor, CriticEnsemble, Normalizer, initialize_as_rlkit
-from awac_pl.policy import NumpyPolicy
+from awac_pl.policies.networks import Actor, CriticEnsemble, Normalizer, initialize_as_rlkit
+from awac_pl.policies.numpy_policy import NumpyPolicy
 
 
 def test_log_prob_by_hand() -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from awac_pl.episode import Episode
-from awac_pl.networks import Actor
-from awac_pl.policy import NumpyPolicy
+from awac_pl.policies.networks import Actor
+from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.rollouts import RolloutError, RolloutWorkers
 from awac_pl.tasks import find_task
 from tests.toy import constant_policy

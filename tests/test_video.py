@@ -22,7 +22,7 @@ from awac_pl.cli import main
 from awac_pl.datasets import save_dataset
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError
-from awac_pl.networks import Actor
+from awac_pl.policies.networks import Actor
 from awac_pl.rendering import Clip, RenderingError, render_clips
 from awac_pl.rollouts import RolloutWorkers
 from awac_pl.streams import EVALUATION_SEEDS

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from awac_pl.episode import Episode
-from awac_pl.policy import NumpyPolicy
+from awac_pl.policies.numpy_policy import NumpyPolicy
 
 
 class Reach(gymnasium.Env):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from awac_pl.parallel.ranks import gather_objects
-from awac_pl.policy import NumpyPolicy
-from awac_pl.products import DenseFunction, Engine, choose_engine, usable
+from awac_pl.policies.numpy_policy import NumpyPolicy
+from awac_pl.policies.products import DenseFunction, Engine, choose_engine, usable
 
 log = logging.getLogger(__name__)
 

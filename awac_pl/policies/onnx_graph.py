@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from awac_pl import __version__
-from awac_pl.policy import NumpyPolicy
+from awac_pl.policies.numpy_policy import NumpyPolicy
 
 #: An operator set and a format of 2022, which have all that the graph needs, so that old runtimes read it.
 OPSET, IR_VERSION = 17, 8

@@ -1,0 +1,1 @@
+"""One policy in four forms: torch, cloned, numpy, ONNX."""
