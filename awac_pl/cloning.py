@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from awac_pl.dataset_folders import POLICY_FILE, check_dataset_id, data_file, file_digest, find_dataset, read_metadata
 from awac_pl.datasets import load_dataset, save_dataset
+from awac_pl.envs.rollouts import RolloutWorkers
+from awac_pl.envs.tasks import Task, inspect_spaces
 from awac_pl.episode import Episode, to_transitions
 from awac_pl.errors import DatasetError
 from awac_pl.policies.networks import Actor, Normalizer
 from awac_pl.policies.numpy_policy import NumpyPolicy
-from awac_pl.rollouts import RolloutWorkers
 from awac_pl.scores import score_episodes
 from awac_pl.streams import EVALUATION_SEEDS
-from awac_pl.tasks import Task, inspect_spaces
 
 #: Seeds of cloned episodes start here; training seeds lie below, evaluation seeds above.
 CLONING_SEEDS = 1_000_000_000

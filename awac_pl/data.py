@@ -18,12 +18,12 @@ from awac_pl.cloning import OLD_RECIPE, clone_dataset, clone_recipe, cloned_id, 
 from awac_pl.dataset_folders import check_environment, data_file, file_digest, find_dataset, read_metadata
 from awac_pl.datasets import read_episodes
 from awac_pl.downloads import fetch_dataset
+from awac_pl.envs.rollouts import RolloutWorkers
+from awac_pl.envs.tasks import TASKS, RewardKind, Spaces, Task, find_task, inspect_spaces, uses_binary_reward
 from awac_pl.errors import AwacError, DatasetError
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.replay import Replay, merge_states
-from awac_pl.rollouts import RolloutWorkers
 from awac_pl.streams import ChunkStream, SeedStream
-from awac_pl.tasks import TASKS, RewardKind, Spaces, Task, find_task, inspect_spaces, uses_binary_reward
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from awac_pl.envs.tasks import Spaces, Task
     from awac_pl.episode import Episode
-    from awac_pl.tasks import Spaces, Task
 
 EXAMPLES = {
     "list": "  awac data list",
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _task(options: argparse.Namespace, clip_actions: bool = True) -> Task:
-    from awac_pl.tasks import find_task
+    from awac_pl.envs.tasks import find_task
 
     return find_task(options.task, reward=options.reward, clip_actions=clip_actions)
 

@@ -28,12 +28,12 @@ from awac_pl.dataset_folders import (
     local_root,
     read_metadata,
 )
+from awac_pl.envs.tasks import Spaces, Task, scale_action, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.episodes import make_episode
 from awac_pl.errors import DatasetError, first_line
 from awac_pl.hdf5 import read_array, read_group, unreadable
 from awac_pl.policies.numpy_policy import NumpyPolicy
-from awac_pl.tasks import Spaces, Task, scale_action, uses_binary_reward
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,10 @@ import h5py
 import numpy as np
 
 from awac_pl.datasets import count_successes, load_dataset, save_dataset
+from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, scale_action
 from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError
 from awac_pl.files import replacing
-from awac_pl.tasks import Spaces, Task, inspect_spaces, scale_action
 
 
 def load_all(

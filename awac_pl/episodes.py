@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from awac_pl.envs.tasks import Spaces, Task, unscale_action, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError
-from awac_pl.tasks import Spaces, Task, unscale_action, uses_binary_reward
 
 
 def make_episode(

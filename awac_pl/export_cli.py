@@ -83,8 +83,8 @@ def deploy(arguments: list[str]) -> None:
     from tqdm import tqdm
 
     from awac_pl.contract import read_contract
+    from awac_pl.envs.tasks import find_task, make_environment
     from awac_pl.runner import PolicyRunner
-    from awac_pl.tasks import find_task, make_environment
 
     contract = read_contract(options.folder)
     limits: tuple[ArrayLike, ArrayLike] = (contract.action_low, contract.action_high)

@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from awac_pl.dataset_folders import check_dataset_id, file_digest
 from awac_pl.datasets import count_successes, save_dataset
+from awac_pl.envs.tasks import Task, inspect_spaces
 from awac_pl.episodes import make_episode
 from awac_pl.errors import DatasetError
 from awac_pl.hdf5 import read_array, unreadable
-from awac_pl.tasks import Task, inspect_spaces
 
 Format = Literal["dapg", "rlkit", "d4rl", "npz"]
 SUFFIXES: dict[str, Format] = {

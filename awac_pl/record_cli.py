@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from awac_pl.errors import AwacError
 
 if TYPE_CHECKING:
+    from awac_pl.envs.rendering import Clip
+    from awac_pl.envs.tasks import Task
     from awac_pl.policies.numpy_policy import NumpyPolicy
-    from awac_pl.rendering import Clip
     from awac_pl.runs import Run
-    from awac_pl.tasks import Task
 
 EXAMPLES = """\
 examples:
@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> None:
     size, seeds, targets = _size(options.size), _seeds(options), _targets(options, run.folder / "videos", checkpoint.stem)
 
     from awac_pl.checkpoints import load_module
-    from awac_pl.rendering import render_clips
+    from awac_pl.envs.rendering import render_clips
     from awac_pl.video_recorder import learned_policy
 
     policies = learned_policy(load_module(checkpoint), not options.stochastic)
@@ -86,9 +86,9 @@ def _import_without_graphics() -> None:
 
 def _run_and_task(checkpoint: Path) -> tuple[Run, Task]:
     """The run that a checkpoint belongs to, and what it acted in."""
+    from awac_pl.envs.tasks import find_task
     from awac_pl.run_folder import run_of
     from awac_pl.runs import read_run
-    from awac_pl.tasks import find_task
 
     if not checkpoint.is_file():
         raise AwacError(f"no checkpoint {checkpoint}")
@@ -119,7 +119,7 @@ def _cloned(datasets: list[dict[str, Any]], deterministic: bool) -> dict[str, Nu
 
 
 def _size(text: str) -> tuple[int, int]:
-    from awac_pl.video import check_size
+    from awac_pl.envs.video import check_size
 
     width, _, height = text.partition("x")
     if not (width.isdigit() and (height or width).isdigit()):
@@ -142,7 +142,7 @@ def _seeds(options: argparse.Namespace) -> list[int]:
 
 def _targets(options: argparse.Namespace, videos: Path, name: str) -> list[Path]:
     """Files to write; of single episodes the stem is the start of each one's."""
-    from awac_pl.video import check_ffmpeg
+    from awac_pl.envs.video import check_ffmpeg
     from awac_pl.video_recorder import formats
 
     target: Path = options.to or videos
@@ -156,7 +156,7 @@ def _targets(options: argparse.Namespace, videos: Path, name: str) -> list[Path]
 
 
 def _write(clips: dict[str, list[Clip]], targets: list[Path], *, single: bool) -> None:
-    from awac_pl.video import draw_labels, make_grid, write_video
+    from awac_pl.envs.video import draw_labels, make_grid, write_video
 
     films = {"": make_grid(clips)} if not single else {
         f"-{clip.label}-{clip.episode.seed}": draw_labels(clip) for row in clips.values() for clip in row
@@ -170,7 +170,7 @@ def _write(clips: dict[str, list[Clip]], targets: list[Path], *, single: bool) -
 
 def _say(clips: dict[str, list[Clip]], task: Task) -> None:
     """How many of the episodes succeed, which is not a measure of the policy: they are few."""
-    from awac_pl.video import first_success
+    from awac_pl.envs.video import first_success
 
     for label, row in clips.items():
         if row[0].episode.success is None:

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from awac_pl.contract import ONNX, WEIGHTS, Contract, read_contract
+from awac_pl.envs.tasks import scale_action
 from awac_pl.errors import AwacError
 from awac_pl.policies.numpy_policy import NumpyPolicy
-from awac_pl.tasks import scale_action
 
 if TYPE_CHECKING:
     import gymnasium

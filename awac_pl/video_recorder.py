@@ -13,12 +13,12 @@ from lightning.pytorch.callbacks import Callback
 
 from awac_pl.cloning import cloned_policy
 from awac_pl.data import ReplayDataModule
+from awac_pl.envs.rendering import makes_pictures, render_clips
+from awac_pl.envs.video import check_ffmpeg, check_size, make_grid, write_video
 from awac_pl.errors import AwacError, first_line
 from awac_pl.module import AWAC
 from awac_pl.policies.numpy_policy import NumpyPolicy
-from awac_pl.rendering import makes_pictures, render_clips
 from awac_pl.streams import EVALUATION_SEEDS
-from awac_pl.video import check_ffmpeg, check_size, make_grid, write_video
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from awac_pl.data import ReplayDataModule
+from awac_pl.envs.rollouts import RolloutWorkers
+from awac_pl.envs.tasks import find_task
 from awac_pl.interaction import EnvironmentInteraction, collect_block
 from awac_pl.policies.numpy_policy import NumpyPolicy
-from awac_pl.rollouts import RolloutWorkers
-from awac_pl.tasks import find_task
 from benchmarks.measure import compare, in_turn, timed
 from benchmarks.updating import EpochClock, make_module
 

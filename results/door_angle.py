@@ -18,11 +18,11 @@ import yaml
 from awac_pl.checkpoints import load_module
 from awac_pl.cloning import fit_clone
 from awac_pl.datasets import load_dataset
+from awac_pl.envs.rollouts import RolloutWorkers
+from awac_pl.envs.tasks import find_task
 from awac_pl.policies.numpy_policy import NumpyPolicy
-from awac_pl.rollouts import RolloutWorkers
 from awac_pl.scores import wilson_interval
 from awac_pl.streams import EVALUATION_SEEDS
-from awac_pl.tasks import find_task
 
 HINGE, EPISODES = 28, 100
 

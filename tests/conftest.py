@@ -11,7 +11,7 @@ import torch
 
 from awac_pl.cli import main
 from awac_pl.datasets import save_dataset
-from awac_pl.tasks import Spaces, Task, find_task, inspect_spaces
+from awac_pl.envs.tasks import Spaces, Task, find_task, inspect_spaces
 from tests.toy import reach_episodes
 
 ROOT = Path(__file__).parents[1]

@@ -12,9 +12,9 @@ import torch
 from awac_pl.cloning import clone_dataset, cloned_policy, fit_clone
 from awac_pl.dataset_folders import POLICY_FILE, read_metadata
 from awac_pl.datasets import load_dataset
+from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, DatasetError
-from awac_pl.rollouts import RolloutWorkers
 from tests.conftest import REACH
 from tests.toy import reach_episodes
 

@@ -20,8 +20,8 @@ from awac_pl import datasets, downloads
 from awac_pl.dataset_folders import dataset_ids, file_digest, read_metadata, recorded_environment
 from awac_pl.datasets import load_dataset, read_episodes, save_dataset
 from awac_pl.downloads import fetch_dataset
+from awac_pl.envs.tasks import find_task, inspect_spaces
 from awac_pl.errors import DatasetError
-from awac_pl.tasks import find_task, inspect_spaces
 from tests.toy import make_episode, reach_episodes
 
 

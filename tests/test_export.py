@@ -116,7 +116,7 @@ def test_the_examples_are_what_the_policy_does(wide_export: Path) -> None:
 
 
 def test_the_rate_and_the_names_come_from_the_environment() -> None:
-    from awac_pl.tasks import find_task, inspect_spaces, make_environment
+    from awac_pl.envs.tasks import find_task, inspect_spaces, make_environment
 
     task = find_task("pen")
     environment = make_environment(task)

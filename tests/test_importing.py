@@ -13,10 +13,10 @@ import pytest
 from awac_pl.dataset_folders import local_root, read_metadata
 from awac_pl.datasets import load_dataset, save_dataset
 from awac_pl.editing import choose, export, load_all, split
+from awac_pl.envs.tasks import find_task, inspect_spaces
 from awac_pl.errors import DatasetError
 from awac_pl.importing import import_dataset
 from awac_pl.inspection import inspect_dataset
-from awac_pl.tasks import find_task, inspect_spaces
 
 PEN = find_task("pen")
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from awac_pl.envs.rollouts import RolloutError, RolloutWorkers
+from awac_pl.envs.tasks import find_task
 from awac_pl.episode import Episode
 from awac_pl.policies.networks import Actor
 from awac_pl.policies.numpy_policy import NumpyPolicy
-from awac_pl.rollouts import RolloutError, RolloutWorkers
-from awac_pl.tasks import find_task
 from tests.toy import constant_policy
 
 SEEDS = [3, 1, 4, 15, 9, 2, 6]

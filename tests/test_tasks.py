@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from awac_pl.datasets import load_dataset
+from awac_pl.envs.tasks import TASKS, find_task, inspect_spaces, make_environment, scale_action, unscale_action
 from awac_pl.errors import AwacError
-from awac_pl.tasks import TASKS, find_task, inspect_spaces, make_environment, scale_action, unscale_action
 
 
 @pytest.mark.parametrize("name", TASKS)

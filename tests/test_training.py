@@ -15,14 +15,14 @@ from awac_pl.cloning import cloned_id
 from awac_pl.data import ReplayDataModule
 from awac_pl.dataset_folders import read_metadata
 from awac_pl.datasets import save_dataset
+from awac_pl.envs.rollouts import RolloutWorkers
+from awac_pl.envs.tasks import find_task
 from awac_pl.errors import AwacError, DatasetError, TrainingDivergedError
 from awac_pl.interaction import EnvironmentInteraction, collect_block
 from awac_pl.module import AWAC
 from awac_pl.progress import AwacProgressBar
 from awac_pl.records import RunRecord
-from awac_pl.rollouts import RolloutWorkers
 from awac_pl.run_folder import read_metrics
-from awac_pl.tasks import find_task
 from tests.conftest import REACH
 from tests.toy import constant_policy, make_episode, reach_episodes
 

@@ -17,16 +17,16 @@ import pytest
 import torch
 from PIL import Image
 
-from awac_pl import rendering, video
 from awac_pl.cli import main
 from awac_pl.datasets import save_dataset
+from awac_pl.envs import rendering, video
+from awac_pl.envs.rendering import Clip, RenderingError, render_clips
+from awac_pl.envs.rollouts import RolloutWorkers
+from awac_pl.envs.tasks import find_task, inspect_spaces
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError
 from awac_pl.policies.networks import Actor
-from awac_pl.rendering import Clip, RenderingError, render_clips
-from awac_pl.rollouts import RolloutWorkers
 from awac_pl.streams import EVALUATION_SEEDS
-from awac_pl.tasks import find_task, inspect_spaces
 from awac_pl.video_recorder import VideoRecorder, formats
 from tests.toy import constant_policy, make_episode, reach_episodes
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, make_environment, scale_action, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.policies.numpy_policy import NumpyPolicy
-from awac_pl.tasks import Spaces, Task, inspect_spaces, make_environment, scale_action, uses_binary_reward
 
 if TYPE_CHECKING:
     import gymnasium

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from awac_pl.envs.rendering import Clip
 from awac_pl.errors import AwacError, first_line
 from awac_pl.files import replacing
-from awac_pl.rendering import Clip
 
 #: Both sides of a video are multiples of this: H.264 cuts pictures into such blocks.
 BLOCK = 16

@@ -20,11 +20,11 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
+from awac_pl.envs.rollouts import one_thread, run_episode
+from awac_pl.envs.tasks import Task, inspect_spaces, make_environment
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
 from awac_pl.policies.numpy_policy import NumpyPolicy
-from awac_pl.rollouts import one_thread, run_episode
-from awac_pl.tasks import Task, inspect_spaces, make_environment
 
 #: Cameras of tasks whose own one stands far off (metres), over what the environment sets.
 VIEWS: dict[str, dict[str, Any]] = {

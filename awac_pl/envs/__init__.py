@@ -1,0 +1,1 @@
+"""Tasks, and acting in them."""
