@@ -14,10 +14,10 @@ import lightning
 from tensordict import TensorDict
 from torch import Tensor
 
-from awac_pl.cloning import OLD_RECIPE, clone_dataset, clone_recipe, cloned_id, is_cloned
-from awac_pl.dataset_folders import check_environment, data_file, file_digest, find_dataset, read_metadata
-from awac_pl.datasets import read_episodes
-from awac_pl.downloads import fetch_dataset
+from awac_pl.datasets.catalog import check_environment, data_file, file_digest, find_dataset, read_metadata
+from awac_pl.datasets.cloned import OLD_RECIPE, clone_dataset, clone_recipe, cloned_id, is_cloned
+from awac_pl.datasets.downloading import fetch_dataset
+from awac_pl.datasets.minari_io import read_episodes
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.tasks import TASKS, RewardKind, Spaces, Task, find_task, inspect_spaces, uses_binary_reward
 from awac_pl.errors import AwacError, DatasetError

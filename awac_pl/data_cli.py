@@ -122,8 +122,8 @@ def _load(
     options: argparse.Namespace, *sources: str, any_environment: bool = False
 ) -> tuple[list[Episode], Task, Spaces, Any]:
     """The episodes of some datasets, downloaded where they are remote, and what ``editing.store`` wants to know."""
-    from awac_pl.downloads import fetch_dataset
-    from awac_pl.editing import load_all
+    from awac_pl.datasets.downloading import fetch_dataset
+    from awac_pl.datasets.editing import load_all
 
     task = _task(options)
     for source in sources:
@@ -133,7 +133,7 @@ def _load(
 
 
 def _list(options: argparse.Namespace) -> None:
-    from awac_pl.dataset_folders import data_file, dataset_ids, local_root, read_metadata, recorded_environment
+    from awac_pl.datasets.catalog import data_file, dataset_ids, local_root, read_metadata, recorded_environment
     from awac_pl.errors import DatasetError
 
     rows: list[tuple[str, ...]] = [("dataset", "environment", "episodes", "steps", "succeed", "MB")]
@@ -155,8 +155,8 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from awac_pl.downloads import fetch_dataset
-    from awac_pl.inspection import inspect_dataset
+    from awac_pl.datasets.downloading import fetch_dataset
+    from awac_pl.datasets.inspection import inspect_dataset
 
     is_file = Path(options.source).suffix != "" and not options.source.rsplit("-v", 1)[-1].isdigit()
     source = Path(options.source) if is_file else options.source
@@ -208,21 +208,21 @@ def _draw(curves: dict[str, list], title: str, path: Path) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    from awac_pl.importing import import_dataset
+    from awac_pl.datasets.importing import import_dataset
 
     report = import_dataset(Path(options.source), options.to, _task(options), form=options.format, licence=options.licence)
     _say({"dataset": options.to, **report})
 
 
 def _relabel(options: argparse.Namespace) -> None:
-    from awac_pl.editing import store
+    from awac_pl.datasets.editing import store
 
     episodes, task, spaces, facts = _load(options, options.source, any_environment=True)
     _say(store(options.to, episodes, task, spaces, facts, f"{options.source}, relabelled for {options.task}"))
 
 
 def _subsample(options: argparse.Namespace) -> None:
-    from awac_pl.editing import choose, store
+    from awac_pl.datasets.editing import choose, store
 
     episodes, task, spaces, facts = _load(options, options.source)
     chosen = choose(
@@ -234,14 +234,14 @@ def _subsample(options: argparse.Namespace) -> None:
 
 
 def _combine(options: argparse.Namespace) -> None:
-    from awac_pl.editing import store
+    from awac_pl.datasets.editing import store
 
     episodes, task, spaces, facts = _load(options, *options.source)
     _say(store(options.to, episodes, task, spaces, facts, " + ".join(options.source)))
 
 
 def _split(options: argparse.Namespace) -> None:
-    from awac_pl.editing import split, store
+    from awac_pl.datasets.editing import split, store
 
     episodes, task, spaces, facts = _load(options, options.source)
     for target, part in zip(options.to, split(episodes, options.share, options.seed), strict=True):
@@ -249,7 +249,7 @@ def _split(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from awac_pl.editing import export
+    from awac_pl.datasets.editing import export
     from awac_pl.errors import DatasetError
 
     form = {".npz": "npz", ".hdf5": "d4rl", ".h5": "d4rl"}.get(options.to.suffix)
@@ -261,7 +261,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _record(options: argparse.Namespace) -> None:
-    from awac_pl.recording import record_policy, record_replay
+    from awac_pl.datasets.from_runs import record_policy, record_replay
 
     checkpoint, task = Path(options.source), _task(options, clip_actions=not options.replay)  # a replay is kept as it is
     if options.replay:
@@ -280,8 +280,8 @@ def _record(options: argparse.Namespace) -> None:
 
 
 def _clone(options: argparse.Namespace) -> None:
-    from awac_pl.cloning import clone_dataset, cloned_id
-    from awac_pl.downloads import fetch_dataset
+    from awac_pl.datasets.cloned import clone_dataset, cloned_id
+    from awac_pl.datasets.downloading import fetch_dataset
 
     source = options.source or f"awac/{options.task}/expert-v0"
     kept = {"clip_actions": not options.sampled_actions, "normalize_observations": options.normalize_observations}

@@ -104,7 +104,7 @@ def _run_and_task(checkpoint: Path) -> tuple[Run, Task]:
 
 def _cloned(datasets: list[dict[str, Any]], deterministic: bool) -> dict[str, NumpyPolicy]:
     """The cloned policy of a run; where it is not the run's own, or not there, a line says so."""
-    from awac_pl.dataset_folders import data_file, file_digest
+    from awac_pl.datasets.catalog import data_file, file_digest
     from awac_pl.video_recorder import policy_before
 
     for facts in datasets:

@@ -11,8 +11,8 @@ from typing import cast
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from awac_pl.cloning import cloned_policy
 from awac_pl.data import ReplayDataModule
+from awac_pl.datasets.cloned import cloned_policy
 from awac_pl.envs.rendering import makes_pictures, render_clips
 from awac_pl.envs.video import check_ffmpeg, check_size, make_grid, write_video
 from awac_pl.errors import AwacError, first_line

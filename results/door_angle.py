@@ -16,8 +16,8 @@ import numpy as np
 import yaml
 
 from awac_pl.checkpoints import load_module
-from awac_pl.cloning import fit_clone
-from awac_pl.datasets import load_dataset
+from awac_pl.datasets.cloned import fit_clone
+from awac_pl.datasets.minari_io import load_dataset
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.tasks import find_task
 from awac_pl.policies.numpy_policy import NumpyPolicy

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from awac_pl.cloning import clone_dataset, cloned_policy, fit_clone
-from awac_pl.dataset_folders import POLICY_FILE, read_metadata
-from awac_pl.datasets import load_dataset
+from awac_pl.datasets.catalog import POLICY_FILE, read_metadata
+from awac_pl.datasets.cloned import clone_dataset, cloned_policy, fit_clone
+from awac_pl.datasets.minari_io import load_dataset
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, DatasetError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from awac_pl.cli import main
-from awac_pl.dataset_folders import local_root, read_metadata
+from awac_pl.datasets.catalog import local_root, read_metadata
 from tests.test_importing import actions, observations
 
 
@@ -61,7 +61,7 @@ def test_inspect_prints_a_verdict_json_and_a_figure(file: str, tmp_path: Path, c
     ],
 )
 def test_mistakes_get_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture, monkeypatch) -> None:
-    monkeypatch.setattr("awac_pl.downloads._reachable", lambda host: False)
+    monkeypatch.setattr("awac_pl.datasets.downloading._reachable", lambda host: False)
     assert main(["data", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error

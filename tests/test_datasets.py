@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from awac_pl import datasets, downloads
-from awac_pl.dataset_folders import dataset_ids, file_digest, read_metadata, recorded_environment
-from awac_pl.datasets import load_dataset, read_episodes, save_dataset
-from awac_pl.downloads import fetch_dataset
+from awac_pl.datasets import downloading as downloads
+from awac_pl.datasets import minari_io as datasets
+from awac_pl.datasets.catalog import dataset_ids, file_digest, read_metadata, recorded_environment
+from awac_pl.datasets.downloading import fetch_dataset
+from awac_pl.datasets.minari_io import load_dataset, read_episodes, save_dataset
 from awac_pl.envs.tasks import find_task, inspect_spaces
 from awac_pl.errors import DatasetError
 from tests.toy import make_episode, reach_episodes

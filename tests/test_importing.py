@@ -10,13 +10,13 @@ import h5py
 import numpy as np
 import pytest
 
-from awac_pl.dataset_folders import local_root, read_metadata
-from awac_pl.datasets import load_dataset, save_dataset
-from awac_pl.editing import choose, export, load_all, split
+from awac_pl.datasets.catalog import local_root, read_metadata
+from awac_pl.datasets.editing import choose, export, load_all, split
+from awac_pl.datasets.importing import import_dataset
+from awac_pl.datasets.inspection import inspect_dataset
+from awac_pl.datasets.minari_io import load_dataset, save_dataset
 from awac_pl.envs.tasks import find_task, inspect_spaces
 from awac_pl.errors import DatasetError
-from awac_pl.importing import import_dataset
-from awac_pl.inspection import inspect_dataset
 
 PEN = find_task("pen")
 
@@ -195,7 +195,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("awac_pl.datasets._write_episode", full)
+    monkeypatch.setattr("awac_pl.datasets.minari_io._write_episode", full)
     with pytest.raises(
         DatasetError, match=r"mine/pen-v0: cannot be written \(\[Errno 28\] No space left on device\); nothing was changed"
     ):

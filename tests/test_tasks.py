@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from awac_pl.datasets import load_dataset
+from awac_pl.datasets.minari_io import load_dataset
 from awac_pl.envs.tasks import TASKS, find_task, inspect_spaces, make_environment, scale_action, unscale_action
 from awac_pl.errors import AwacError
 

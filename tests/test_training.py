@@ -11,10 +11,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from awac_pl.cloning import cloned_id
 from awac_pl.data import ReplayDataModule
-from awac_pl.dataset_folders import read_metadata
-from awac_pl.datasets import save_dataset
+from awac_pl.datasets.catalog import read_metadata
+from awac_pl.datasets.cloned import cloned_id
+from awac_pl.datasets.minari_io import save_dataset
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.tasks import find_task
 from awac_pl.errors import AwacError, DatasetError, TrainingDivergedError

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from awac_pl.cli import main
-from awac_pl.datasets import save_dataset
+from awac_pl.datasets.minari_io import save_dataset
 from awac_pl.envs import rendering, video
 from awac_pl.envs.rendering import Clip, RenderingError, render_clips
 from awac_pl.envs.rollouts import RolloutWorkers

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from awac_pl.dataset_folders import POLICY_FILE, check_dataset_id, data_file, file_digest, find_dataset, read_metadata
-from awac_pl.datasets import load_dataset, save_dataset
+from awac_pl.datasets.catalog import POLICY_FILE, check_dataset_id, data_file, file_digest, find_dataset, read_metadata
+from awac_pl.datasets.minari_io import load_dataset, save_dataset
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.tasks import Task, inspect_spaces
 from awac_pl.episode import Episode, to_transitions

@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from awac_pl.dataset_folders import data_file, environment_mismatch, read_metadata, recorded_environment, reward_mismatch
+from awac_pl.datasets.catalog import data_file, environment_mismatch, read_metadata, recorded_environment, reward_mismatch
+from awac_pl.datasets.importing import Format, Recording, choose_format, read_recordings
+from awac_pl.datasets.safe_hdf5 import read_array, read_group, unreadable
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, unscale_action
 from awac_pl.errors import DatasetError
-from awac_pl.hdf5 import read_array, read_group, unreadable
-from awac_pl.importing import Format, Recording, choose_format, read_recordings
 
 #: So many findings of one kind are listed.
 LISTED = 5

@@ -8,11 +8,11 @@ import numpy as np
 from tqdm import tqdm
 
 from awac_pl.checkpoints import load_module, read_checkpoint
-from awac_pl.datasets import save_dataset
+from awac_pl.datasets.minari_io import save_dataset
+from awac_pl.datasets.relabelling import make_episode
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.tasks import Task, inspect_spaces, scale_action
 from awac_pl.episode import Episode
-from awac_pl.episodes import make_episode
 from awac_pl.errors import DatasetError
 from awac_pl.scores import score_episodes
 

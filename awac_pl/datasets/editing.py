@@ -10,7 +10,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from awac_pl.datasets import count_successes, load_dataset, save_dataset
+from awac_pl.datasets.minari_io import count_successes, load_dataset, save_dataset
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, scale_action
 from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError

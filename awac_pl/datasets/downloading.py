@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 
-from awac_pl.dataset_folders import dataset_ids, find_dataset, local_root
+from awac_pl.datasets.catalog import dataset_ids, find_dataset, local_root
 from awac_pl.errors import DatasetError, first_line, nearest
 
 _REMOTE_HOSTS = {"hf": "huggingface.co", "gcp": "storage.googleapis.com"}

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from awac_pl import __version__
-from awac_pl.dataset_folders import (
+from awac_pl.datasets.catalog import (
     POLICY_FILE,
     check_dataset_id,
     check_environment,
@@ -28,11 +28,11 @@ from awac_pl.dataset_folders import (
     local_root,
     read_metadata,
 )
+from awac_pl.datasets.relabelling import make_episode
+from awac_pl.datasets.safe_hdf5 import read_array, read_group, unreadable
 from awac_pl.envs.tasks import Spaces, Task, scale_action, uses_binary_reward
 from awac_pl.episode import Episode
-from awac_pl.episodes import make_episode
 from awac_pl.errors import DatasetError, first_line
-from awac_pl.hdf5 import read_array, read_group, unreadable
 from awac_pl.policies.numpy_policy import NumpyPolicy
 
 

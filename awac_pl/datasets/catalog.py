@@ -11,9 +11,9 @@ from typing import Any
 
 import h5py
 
+from awac_pl.datasets.safe_hdf5 import unreadable
 from awac_pl.envs.tasks import Spaces, Task, uses_binary_reward
 from awac_pl.errors import DatasetError, first_line, nearest
-from awac_pl.hdf5 import unreadable
 
 #: Beside a dataset's ``data``: the policy that acted in it.
 POLICY_FILE = "policy.safetensors"

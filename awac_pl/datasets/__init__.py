@@ -1,0 +1,1 @@
+"""Recorded episodes: find, read, import, judge, edit and make them."""
