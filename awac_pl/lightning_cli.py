@@ -19,13 +19,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from awac_pl.data import ReplayDataModule
 from awac_pl.errors import AwacError, nearest
 from awac_pl.interaction import EnvironmentInteraction
 from awac_pl.module import AWAC
 from awac_pl.places import find_place
 from awac_pl.progress import AwacProgressBar
 from awac_pl.records import RunRecord, SaveRunConfig
+from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.run_folder import RunFolder, choose_run_folder, git_commit, run_of
 from awac_pl.run_logger import RunLogger
 from awac_pl.video_recorder import VideoRecorder

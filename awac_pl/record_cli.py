@@ -130,7 +130,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _seeds(options: argparse.Namespace) -> list[int]:
-    from awac_pl.streams import EVALUATION_SEEDS
+    from awac_pl.replay.streams import EVALUATION_SEEDS
 
     if options.seeds is None:
         return list(range(EVALUATION_SEEDS, EVALUATION_SEEDS + options.episodes))

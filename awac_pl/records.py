@@ -22,11 +22,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from awac_pl.data import ReplayDataModule
 from awac_pl.datasets.cloned import cloning_result
 from awac_pl.datasets.minari_io import data_file
 from awac_pl.errors import first_line
 from awac_pl.policies.products import processor
+from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.report import write_report
 from awac_pl.run_folder import read_metrics, write_metrics, write_text, x_axis
 from awac_pl.run_logger import RunLogger

@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.profiler import ProfilerActivity, profile
 
-from awac_pl.data import ReplayDataModule
 from awac_pl.interaction import EnvironmentInteraction
+from awac_pl.replay.data_module import ReplayDataModule
 from benchmarks.updating import make_module
 
 #: Operators by what they do; the first match counts. What no operator accounts for is Python: autograd, Lightning, us.

@@ -16,9 +16,9 @@ from lightning.pytorch.callbacks import Callback
 from tensordict import TensorDict
 
 from awac_pl.compiling import ChunkGraph, Circumstances, CompileMode, choose_mode, compiled
-from awac_pl.data import ReplayDataModule
 from awac_pl.module import AWAC
-from awac_pl.replay import Replay
+from awac_pl.replay.buffer import Replay
+from awac_pl.replay.data_module import ReplayDataModule
 from benchmarks.floor import ceiling, floor, multipliers, products
 from benchmarks.measure import compare, in_turn, timed
 from benchmarks.peers import PlainAWAC

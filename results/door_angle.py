@@ -21,8 +21,8 @@ from awac_pl.datasets.minari_io import load_dataset
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.tasks import find_task
 from awac_pl.policies.numpy_policy import NumpyPolicy
+from awac_pl.replay.streams import EVALUATION_SEEDS
 from awac_pl.scores import wilson_interval
-from awac_pl.streams import EVALUATION_SEEDS
 
 HINGE, EPISODES = 28, 100
 

@@ -303,9 +303,9 @@ def test_the_base_configuration_is_complete() -> None:
     """Every argument of the model, the data and the interaction stands in conf/base.yaml, with its default."""
     import inspect
 
-    from awac_pl.data import ReplayDataModule
     from awac_pl.interaction import EnvironmentInteraction
     from awac_pl.module import AWAC
+    from awac_pl.replay.data_module import ReplayDataModule
     from awac_pl.video_recorder import VideoRecorder
 
     base = yaml.safe_load((ROOT / "conf/base.yaml").read_text())

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from awac_pl.module import AWAC
 from awac_pl.policies.networks import Actor
-from awac_pl.replay import Replay, merge_states
+from awac_pl.replay.buffer import Replay, merge_states
 from awac_pl.run_folder import read_metrics
 from tests.test_cli import SMALL
 from tests.test_module import Chunks, make_chunk, make_module, train

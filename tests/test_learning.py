@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from awac_pl.data import ReplayDataModule
 from awac_pl.datasets.minari_io import load_dataset, save_dataset
 from awac_pl.interaction import EnvironmentInteraction
 from awac_pl.records import RunRecord
+from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.run_folder import read_metrics
 from awac_pl.scores import score_episodes
 from tests.conftest import REACH

@@ -8,7 +8,7 @@ import torch
 
 from awac_pl.episode import TRANSITION_KEYS, to_transitions
 from awac_pl.errors import AwacError
-from awac_pl.replay import Replay
+from awac_pl.replay.buffer import Replay
 from tests.toy import make_episode
 
 

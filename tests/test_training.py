@@ -11,7 +11,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from awac_pl.data import ReplayDataModule
 from awac_pl.datasets.catalog import read_metadata
 from awac_pl.datasets.cloned import cloned_id
 from awac_pl.datasets.minari_io import save_dataset
@@ -22,6 +21,7 @@ from awac_pl.interaction import EnvironmentInteraction, collect_block
 from awac_pl.module import AWAC
 from awac_pl.progress import AwacProgressBar
 from awac_pl.records import RunRecord
+from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.run_folder import read_metrics
 from tests.conftest import REACH
 from tests.toy import constant_policy, make_episode, reach_episodes

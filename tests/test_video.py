@@ -26,7 +26,7 @@ from awac_pl.envs.tasks import find_task, inspect_spaces
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError
 from awac_pl.policies.networks import Actor
-from awac_pl.streams import EVALUATION_SEEDS
+from awac_pl.replay.streams import EVALUATION_SEEDS
 from awac_pl.video_recorder import VideoRecorder, formats
 from tests.toy import constant_policy, make_episode, reach_episodes
 

@@ -22,8 +22,8 @@ from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.tasks import TASKS, RewardKind, Spaces, Task, find_task, inspect_spaces, uses_binary_reward
 from awac_pl.errors import AwacError, DatasetError
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
-from awac_pl.replay import Replay, merge_states
-from awac_pl.streams import ChunkStream, SeedStream
+from awac_pl.replay.buffer import Replay, merge_states
+from awac_pl.replay.streams import ChunkStream, SeedStream
 
 log = logging.getLogger(__name__)
 
