@@ -12,10 +12,10 @@ from typing import Any, cast
 import lightning
 from lightning.pytorch.callbacks import Callback
 
+from awac_pl.algorithms.awac import AWAC
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError
-from awac_pl.module import AWAC
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.replay.data_module import ReplayDataModule

@@ -19,9 +19,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from awac_pl.algorithms.awac import AWAC
 from awac_pl.errors import AwacError, nearest
 from awac_pl.interaction import EnvironmentInteraction
-from awac_pl.module import AWAC
 from awac_pl.places import find_place
 from awac_pl.progress import AwacProgressBar
 from awac_pl.records import RunRecord, SaveRunConfig

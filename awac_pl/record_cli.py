@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> None:
     run, task = _run_and_task(checkpoint)
     size, seeds, targets = _size(options.size), _seeds(options), _targets(options, run.folder / "videos", checkpoint.stem)
 
-    from awac_pl.checkpoints import load_module
+    from awac_pl.algorithms.checkpoints import load_module
     from awac_pl.envs.rendering import render_clips
     from awac_pl.video_recorder import learned_policy
 

@@ -15,8 +15,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from tensordict import TensorDict
 
-from awac_pl.compiling import ChunkGraph, Circumstances, CompileMode, choose_mode, compiled
-from awac_pl.module import AWAC
+from awac_pl.algorithms.awac import AWAC
+from awac_pl.algorithms.compiling import ChunkGraph, Circumstances, CompileMode, choose_mode, compiled
 from awac_pl.replay.buffer import Replay
 from awac_pl.replay.data_module import ReplayDataModule
 from benchmarks.floor import ceiling, floor, multipliers, products

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from awac_pl.checkpoints import load_module
+from awac_pl.algorithms.checkpoints import load_module
 from awac_pl.datasets.cloned import fit_clone
 from awac_pl.datasets.minari_io import load_dataset
 from awac_pl.envs.rollouts import RolloutWorkers

@@ -143,7 +143,7 @@ def test_last_is_the_last_and_best_is_the_best(workplace: Path, monkeypatch: pyt
     """Success falls from evaluation to evaluation: the best is the first, and the run still goes on from the last."""
     rates = iter([0.9, 0.5, 0.1])
     monkeypatch.setattr(
-        "awac_pl.module.score_episodes",
+        "awac_pl.algorithms.awac.score_episodes",
         lambda episodes: {"success_rate": next(rates), "episode_return": 0.0, "episodes": 1.0},
     )
     assert fit("--mlflow_uri=none", "--run_dir=here") == 0
@@ -303,8 +303,8 @@ def test_the_base_configuration_is_complete() -> None:
     """Every argument of the model, the data and the interaction stands in conf/base.yaml, with its default."""
     import inspect
 
+    from awac_pl.algorithms.awac import AWAC
     from awac_pl.interaction import EnvironmentInteraction
-    from awac_pl.module import AWAC
     from awac_pl.replay.data_module import ReplayDataModule
     from awac_pl.video_recorder import VideoRecorder
 

@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from tensordict import TensorDict
 
-from awac_pl import module as module_file
-from awac_pl.compiling import ChunkGraph, Circumstances, choose_mode, compiled
-from awac_pl.module import AWAC
+from awac_pl.algorithms import awac as module_file
+from awac_pl.algorithms.awac import AWAC
+from awac_pl.algorithms.compiling import ChunkGraph, Circumstances, choose_mode, compiled
 from tests.test_module import make_chunk, make_module, train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

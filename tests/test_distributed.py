@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from tensordict import TensorDict
 from torch import Tensor
 
-from awac_pl.module import AWAC
+from awac_pl.algorithms.awac import AWAC
 from awac_pl.policies.networks import Actor
 from awac_pl.replay.buffer import Replay, merge_states
 from awac_pl.run_folder import read_metrics

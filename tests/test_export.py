@@ -24,7 +24,7 @@ import pytest
 import torch
 
 from awac_pl import export
-from awac_pl.checkpoints import load_module
+from awac_pl.algorithms.checkpoints import load_module
 from awac_pl.cli import main
 from awac_pl.contract import read_contract
 from awac_pl.errors import AwacError

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from awac_pl import losses
+from awac_pl.algorithms import losses
 
 LN3 = math.log(3.0)
 

@@ -13,8 +13,8 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from awac_pl.algorithms.awac import AWAC
 from awac_pl.errors import TrainingDivergedError
-from awac_pl.module import AWAC
 from awac_pl.policies.networks import wake_critics
 
 OBSERVATION_DIM, ACTION_DIM, BATCH = 4, 2, 32

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from awac_pl.checkpoints import load_module, read_checkpoint
+from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
 from awac_pl.datasets.minari_io import save_dataset
 from awac_pl.datasets.relabelling import make_episode
 from awac_pl.envs.rollouts import RolloutWorkers

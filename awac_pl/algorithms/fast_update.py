@@ -16,8 +16,8 @@ from lightning.pytorch.callbacks import Callback
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from awac_pl import losses
-from awac_pl.compiling import CompileMode, compiled
+from awac_pl.algorithms import losses
+from awac_pl.algorithms.compiling import CompileMode, compiled
 from awac_pl.policies.networks import Actor, CriticEnsemble
 from awac_pl.policies.products import Engine, Layers
 

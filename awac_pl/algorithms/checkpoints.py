@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from awac_pl.algorithms.awac import AWAC
 from awac_pl.errors import AwacError, first_line
-from awac_pl.module import AWAC
 
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
 from torch import Tensor
 
-from awac_pl import losses
-from awac_pl.compiling import ChunkGraph, Circumstances, CompileMode, choose_mode, compiled
+from awac_pl.algorithms import losses
+from awac_pl.algorithms.compiling import ChunkGraph, Circumstances, CompileMode, choose_mode, compiled
+from awac_pl.algorithms.fast_update import FastUpdate, is_plain
 from awac_pl.errors import AwacError, TrainingDivergedError
-from awac_pl.fast_update import FastUpdate, is_plain
 from awac_pl.parallel.ranks import gather, gather_objects, gather_random_states, own_part, rank, restore_random_state
 from awac_pl.policies.networks import Actor, CriticEnsemble, Normalizer, initialize_as_rlkit, wake_critics
 from awac_pl.policies.numpy_policy import NumpyPolicy
