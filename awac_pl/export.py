@@ -26,8 +26,8 @@ from awac_pl.errors import AwacError, first_line
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.onnx_graph import policy_graph
 from awac_pl.registry import save_mlflow_model
-from awac_pl.run_folder import git_commit, run_of
 from awac_pl.runner import numpy_policy, onnx_policy
+from awac_pl.runs.folder import git_commit, run_of
 
 if TYPE_CHECKING:
     import gymnasium

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from awac_pl.run_folder import flatten, read_logged, read_metrics, shown_command, x_axis
+from awac_pl.runs.folder import flatten, read_logged, read_metrics, shown_command, x_axis
 
 #: (metric, step) to (time in ms, value).
 Points = dict[tuple[str, int], tuple[int, float]]

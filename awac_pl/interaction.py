@@ -19,7 +19,7 @@ from awac_pl.errors import AwacError
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.replay.data_module import ReplayDataModule
-from awac_pl.scores import score_episodes
+from awac_pl.runs.scores import score_episodes
 
 #: Each run seed has so many episode seeds of its own.
 EPISODES_PER_SEED = 1_000_000

@@ -26,8 +26,8 @@ from awac_pl.places import find_place
 from awac_pl.progress import AwacProgressBar
 from awac_pl.records import RunRecord, SaveRunConfig
 from awac_pl.replay.data_module import ReplayDataModule
-from awac_pl.run_folder import RunFolder, choose_run_folder, git_commit, run_of
 from awac_pl.run_logger import RunLogger
+from awac_pl.runs.folder import RunFolder, choose_run_folder, git_commit, run_of
 from awac_pl.video_recorder import VideoRecorder
 
 #: Where rank 0 tells the processes that it starts which folder it has chosen.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from awac_pl.envs.rendering import Clip
     from awac_pl.envs.tasks import Task
     from awac_pl.policies.numpy_policy import NumpyPolicy
-    from awac_pl.runs import Run
+    from awac_pl.runs.reading import Run
 
 EXAMPLES = """\
 examples:
@@ -87,8 +87,8 @@ def _import_without_graphics() -> None:
 def _run_and_task(checkpoint: Path) -> tuple[Run, Task]:
     """The run that a checkpoint belongs to, and what it acted in."""
     from awac_pl.envs.tasks import find_task
-    from awac_pl.run_folder import run_of
-    from awac_pl.runs import read_run
+    from awac_pl.runs.folder import run_of
+    from awac_pl.runs.reading import read_run
 
     if not checkpoint.is_file():
         raise AwacError(f"no checkpoint {checkpoint}")

@@ -15,9 +15,9 @@ from markupsafe import Markup
 
 from awac_pl.errors import AwacError
 from awac_pl.files import replacing
-from awac_pl.groups import Group, group_runs
-from awac_pl.run_folder import shown_command
-from awac_pl.runs import Run, read_runs
+from awac_pl.runs.folder import shown_command
+from awac_pl.runs.grouping import Group, group_runs
+from awac_pl.runs.reading import Run, read_runs
 from awac_pl.tables import Table, origin_tables, result_tables
 
 #: Kinds of files in ``<run>/videos`` that a browser shows.

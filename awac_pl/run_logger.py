@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from awac_pl.places import Place
-from awac_pl.run_folder import append_logged
+from awac_pl.runs.folder import append_logged
 from awac_pl.tracking import Mirror, reason
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from awac_pl.errors import AwacError, first_line
 from awac_pl.facts import parameters_of
 from awac_pl.places import find_place
-from awac_pl.run_folder import RunFolder
+from awac_pl.runs.folder import RunFolder
 from awac_pl.tracking import Mirror, reason
 
 DESCRIPTION = """\

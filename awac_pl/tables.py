@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from awac_pl.groups import Group, differences
-from awac_pl.runs import REPORTED_STEPS, Run, stages
-from awac_pl.scores import (
+from awac_pl.runs.grouping import Group, differences
+from awac_pl.runs.reading import REPORTED_STEPS, Run, stages
+from awac_pl.runs.scores import (
     FEWEST_SEEDS,
     all_returns,
     bootstrap_interval,

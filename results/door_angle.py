@@ -22,7 +22,7 @@ from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.tasks import find_task
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.replay.streams import EVALUATION_SEEDS
-from awac_pl.scores import wilson_interval
+from awac_pl.runs.scores import wilson_interval
 
 HINGE, EPISODES = 28, 100
 

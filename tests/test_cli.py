@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from awac_pl.cli import main
-from awac_pl.run_folder import RunFolder, read_metrics
+from awac_pl.runs.folder import RunFolder, read_metrics
 from tests.conftest import REACH
 
 ROOT = Path(__file__).parents[1]

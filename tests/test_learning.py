@@ -10,8 +10,8 @@ from awac_pl.datasets.minari_io import load_dataset, save_dataset
 from awac_pl.interaction import EnvironmentInteraction
 from awac_pl.records import RunRecord
 from awac_pl.replay.data_module import ReplayDataModule
-from awac_pl.run_folder import read_metrics
-from awac_pl.scores import score_episodes
+from awac_pl.runs.folder import read_metrics
+from awac_pl.runs.scores import score_episodes
 from tests.conftest import REACH
 from tests.test_training import fit, make_module
 from tests.toy import reach_episodes

@@ -16,9 +16,9 @@ import pytest
 from awac_pl import published, report
 from awac_pl.cli import main
 from awac_pl.figures import GRAY, band, curve, draw, explain, save
-from awac_pl.groups import Group, group_runs
 from awac_pl.report import write_report
-from awac_pl.runs import read_runs
+from awac_pl.runs.grouping import Group, group_runs
+from awac_pl.runs.reading import read_runs
 from tests.run_folders import make_rows, make_run
 from tests.test_cli import fit, workplace  # noqa: F401
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from awac_pl import scores
+from awac_pl.runs import scores
 from tests.toy import make_episode
 
 

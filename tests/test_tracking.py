@@ -29,8 +29,8 @@ from awac_pl.errors import AwacError, TrainingDivergedError
 from awac_pl.interaction import EnvironmentInteraction
 from awac_pl.places import Place, find_place
 from awac_pl.records import RunRecord
-from awac_pl.run_folder import RunFolder, append_logged, read_metrics, write_metrics
 from awac_pl.run_logger import RunLogger
+from awac_pl.runs.folder import RunFolder, append_logged, read_metrics, write_metrics
 from awac_pl.tracking import Mirror, make_store
 from tests.test_distributed import free_port
 from tests.test_training import make_data, make_module

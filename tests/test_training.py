@@ -22,7 +22,7 @@ from awac_pl.interaction import EnvironmentInteraction, collect_block
 from awac_pl.progress import AwacProgressBar
 from awac_pl.records import RunRecord
 from awac_pl.replay.data_module import ReplayDataModule
-from awac_pl.run_folder import read_metrics
+from awac_pl.runs.folder import read_metrics
 from tests.conftest import REACH
 from tests.toy import constant_policy, make_episode, reach_episodes
 

@@ -19,7 +19,7 @@ from awac_pl.parallel.ranks import gather, gather_objects, gather_random_states,
 from awac_pl.policies.networks import Actor, CriticEnsemble, Normalizer, initialize_as_rlkit, wake_critics
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.products import choose_engine
-from awac_pl.scores import score_episodes
+from awac_pl.runs.scores import score_episodes
 
 
 class AWAC(lightning.LightningModule):

@@ -21,7 +21,7 @@ from awac_pl.errors import DatasetError
 from awac_pl.policies.networks import Actor, Normalizer
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.replay.streams import EVALUATION_SEEDS
-from awac_pl.scores import score_episodes
+from awac_pl.runs.scores import score_episodes
 
 #: Seeds of cloned episodes start here; training seeds lie below, evaluation seeds above.
 CLONING_SEEDS = 1_000_000_000

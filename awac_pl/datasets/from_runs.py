@@ -14,7 +14,7 @@ from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.tasks import Task, inspect_spaces, scale_action
 from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError
-from awac_pl.scores import score_episodes
+from awac_pl.runs.scores import score_episodes
 
 #: Seeds of recorded episodes: above those of clones, below those of evaluations.
 RECORDING_SEEDS = 2_000_000_000

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from awac_pl.errors import AwacError, first_line
-from awac_pl.run_folder import REPETITION, RunFolder, flatten, read_metrics, x_axis
-from awac_pl.scores import evaluation_at
+from awac_pl.runs.folder import REPETITION, RunFolder, flatten, read_metrics, x_axis
+from awac_pl.runs.scores import evaluation_at
 
 #: Formats of a manifest that can be read; one without the field is of format 1.
 FORMATS = (1,)

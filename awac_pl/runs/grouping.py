@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from awac_pl.runs import Run, clip, number_of, within
+from awac_pl.runs.reading import Run, clip, number_of, within
 
 #: Parts of a configuration that decide what a run learns …
 LEARNING = ("model", "data", "interaction", "trainer")
