@@ -22,12 +22,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from awac_pl.algorithms.awac import AWAC
 from awac_pl.errors import AwacError, nearest
 from awac_pl.interaction import EnvironmentInteraction
-from awac_pl.places import find_place
 from awac_pl.progress import AwacProgressBar
 from awac_pl.records import RunRecord, SaveRunConfig
 from awac_pl.replay.data_module import ReplayDataModule
-from awac_pl.run_logger import RunLogger
 from awac_pl.runs.folder import RunFolder, choose_run_folder, git_commit, run_of
+from awac_pl.tracking.destination import find_place
+from awac_pl.tracking.logger import RunLogger
 from awac_pl.video_recorder import VideoRecorder
 
 #: Where rank 0 tells the processes that it starts which folder it has chosen.

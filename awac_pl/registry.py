@@ -12,7 +12,7 @@ import numpy as np
 
 from awac_pl.contract import CONTRACT, EXAMPLES, ONNX, read_contract
 from awac_pl.errors import AwacError, first_line
-from awac_pl.places import Place, checked_uri
+from awac_pl.tracking.destination import Place, checked_uri
 
 if TYPE_CHECKING:  # slow to import
     import mlflow

@@ -10,10 +10,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from awac_pl.errors import AwacError, first_line
-from awac_pl.facts import parameters_of
-from awac_pl.places import find_place
 from awac_pl.runs.folder import RunFolder
-from awac_pl.tracking import Mirror, reason
+from awac_pl.tracking.content import parameters_of
+from awac_pl.tracking.destination import find_place
+from awac_pl.tracking.mirror import Mirror, reason
 
 DESCRIPTION = """\
 Make MLflow equal to run folders: what it has not got is sent, what it has is not sent again. A run that MLflow does not

@@ -23,15 +23,17 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mlflow import MlflowClient
 
-from awac_pl import facts, parents, run_logger
 from awac_pl.cli import main
 from awac_pl.errors import AwacError, TrainingDivergedError
 from awac_pl.interaction import EnvironmentInteraction
-from awac_pl.places import Place, find_place
 from awac_pl.records import RunRecord
-from awac_pl.run_logger import RunLogger
 from awac_pl.runs.folder import RunFolder, append_logged, read_metrics, write_metrics
-from awac_pl.tracking import Mirror, make_store
+from awac_pl.tracking import content as facts
+from awac_pl.tracking import logger as run_logger
+from awac_pl.tracking import parent_run as parents
+from awac_pl.tracking.destination import Place, find_place
+from awac_pl.tracking.logger import RunLogger
+from awac_pl.tracking.mirror import Mirror, make_store
 from tests.test_distributed import free_port
 from tests.test_training import make_data, make_module
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from awac_pl.errors import AwacError, first_line
-from awac_pl.facts import Points, describe, milliseconds, parameters_of, points_of
-from awac_pl.parents import find_parent, latest_values, summarise
-from awac_pl.places import Place
+from awac_pl.tracking.content import Points, describe, milliseconds, parameters_of, points_of
+from awac_pl.tracking.destination import Place
+from awac_pl.tracking.parent_run import find_parent, latest_values, summarise
 
 if TYPE_CHECKING:  # slow to import: the first contact does it
     from mlflow import MlflowClient

@@ -13,9 +13,9 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from awac_pl.places import Place
 from awac_pl.runs.folder import append_logged
-from awac_pl.tracking import Mirror, reason
+from awac_pl.tracking.destination import Place
+from awac_pl.tracking.mirror import Mirror, reason
 
 log = logging.getLogger(__name__)
 

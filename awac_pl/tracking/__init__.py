@@ -1,0 +1,1 @@
+"""A run folder's copy in MLflow."""
