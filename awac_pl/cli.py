@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             (export_cli.export if command == "export" else export_cli.deploy)(arguments[1:])
         elif command == "report":
-            from awac_pl import report
+            from awac_pl.report import page as report
 
             report.run(arguments[1:])
         else:

@@ -27,7 +27,7 @@ from awac_pl.datasets.minari_io import data_file
 from awac_pl.errors import first_line
 from awac_pl.policies.products import processor
 from awac_pl.replay.data_module import ReplayDataModule
-from awac_pl.report import write_report
+from awac_pl.report.page import write_report
 from awac_pl.runs.folder import read_metrics, write_metrics, write_text, x_axis
 from awac_pl.runs.scores import score_run, wilson_interval
 from awac_pl.tracking.logger import RunLogger

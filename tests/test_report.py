@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from awac_pl import published, report
 from awac_pl.cli import main
-from awac_pl.figures import GRAY, band, curve, draw, explain, save
-from awac_pl.report import write_report
+from awac_pl.report import page as report
+from awac_pl.report import published
+from awac_pl.report.figures import GRAY, band, curve, draw, explain, save
+from awac_pl.report.page import write_report
 from awac_pl.runs.grouping import Group, group_runs
 from awac_pl.runs.reading import read_runs
 from tests.run_folders import make_rows, make_run
@@ -155,7 +156,7 @@ def test_nobodys_pyplot_is_touched(tmp_path: Path) -> None:
     make_run(tmp_path / "run", make_rows([0.2, 0.4]))
     code = (
         "import sys, matplotlib; before = matplotlib.rcParams.copy()\n"
-        "from pathlib import Path; from awac_pl.report import write_report\n"
+        "from pathlib import Path; from awac_pl.report.page import write_report\n"
         f"write_report([Path({str(tmp_path / 'run')!r})], Path({str(tmp_path / 'page.html')!r}))\n"
         "heavy = ('matplotlib.pyplot', 'torch', 'lightning', 'mlflow', 'minari', 'scipy')\n"
         "print([name for name in heavy if name in sys.modules], matplotlib.rcParams.copy() == before)"

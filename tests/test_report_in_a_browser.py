@@ -10,7 +10,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from awac_pl.report import write_report
+from awac_pl.report.page import write_report
 from tests.run_folders import make_rows, make_run
 
 sync_api = pytest.importorskip("playwright.sync_api")

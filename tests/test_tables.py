@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from awac_pl import tables
 from awac_pl.errors import AwacError
+from awac_pl.report import tables
+from awac_pl.report.tables import Table
 from awac_pl.runs import scores
 from awac_pl.runs.folder import RunFolder
 from awac_pl.runs.grouping import differences, group_runs
 from awac_pl.runs.reading import read_run, read_runs, stages
-from awac_pl.tables import Table
 from tests.run_folders import evaluation, make_rows, make_run
 
 KEPT = Path(__file__).parents[1] / "results"

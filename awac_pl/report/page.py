@@ -15,10 +15,10 @@ from markupsafe import Markup
 
 from awac_pl.errors import AwacError
 from awac_pl.files import replacing
+from awac_pl.report.tables import Table, origin_tables, result_tables
 from awac_pl.runs.folder import shown_command
 from awac_pl.runs.grouping import Group, group_runs
 from awac_pl.runs.reading import Run, read_runs
-from awac_pl.tables import Table, origin_tables, result_tables
 
 #: Kinds of files in ``<run>/videos`` that a browser shows.
 KINDS = {".gif": "image/gif", ".png": "image/png", ".mp4": "video/mp4", ".webm": "video/webm"}
@@ -113,12 +113,12 @@ def _template() -> Any:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template("report.html.j2")
+    return environment.get_template("page.html.j2")
 
 
 def _draw_figures(groups: Sequence[Group], folder: Path | None, compare: bool) -> list[dict[str, str]]:
     """SVG and caption of each task's figures; written into a folder, too, where one is given."""
-    from awac_pl.figures import LABELS, draw, explain, inline_svg, save
+    from awac_pl.report.figures import LABELS, draw, explain, inline_svg, save
 
     made = []
     for task in dict.fromkeys(group.task for group in groups):

@@ -1,0 +1,1 @@
+"""Run folders as figures, tables and a page."""
