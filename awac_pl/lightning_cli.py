@@ -20,15 +20,15 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from awac_pl.algorithms.awac import AWAC
+from awac_pl.callbacks.interaction import EnvironmentInteraction
+from awac_pl.callbacks.progress import AwacProgressBar
+from awac_pl.callbacks.run_writer import RunRecord, SaveRunConfig
+from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.errors import AwacError, nearest
-from awac_pl.interaction import EnvironmentInteraction
-from awac_pl.progress import AwacProgressBar
-from awac_pl.records import RunRecord, SaveRunConfig
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.folder import RunFolder, choose_run_folder, git_commit, run_of
 from awac_pl.tracking.destination import find_place
 from awac_pl.tracking.logger import RunLogger
-from awac_pl.video_recorder import VideoRecorder
 
 #: Where rank 0 tells the processes that it starts which folder it has chosen.
 RUN_DIR_VARIABLE = "AWAC_RUN_DIR"

@@ -43,8 +43,8 @@ def run(arguments: list[str]) -> None:
     size, seeds, targets = _size(options.size), _seeds(options), _targets(options, run.folder / "videos", checkpoint.stem)
 
     from awac_pl.algorithms.checkpoints import load_module
+    from awac_pl.callbacks.video_recorder import learned_policy
     from awac_pl.envs.rendering import render_clips
-    from awac_pl.video_recorder import learned_policy
 
     policies = learned_policy(load_module(checkpoint), not options.stochastic)
     if options.before:
@@ -104,8 +104,8 @@ def _run_and_task(checkpoint: Path) -> tuple[Run, Task]:
 
 def _cloned(datasets: list[dict[str, Any]], deterministic: bool) -> dict[str, NumpyPolicy]:
     """The cloned policy of a run; where it is not the run's own, or not there, a line says so."""
+    from awac_pl.callbacks.video_recorder import policy_before
     from awac_pl.datasets.catalog import data_file, file_digest
-    from awac_pl.video_recorder import policy_before
 
     for facts in datasets:
         name = str(facts.get("id"))
@@ -142,8 +142,8 @@ def _seeds(options: argparse.Namespace) -> list[int]:
 
 def _targets(options: argparse.Namespace, videos: Path, name: str) -> list[Path]:
     """Files to write; of single episodes the stem is the start of each one's."""
+    from awac_pl.callbacks.video_recorder import formats
     from awac_pl.envs.video import check_ffmpeg
-    from awac_pl.video_recorder import formats
 
     target: Path = options.to or videos
     if target.suffix in (".mp4", ".gif"):

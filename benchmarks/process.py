@@ -16,7 +16,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from awac_pl.interaction import EnvironmentInteraction
+from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.replay.buffer import Replay
 from awac_pl.replay.data_module import ReplayDataModule
 from benchmarks.updating import make_module, transitions

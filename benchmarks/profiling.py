@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.profiler import ProfilerActivity, profile
 
-from awac_pl.interaction import EnvironmentInteraction
+from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.replay.data_module import ReplayDataModule
 from benchmarks.updating import make_module
 

@@ -304,9 +304,9 @@ def test_the_base_configuration_is_complete() -> None:
     import inspect
 
     from awac_pl.algorithms.awac import AWAC
-    from awac_pl.interaction import EnvironmentInteraction
+    from awac_pl.callbacks.interaction import EnvironmentInteraction
+    from awac_pl.callbacks.video_recorder import VideoRecorder
     from awac_pl.replay.data_module import ReplayDataModule
-    from awac_pl.video_recorder import VideoRecorder
 
     base = yaml.safe_load((ROOT / "conf/base.yaml").read_text())
     linked = {"observation_dim", "action_dim", "return_range", "seed", "task", "datasets"} | {"discount"}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from awac_pl.callbacks.interaction import EnvironmentInteraction
+from awac_pl.callbacks.run_writer import RunRecord
 from awac_pl.datasets.minari_io import load_dataset, save_dataset
-from awac_pl.interaction import EnvironmentInteraction
-from awac_pl.records import RunRecord
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.folder import read_metrics
 from awac_pl.runs.scores import score_episodes

@@ -12,15 +12,15 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from awac_pl.algorithms.awac import AWAC
+from awac_pl.callbacks.interaction import EnvironmentInteraction, collect_block
+from awac_pl.callbacks.progress import AwacProgressBar
+from awac_pl.callbacks.run_writer import RunRecord
 from awac_pl.datasets.catalog import read_metadata
 from awac_pl.datasets.cloned import cloned_id
 from awac_pl.datasets.minari_io import save_dataset
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.tasks import find_task
 from awac_pl.errors import AwacError, DatasetError, TrainingDivergedError
-from awac_pl.interaction import EnvironmentInteraction, collect_block
-from awac_pl.progress import AwacProgressBar
-from awac_pl.records import RunRecord
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.folder import read_metrics
 from tests.conftest import REACH

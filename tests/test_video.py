@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from awac_pl.callbacks.video_recorder import VideoRecorder, formats
 from awac_pl.cli import main
 from awac_pl.datasets.minari_io import save_dataset
 from awac_pl.envs import rendering, video
@@ -27,7 +28,6 @@ from awac_pl.episode import Episode
 from awac_pl.errors import AwacError
 from awac_pl.policies.networks import Actor
 from awac_pl.replay.streams import EVALUATION_SEEDS
-from awac_pl.video_recorder import VideoRecorder, formats
 from tests.toy import constant_policy, make_episode, reach_episodes
 
 ROOT = Path(__file__).parents[1]
@@ -381,7 +381,7 @@ def test_an_environment_without_pictures_costs_a_line(here: Place, caplog: pytes
 
 
 def test_zero_episodes_switch_it_off(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("awac_pl.video_recorder.render_clips", lambda *_, **__: pytest.fail("rendered"))
+    monkeypatch.setattr("awac_pl.callbacks.video_recorder.render_clips", lambda *_, **__: pytest.fail("rendered"))
     assert here.fit("--run_dir=off", "--video.episodes=0", "--video.every_n_evaluations=1") == 0
     assert not Path("off/videos").exists()
 
@@ -398,7 +398,7 @@ def test_only_the_first_rank_renders(monkeypatch: pytest.MonkeyPatch) -> None:
     class Trainer:
         is_global_zero = False
 
-    monkeypatch.setattr("awac_pl.video_recorder.makes_pictures", lambda task: pytest.fail("rendered"))
+    monkeypatch.setattr("awac_pl.callbacks.video_recorder.makes_pictures", lambda task: pytest.fail("rendered"))
     VideoRecorder()._record(Trainer(), {}, "last")  # type: ignore[arg-type]
 
 

@@ -1,0 +1,1 @@
+"""What happens around the updates: acting, recording, showing."""
