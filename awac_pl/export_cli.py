@@ -45,8 +45,8 @@ def export(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it reads them when it is imported
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from awac_pl.export import export_policy
-    from awac_pl.registry import MLFLOW_MODEL, mlflow_client, register_policy
+    from awac_pl.deploy.export import export_policy
+    from awac_pl.deploy.mlflow_model import MLFLOW_MODEL, mlflow_client, register_policy
 
     client = mlflow_client(options.mlflow_uri) if options.register else None
     facts = export_policy(options.ckpt_path, options.to, task_name=options.task)
@@ -82,9 +82,9 @@ def deploy(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     from tqdm import tqdm
 
-    from awac_pl.contract import read_contract
+    from awac_pl.deploy.contract import read_contract
+    from awac_pl.deploy.runner import PolicyRunner
     from awac_pl.envs.tasks import find_task, make_environment
-    from awac_pl.runner import PolicyRunner
 
     contract = read_contract(options.folder)
     limits: tuple[ArrayLike, ArrayLike] = (contract.action_low, contract.action_high)

@@ -9,9 +9,9 @@ import numpy as np
 import threadpoolctl
 import torch
 
-from awac_pl.contract import Contract
+from awac_pl.deploy.contract import Contract
+from awac_pl.deploy.runner import PolicyRunner, numpy_policy, onnx_policy
 from awac_pl.policies.onnx_graph import policy_graph
-from awac_pl.runner import PolicyRunner, numpy_policy, onnx_policy
 from benchmarks.updating import ACTION_DIM, OBSERVATION_DIM, make_module
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from awac_pl.cli import main
-from awac_pl.contract import Contract
+from awac_pl.deploy.contract import Contract
+from awac_pl.deploy.runner import PolicyRunner
 from awac_pl.errors import AwacError
-from awac_pl.runner import PolicyRunner
 from tests.conftest import ROOT, WIDE
 from tests.toy import Reach, Wide
 

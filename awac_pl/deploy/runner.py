@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from awac_pl.contract import ONNX, WEIGHTS, Contract, read_contract
+from awac_pl.deploy.contract import ONNX, WEIGHTS, Contract, read_contract
 from awac_pl.envs.tasks import scale_action
 from awac_pl.errors import AwacError
 from awac_pl.policies.numpy_policy import NumpyPolicy

@@ -18,15 +18,15 @@ from tqdm import tqdm
 from awac_pl import __version__
 from awac_pl.algorithms.awac import AWAC
 from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
-from awac_pl.contract import EXAMPLES, ONNX, WEIGHTS, write_contract
+from awac_pl.deploy.contract import EXAMPLES, ONNX, WEIGHTS, write_contract
+from awac_pl.deploy.mlflow_model import save_mlflow_model
+from awac_pl.deploy.runner import numpy_policy, onnx_policy
 from awac_pl.envs.rollouts import RolloutError, run_episode
 from awac_pl.envs.tasks import Spaces, Task, find_task, inspect_spaces, make_environment, scale_action
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.onnx_graph import policy_graph
-from awac_pl.registry import save_mlflow_model
-from awac_pl.runner import numpy_policy, onnx_policy
 from awac_pl.runs.folder import git_commit, run_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from awac_pl.contract import CONTRACT, EXAMPLES, ONNX, read_contract
+from awac_pl.deploy.contract import CONTRACT, EXAMPLES, ONNX, read_contract
 from awac_pl.errors import AwacError, first_line
 from awac_pl.tracking.destination import Place, checked_uri
 

@@ -1,0 +1,1 @@
+"""A policy outside of training: export, contract, runner, MLflow model."""
