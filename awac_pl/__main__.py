@@ -2,7 +2,7 @@
 
 import sys
 
-from awac_pl.cli import main
+from awac_pl.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

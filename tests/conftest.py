@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from awac_pl.cli import main
+from awac_pl.commands.main import main
 from awac_pl.datasets.minari_io import save_dataset
 from awac_pl.envs.tasks import Spaces, Task, find_task, inspect_spaces
 from tests.toy import reach_episodes

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from awac_pl.cli import main
+from awac_pl.commands.main import main
 from awac_pl.runs.folder import RunFolder, read_metrics
 from tests.conftest import REACH
 

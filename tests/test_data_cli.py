@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from awac_pl.cli import main
+from awac_pl.commands.main import main
 from awac_pl.datasets.catalog import local_root, read_metadata
 from tests.test_importing import actions, observations
 

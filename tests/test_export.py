@@ -24,7 +24,7 @@ import pytest
 import torch
 
 from awac_pl.algorithms.checkpoints import load_module
-from awac_pl.cli import main
+from awac_pl.commands.main import main
 from awac_pl.deploy import export
 from awac_pl.deploy.contract import read_contract
 from awac_pl.deploy.mlflow_model import mlflow_client, register_policy

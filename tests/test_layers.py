@@ -53,7 +53,16 @@ def test_files_stay_readable(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["cli", "envs.rollouts", "envs.rendering", "policies.numpy_policy", "envs.tasks", "runs.scores", "deploy.runner", "export_cli"],
+    [
+        "cli",
+        "envs.rollouts",
+        "envs.rendering",
+        "policies.numpy_policy",
+        "envs.tasks",
+        "runs.scores",
+        "deploy.runner",
+        "export_cli",
+    ],
 )
 def test_light_modules_stay_light(module: str) -> None:
     """Workers and ``awac --help`` must not pay for torch."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from awac_pl.cli import main
+from awac_pl.commands.main import main
 from awac_pl.report import page as report
 from awac_pl.report import published
 from awac_pl.report.figures import GRAY, band, curve, draw, explain, save

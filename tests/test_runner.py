@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from awac_pl.cli import main
+from awac_pl.commands.main import main
 from awac_pl.deploy.contract import Contract
 from awac_pl.deploy.runner import PolicyRunner
 from awac_pl.errors import AwacError
@@ -48,7 +48,7 @@ def test_both_backends_do_what_was_recorded(wide_export: Path, backend) -> None:
 @pytest.mark.parametrize("backend", ["onnxruntime", "numpy"])
 def test_no_torch_is_needed(wide_export: Path, backend: str) -> None:
     code = (
-        "import sys; from awac_pl.cli import main\n"
+        "import sys; from awac_pl.commands.main import main\n"
         f"assert main(['deploy', {str(wide_export)!r}, '--env', 'MountainCarContinuous-v0', '--action_limits=-1,1',\n"
         f"             '--backend', {backend!r}]) == 0\n"
         "print([name for name in ('torch', 'lightning', 'mlflow', 'minari', 'onnx') if name in sys.modules])"

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from awac_pl.callbacks.video_recorder import VideoRecorder, formats
-from awac_pl.cli import main
+from awac_pl.commands.main import main
 from awac_pl.datasets.minari_io import save_dataset
 from awac_pl.envs import rendering, video
 from awac_pl.envs.rendering import Clip, RenderingError, render_clips

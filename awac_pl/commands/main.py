@@ -50,19 +50,19 @@ def main(arguments: list[str] | None = None) -> int:
     command = parser.parse_args(arguments[:1]).command
     try:
         if command == "data":
-            from awac_pl import data_cli
+            from awac_pl.commands import data as data_cli
 
             data_cli.run(arguments[1:])
         elif command == "sync":
-            from awac_pl import sync_cli
+            from awac_pl.commands import sync as sync_cli
 
             sync_cli.run(arguments[1:])
         elif command == "record":
-            from awac_pl import record_cli
+            from awac_pl.commands import video as record_cli
 
             record_cli.run(arguments[1:])
         elif command in ("export", "deploy"):
-            from awac_pl import export_cli
+            from awac_pl.commands import export as export_cli
 
             (export_cli.export if command == "export" else export_cli.deploy)(arguments[1:])
         elif command == "report":
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             report.run(arguments[1:])
         else:
-            from awac_pl.lightning_cli import run
+            from awac_pl.commands.fit import run
 
             run(arguments)
     except AwacError as error:
