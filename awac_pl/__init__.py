@@ -1,11 +1,38 @@
 """Offline-to-online reinforcement learning for dexterous manipulation: AWAC on PyTorch Lightning and TorchRL."""
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from awac_pl.algorithms.awac import AWAC
+    from awac_pl.callbacks.interaction import EnvironmentInteraction
+    from awac_pl.deploy.runner import PolicyRunner
+    from awac_pl.replay.data_module import ReplayDataModule
 
 __version__ = "0.1.0"
+__all__ = ["AWAC", "EnvironmentInteraction", "PolicyRunner", "ReplayDataModule"]
+
+#: Where the public classes live. They are imported at first use: a robot that needs ``PolicyRunner`` has no torch.
+_HOMES = {
+    "AWAC": "algorithms.awac",
+    "EnvironmentInteraction": "callbacks.interaction",
+    "PolicyRunner": "deploy.runner",
+    "ReplayDataModule": "replay.data_module",
+}
 
 # Torch's threads spin while they wait for each other, for as long as libgomp likes; where others use the cores, too, a
 # thread that spins keeps the one that it waits for from running, and an update takes 30 times as long. A bounded spin costs
 # nothing on idle cores. Read when torch is loaded, so it must stand here.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,7 +1,13 @@
-"""The one schema of a transition and of an episode; everything that stores or moves data speaks it."""
+"""An episode, its transitions and its measures: what everything that stores or moves data speaks.
+
+Of the measures, ``success`` counts an episode in which any step succeeds (as CORL, Cal-QL and WSRL report it),
+``success_final`` one that succeeds at its last step, ``success_share`` is the share of steps at the goal (as RLPD and IQL
+report it).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,4 +73,33 @@ def _spans(episode: Episode, n_step: int, discount: float) -> dict[str, np.ndarr
         "next_observation": episode.observations[end],
         "terminated": episode.terminated[end - 1],
         "truncated": episode.truncated[end - 1],
+    }
+
+
+def score_episodes(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Average the measures of some episodes.
+
+    Returns:
+        ``success_rate``, ``success_final``, ``success_share`` (NaN where success is unknown), ``episode_return`` with
+        its standard deviation ``episode_return_std``, ``environment_return`` (what the
+        environment itself paid; NaN for recorded episodes), ``episode_length`` and ``episodes``, their number.
+
+    Raises:
+        ValueError: no episodes.
+    """
+    if not episodes:
+        raise ValueError("no episodes to score")
+    returns = np.array([episode.rewards.sum() for episode in episodes], dtype=np.float64)
+    successes = [episode.success for episode in episodes if episode.success is not None]
+    known = len(successes) == len(episodes)
+    paid = [episode.environment_rewards.sum() for episode in episodes if episode.environment_rewards is not None]
+    return {
+        "success_rate": float(np.mean([success.any() for success in successes])) if known else math.nan,
+        "success_final": float(np.mean([success[-1] for success in successes])) if known else math.nan,
+        "success_share": float(np.mean([success.mean() for success in successes])) if known else math.nan,
+        "episode_return": float(returns.mean()),
+        "episode_return_std": float(returns.std()),
+        "environment_return": float(np.mean(paid)) if len(paid) == len(episodes) else math.nan,
+        "episode_length": float(np.mean([len(episode) for episode in episodes])),
+        "episodes": float(len(episodes)),
     }

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from awac_pl.policies.products import choose_engine, processor
-from awac_pl.runs.folder import git_commit
+from awac_pl.runs.manifest import git_commit
 from benchmarks import acting, deploying, process, profiling, reading, updating
 from benchmarks.measure import show
 

@@ -12,8 +12,8 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from awac_pl.callbacks.interaction import EnvironmentInteraction, collect_block
-from awac_pl.envs.rollouts import RolloutWorkers
+from awac_pl.callbacks.interaction import EnvironmentInteraction
+from awac_pl.envs.rollouts import RolloutWorkers, collect_block
 from awac_pl.envs.tasks import find_task
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.replay.data_module import ReplayDataModule

@@ -16,13 +16,13 @@ import numpy as np
 import yaml
 
 from awac_pl.algorithms.checkpoints import load_module
-from awac_pl.datasets.cloned import fit_clone
 from awac_pl.datasets.minari_io import load_dataset
 from awac_pl.envs.rollouts import RolloutWorkers
+from awac_pl.envs.seeds import EVALUATION_SEEDS
 from awac_pl.envs.tasks import find_task
+from awac_pl.policies.cloning import fit_clone
 from awac_pl.policies.numpy_policy import NumpyPolicy
-from awac_pl.replay.streams import EVALUATION_SEEDS
-from awac_pl.runs.scores import wilson_interval
+from awac_pl.report.statistics import wilson_interval
 
 HINGE, EPISODES = 28, 100
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from awac_pl.errors import AwacError
 from awac_pl.report.figures import draw, save
 from awac_pl.report.tables import result_tables
-from awac_pl.runs.folder import shown_command
 from awac_pl.runs.grouping import group_runs
+from awac_pl.runs.manifest import shown_command
 from awac_pl.runs.reading import read_run, read_runs
 
 RESULTS = Path(__file__).parent

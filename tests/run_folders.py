@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from awac_pl.runs.folder import write_metrics
+from awac_pl.runs.metrics import write_metrics
 
 
 def evaluation(success: float, episodes: int = 10, episode_return: float = -50.0, std: float = 10.0) -> dict[str, float]:

@@ -16,7 +16,8 @@ import torch
 import yaml
 
 from awac_pl.commands.main import main
-from awac_pl.runs.folder import RunFolder, read_metrics
+from awac_pl.runs.folder import RunFolder
+from awac_pl.runs.metrics import read_metrics
 from tests.conftest import REACH
 
 ROOT = Path(__file__).parents[1]

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from awac_pl.datasets.catalog import POLICY_FILE, read_metadata
-from awac_pl.datasets.cloned import clone_dataset, cloned_policy, fit_clone
+from awac_pl.datasets.cloned import clone_dataset, cloned_policy
 from awac_pl.datasets.minari_io import load_dataset
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, DatasetError
+from awac_pl.policies.cloning import fit_clone
 from tests.conftest import REACH
 from tests.toy import reach_episodes
 

@@ -18,11 +18,12 @@ from minari.data_collector import EpisodeBuffer
 
 from awac_pl.datasets import downloading as downloads
 from awac_pl.datasets import minari_io as datasets
-from awac_pl.datasets.catalog import dataset_ids, file_digest, read_metadata, recorded_environment
+from awac_pl.datasets.catalog import dataset_ids, read_metadata, recorded_environment
 from awac_pl.datasets.downloading import fetch_dataset
 from awac_pl.datasets.minari_io import load_dataset, read_episodes, save_dataset
 from awac_pl.envs.tasks import find_task, inspect_spaces
 from awac_pl.errors import DatasetError
+from awac_pl.files import file_digest
 from tests.toy import make_episode, reach_episodes
 
 

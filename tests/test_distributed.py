@@ -18,9 +18,9 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from awac_pl.algorithms.awac import AWAC
-from awac_pl.policies.networks import Actor
+from awac_pl.policies.actor import Actor
 from awac_pl.replay.buffer import Replay, merge_states
-from awac_pl.runs.folder import read_metrics
+from awac_pl.runs.metrics import read_metrics
 from tests.test_cli import SMALL
 from tests.test_module import Chunks, make_chunk, make_module, train
 from tests.toy import reach_episodes

@@ -27,11 +27,12 @@ from awac_pl.algorithms.checkpoints import load_module
 from awac_pl.commands.main import main
 from awac_pl.deploy import export
 from awac_pl.deploy.contract import read_contract
-from awac_pl.deploy.mlflow_model import mlflow_client, register_policy
+from awac_pl.deploy.mlflow_model import register_policy
 from awac_pl.deploy.runner import numpy_policy, onnx_policy
 from awac_pl.errors import AwacError
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.onnx_graph import policy_graph
+from awac_pl.tracking.client import mlflow_client
 from tests.conftest import ROOT, WIDE
 from tests.toy import constant_policy
 

@@ -46,6 +46,17 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
+def test_every_room_has_a_layer() -> None:
+    assert {room(path) for path in FILES} == set(LEVEL)
+
+
+@pytest.mark.parametrize("path", FILES[1:], ids=lambda path: str(path.relative_to(HOUSE)))  # without __init__
+def test_imports_point_down(path: Path) -> None:
+    here = room(path)
+    for name in imported(ast.parse(path.read_text())) - {here}:
+        assert LEVEL[name] < LEVEL[here], f"{path.relative_to(HOUSE)} imports {name}, which is not below {here}"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(HOUSE)))
 def test_files_stay_readable(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 360
@@ -54,18 +65,24 @@ def test_files_stay_readable(path: Path) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "cli",
-        "envs.rollouts",
-        "envs.rendering",
-        "policies.numpy_policy",
-        "envs.tasks",
-        "runs.scores",
-        "deploy.runner",
-        "export_cli",
+        "commands.main", "commands.deploy", "deploy.runner", "envs.rollouts", "envs.rendering", "envs.tasks", "episode",
+        "policies.numpy_policy", "runs.summary",
     ],
-)
+)  # fmt: skip
 def test_light_modules_stay_light(module: str) -> None:
-    """Workers and ``awac --help`` must not pay for torch."""
+    """Workers, a robot and ``awac --help`` must not pay for torch."""
     heavy = ("torch", "lightning", "mlflow", "minari")
     code = f"import sys, awac_pl.{module}; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_package_gives_its_classes_at_first_use() -> None:
+    code = (
+        "import sys, awac_pl; assert 'torch' not in sys.modules; assert set(awac_pl.__all__) <= set(dir(awac_pl));"
+        "from awac_pl import AWAC, ReplayDataModule, EnvironmentInteraction, PolicyRunner; print(AWAC.__module__)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "awac_pl.algorithms.awac\n"
+    assert (HOUSE / "py.typed").exists()
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        awac_pl.Nothing  # noqa: B018

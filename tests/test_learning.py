@@ -9,9 +9,9 @@ import pytest
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.run_writer import RunRecord
 from awac_pl.datasets.minari_io import load_dataset, save_dataset
+from awac_pl.episode import score_episodes
 from awac_pl.replay.data_module import ReplayDataModule
-from awac_pl.runs.folder import read_metrics
-from awac_pl.runs.scores import score_episodes
+from awac_pl.runs.metrics import read_metrics
 from tests.conftest import REACH
 from tests.test_training import fit, make_module
 from tests.toy import reach_episodes

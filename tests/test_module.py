@@ -14,8 +14,8 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from awac_pl.algorithms.awac import AWAC
+from awac_pl.algorithms.critics import wake_critics
 from awac_pl.errors import TrainingDivergedError
-from awac_pl.policies.networks import wake_critics
 
 OBSERVATION_DIM, ACTION_DIM, BATCH = 4, 2, 32
 

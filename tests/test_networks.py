@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from awac_pl.algorithms.critics import CriticEnsemble, initialize_as_rlkit
 from awac_pl.errors import AwacError
-from awac_pl.policies.networks import Actor, CriticEnsemble, Normalizer, initialize_as_rlkit
+from awac_pl.policies.actor import Actor, Normalizer, moments
 from awac_pl.policies.numpy_policy import NumpyPolicy
 
 
@@ -102,7 +103,7 @@ def test_a_snapshot_does_not_follow_later_training() -> None:
 
 def test_observations_are_normalised_by_hand() -> None:
     normalizer = Normalizer(3)
-    normalizer.measure(torch.tensor([[1.0, 5.0, 0.0], [3.0, 5.0, 0.002]]))
+    normalizer.measure([moments(torch.tensor([row])) for row in ([1.0, 5.0, 0.0], [3.0, 5.0, 0.002])])
     torch.testing.assert_close(normalizer.mean, torch.tensor([2.0, 5.0, 0.001]))
     torch.testing.assert_close(normalizer.scale, torch.tensor([1.0, 0.01, 0.01]))  # no more than a hundredfold
     torch.testing.assert_close(
@@ -114,7 +115,7 @@ def test_a_policy_with_the_normalisation_in_its_first_layer_acts_the_same() -> N
     torch.manual_seed(3)
     actor, normalizer = Actor(5, 2, (16, 16)), Normalizer(5)
     observations = torch.randn(200, 5) * torch.tensor([0.02, 0.1, 1.0, 5.0, 0.0]) + torch.tensor([1.0, -0.5, 0.0, 3.0, 0.7])
-    normalizer.measure(observations)
+    normalizer.measure([moments(observations)])
     policy = normalizer.fold_into(actor.to_numpy(deterministic=True))
     with torch.no_grad():
         expected = actor(normalizer(observations)).numpy()

@@ -7,8 +7,9 @@ import logging
 import pytest
 import torch
 
+from awac_pl.algorithms.critics import CriticEnsemble
 from awac_pl.policies import products
-from awac_pl.policies.networks import Actor, CriticEnsemble
+from awac_pl.policies.actor import Actor
 from tests.test_module import make_chunk, make_module, train
 
 HAS_ONEDNN = not products._obstacle()

@@ -13,7 +13,7 @@ import torch
 from awac_pl.envs.rollouts import RolloutError, RolloutWorkers
 from awac_pl.envs.tasks import find_task
 from awac_pl.episode import Episode
-from awac_pl.policies.networks import Actor
+from awac_pl.policies.actor import Actor
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from tests.toy import constant_policy
 

@@ -7,14 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from awac_pl.runs import scores
+from awac_pl.episode import score_episodes
+from awac_pl.report import statistics
+from awac_pl.runs import summary
 from tests.toy import make_episode
 
 
 def test_scores_by_hand() -> None:
     first = make_episode(4, success=np.array([0, 1, 1, 0], bool), rewards=np.array([-1, 0, 0, -1], np.float32))
     second = make_episode(4, success=np.zeros(4, bool), rewards=np.full(4, -1, np.float32))
-    result = scores.score_episodes([first, second])
+    result = score_episodes([first, second])
     assert result["success_rate"] == 0.5  # any step
     assert result["success_final"] == 0.0
     assert result["success_share"] == 0.25
@@ -24,21 +26,21 @@ def test_scores_by_hand() -> None:
 
 
 def test_unknown_success_is_unavailable_not_zero() -> None:
-    result = scores.score_episodes([make_episode(success=None)])
+    result = score_episodes([make_episode(success=None)])
     assert math.isnan(result["success_rate"])
     assert result["episode_return"] == -9.0
 
 
 def test_wilson_by_hand() -> None:
     # 8 of 10 at z = 2: centre (0.8 + 0.2) / 1.4, half width 2 sqrt(0.016 + 0.01) / 1.4
-    low, high = scores.wilson_interval(8, 10, z=2.0)
+    low, high = statistics.wilson_interval(8, 10, z=2.0)
     assert low == pytest.approx((1.0 - 2 * math.sqrt(0.026)) / 1.4)
     assert high == pytest.approx((1.0 + 2 * math.sqrt(0.026)) / 1.4)
 
 
 @pytest.mark.parametrize("successes", [0, 10])
 def test_wilson_at_the_ends(successes: int) -> None:
-    low, high = scores.wilson_interval(successes, 10)
+    low, high = statistics.wilson_interval(successes, 10)
     assert 0 <= low < high <= 1
     assert (low == 0) == (successes == 0)
 
@@ -46,7 +48,7 @@ def test_wilson_at_the_ends(successes: int) -> None:
 def test_run_by_hand() -> None:
     evaluations = [(0, 0.3), (0, 0.4), (1000, 0.1), (60_000, 0.05), (70_000, 0.5), (80_000, 0.9), (90_000, 0.7)]
     rows = [{"env_steps": steps, "eval/success_rate": rate, "rollout/regret": 0.6} for steps, rate in evaluations]
-    result = scores.score_run([*rows, {"env_steps": 91_000.0}])
+    result = summary.score_run([*rows, {"env_steps": 91_000.0}])
     assert result == {
         "pretrained": 0.4,
         "dip": 0.1,  # 0.05 lies behind the first 50,000 steps
@@ -60,10 +62,12 @@ def test_run_by_hand() -> None:
 
 def test_the_worst_evaluation_counts_from_100_000_steps_on() -> None:
     evaluations = [(0, 0.1), (99_000, 0.2), (100_000, 0.8), (150_000, 0.7), (300_000, 0.9)]
-    assert scores.score_run([{"env_steps": steps, "eval/success_rate": rate} for steps, rate in evaluations])["worst"] == 0.7
+    assert (
+        summary.score_run([{"env_steps": steps, "eval/success_rate": rate} for steps, rate in evaluations])["worst"] == 0.7
+    )
 
 
 def test_a_run_without_evaluations() -> None:
-    result = scores.score_run([{"env_steps": 0.0}])
+    result = summary.score_run([{"env_steps": 0.0}])
     assert math.isnan(result["pretrained"])
     assert result["steps_to_0.5"] == math.inf

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from awac_pl.errors import AwacError
-from awac_pl.report import tables
+from awac_pl.report import statistics, tables
 from awac_pl.report.tables import Table
-from awac_pl.runs import scores
+from awac_pl.runs import summary
 from awac_pl.runs.folder import RunFolder
 from awac_pl.runs.grouping import differences, group_runs
-from awac_pl.runs.reading import read_run, read_runs, stages
+from awac_pl.runs.reading import read_run, read_runs
+from awac_pl.runs.summary import stages
 from tests.run_folders import evaluation, make_rows, make_run
 
 KEPT = Path(__file__).parents[1] / "results"
@@ -41,7 +42,7 @@ def origin(folders: list[Path]) -> list[Table]:
 
 def test_returns_of_all_evaluations_by_hand() -> None:
     rows = [evaluation(0.5, 10, -10.0, 2.0), {"env_steps": 1.0}, evaluation(0.5, 30, -20.0, 4.0)]
-    found = scores.all_returns(rows)
+    found = summary.all_returns(rows)
     # Mean (10 * -10 + 30 * -20) / 40; variance (10 * (2² + 7.5²) + 30 * (4² + 2.5²)) / 40.
     assert found == {
         "episode_return": -17.5,
@@ -49,44 +50,44 @@ def test_returns_of_all_evaluations_by_hand() -> None:
         "episode_length": 200.0,
         "episodes": 40.0,
     }
-    assert math.isnan(scores.all_returns([])["episode_return"])
+    assert math.isnan(summary.all_returns([])["episode_return"])
 
 
 def test_the_evaluation_at_a_milestone_is_the_first_behind_it() -> None:
     rows = [{"env_steps": steps, **evaluation(0.1)} for steps in (0, 48_000, 50_011, 60_000, 120_000)]
-    assert scores.evaluation_at(rows, 50_000) is rows[2]
-    assert scores.evaluation_at(rows, 100_000) is None  # the next one is 20 % late
-    assert scores.evaluation_at(rows, 200_000) is None
+    assert summary.evaluation_at(rows, 50_000) is rows[2]
+    assert summary.evaluation_at(rows, 100_000) is None  # the next one is 20 % late
+    assert summary.evaluation_at(rows, 200_000) is None
 
 
 def test_interquartile_mean_by_hand() -> None:
-    assert scores.interquartile_mean(np.array([0.0, 0.4, 0.6, 5.0])) == pytest.approx(0.5)
-    assert scores.interquartile_mean(np.array([0.1, 0.4, 0.7])) == pytest.approx(0.4)  # of three none is left out
-    assert scores.interquartile_mean(np.array([0.0, 0.4]), np.array([0.6, 5.0])) == pytest.approx(0.5)  # tasks together
+    assert statistics.interquartile_mean(np.array([0.0, 0.4, 0.6, 5.0])) == pytest.approx(0.5)
+    assert statistics.interquartile_mean(np.array([0.1, 0.4, 0.7])) == pytest.approx(0.4)  # of three none is left out
+    assert statistics.interquartile_mean(np.array([0.0, 0.4]), np.array([0.6, 5.0])) == pytest.approx(0.5)  # tasks together
 
 
 def test_a_mean_over_tasks_weighs_tasks_not_seeds() -> None:
-    assert scores.mean_over_seeds(np.array([0.0, 0.0, 0.0]), np.array([1.0])) == 0.5
+    assert statistics.mean_over_seeds(np.array([0.0, 0.0, 0.0]), np.array([1.0])) == 0.5
 
 
 def test_bootstrap_by_hand() -> None:
     # Of 27 resamples of three seeds one has only the lowest: 3.7 %, more than the 2.5 % that are cut off.
-    low, high = scores.bootstrap_interval([np.array([0.2, 0.5, 0.9])])
+    low, high = statistics.bootstrap_interval([np.array([0.2, 0.5, 0.9])])
     assert (low, high) == (pytest.approx(0.2), pytest.approx(0.9))
     # Thirty seeds of 0 and 1: the normal interval of a mean, within the granularity of 1/30.
-    low, high = scores.bootstrap_interval([np.array([0.0, 1.0] * 15)])
+    low, high = statistics.bootstrap_interval([np.array([0.0, 1.0] * 15)])
     assert low == pytest.approx(0.5 - 1.96 * 0.5 / math.sqrt(30), abs=0.034)
     assert high == pytest.approx(0.5 + 1.96 * 0.5 / math.sqrt(30), abs=0.034)
 
 
 def test_bootstrap_resamples_each_task_by_itself() -> None:
-    low, high = scores.bootstrap_interval([np.full(3, 0.2), np.full(3, 0.8)])
+    low, high = statistics.bootstrap_interval([np.full(3, 0.2), np.full(3, 0.8)])
     assert (low, high) == (pytest.approx(0.5), pytest.approx(0.5))  # pooled, it would spread from 0.2 to 0.8
 
 
 def test_no_interval_over_fewer_than_three_seeds() -> None:
-    assert scores.bootstrap_interval([np.array([0.2, 0.9])]) is None
-    assert scores.bootstrap_interval([np.array([0.2, 0.5, 0.9]), np.array([0.1])]) is None
+    assert statistics.bootstrap_interval([np.array([0.2, 0.9])]) is None
+    assert statistics.bootstrap_interval([np.array([0.2, 0.5, 0.9]), np.array([0.1])]) is None
 
 
 # Tables

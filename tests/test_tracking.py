@@ -27,7 +27,8 @@ from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.run_writer import RunRecord
 from awac_pl.commands.main import main
 from awac_pl.errors import AwacError, TrainingDivergedError
-from awac_pl.runs.folder import RunFolder, append_logged, read_metrics, write_metrics
+from awac_pl.runs.folder import RunFolder
+from awac_pl.runs.metrics import append_logged, read_metrics, write_metrics
 from awac_pl.tracking import content as facts
 from awac_pl.tracking import logger as run_logger
 from awac_pl.tracking import parent_run as parents

@@ -12,17 +12,17 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from awac_pl.algorithms.awac import AWAC
-from awac_pl.callbacks.interaction import EnvironmentInteraction, collect_block
+from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunRecord
 from awac_pl.datasets.catalog import read_metadata
 from awac_pl.datasets.cloned import cloned_id
 from awac_pl.datasets.minari_io import save_dataset
-from awac_pl.envs.rollouts import RolloutWorkers
+from awac_pl.envs.rollouts import RolloutWorkers, collect_block
 from awac_pl.envs.tasks import find_task
 from awac_pl.errors import AwacError, DatasetError, TrainingDivergedError
 from awac_pl.replay.data_module import ReplayDataModule
-from awac_pl.runs.folder import read_metrics
+from awac_pl.runs.metrics import read_metrics
 from tests.conftest import REACH
 from tests.toy import constant_policy, make_episode, reach_episodes
 

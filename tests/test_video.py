@@ -23,11 +23,11 @@ from awac_pl.datasets.minari_io import save_dataset
 from awac_pl.envs import rendering, video
 from awac_pl.envs.rendering import Clip, RenderingError, render_clips
 from awac_pl.envs.rollouts import RolloutWorkers
+from awac_pl.envs.seeds import EVALUATION_SEEDS
 from awac_pl.envs.tasks import find_task, inspect_spaces
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError
-from awac_pl.policies.networks import Actor
-from awac_pl.replay.streams import EVALUATION_SEEDS
+from awac_pl.policies.actor import Actor
 from tests.toy import constant_policy, make_episode, reach_episodes
 
 ROOT = Path(__file__).parents[1]
@@ -404,5 +404,5 @@ def test_only_the_first_rank_renders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_help_shows_examples(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="0"):
-        main(["record", "--help"])
-    assert f"awac record --ckpt_path runs{os.sep}" in capsys.readouterr().out.split("examples:")[1]
+        main(["video", "--help"])
+    assert f"awac video --ckpt_path runs{os.sep}" in capsys.readouterr().out.split("examples:")[1]

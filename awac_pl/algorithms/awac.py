@@ -13,13 +13,14 @@ from torch import Tensor
 
 from awac_pl.algorithms import losses
 from awac_pl.algorithms.compiling import ChunkGraph, Circumstances, CompileMode, choose_mode, compiled
+from awac_pl.algorithms.critics import CriticEnsemble, initialize_as_rlkit, wake_critics
 from awac_pl.algorithms.fast_update import FastUpdate, is_plain
+from awac_pl.episode import score_episodes
 from awac_pl.errors import AwacError, TrainingDivergedError
 from awac_pl.parallel.ranks import gather, gather_objects, gather_random_states, own_part, rank, restore_random_state
-from awac_pl.policies.networks import Actor, CriticEnsemble, Normalizer, initialize_as_rlkit, wake_critics
+from awac_pl.policies.actor import Actor, Normalizer, moments
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.products import choose_engine
-from awac_pl.runs.scores import score_episodes
 
 
 class AWAC(lightning.LightningModule):
@@ -209,7 +210,8 @@ class AWAC(lightning.LightningModule):
             raise AwacError(f"trainer.precision {precision} scales the loss; use 32-true or bf16-mixed")
         torch.set_float32_matmul_precision(self.hparams["matmul_precision"])
         if self.normalizer is not None:
-            self.normalizer.measure(self.trainer.datamodule.demonstrations())  # type: ignore[attr-defined]
+            demonstrations = self.trainer.datamodule.demonstrations()  # type: ignore[attr-defined]
+            self.normalizer.measure(gather_objects(moments(demonstrations)))
         circumstances = Circumstances(
             self.trainer.strategy.root_device, precision, self.trainer.world_size, is_plain(self, AWAC)
         )

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from awac_pl.algorithms import losses
 from awac_pl.algorithms.compiling import CompileMode, compiled
-from awac_pl.policies.networks import Actor, CriticEnsemble
+from awac_pl.algorithms.critics import CriticEnsemble
+from awac_pl.policies.actor import Actor
 from awac_pl.policies.products import Engine, Layers
 
 

@@ -3,54 +3,21 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, cast
 
 import lightning
 from lightning.pytorch.callbacks import Callback
 
 from awac_pl.algorithms.awac import AWAC
-from awac_pl.envs.rollouts import RolloutWorkers
-from awac_pl.episode import Episode
+from awac_pl.envs.rollouts import Block, RolloutWorkers, collect_block
+from awac_pl.envs.seeds import EPISODES_PER_SEED
+from awac_pl.episode import score_episodes
 from awac_pl.errors import AwacError
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.replay.data_module import ReplayDataModule
-from awac_pl.runs.scores import score_episodes
-
-#: Each run seed has so many episode seeds of its own.
-EPISODES_PER_SEED = 1_000_000
-
-
-@dataclass(frozen=True)
-class Block:
-    """Episodes of one epoch, and the seconds it took to collect them."""
-
-    episodes: list[Episode]
-    seconds: float
-
-    @property
-    def env_steps(self) -> int:
-        """Environment steps in all."""
-        return sum(len(episode) for episode in self.episodes)
-
-
-def collect_block(workers: RolloutWorkers, policy: NumpyPolicy, first_seed: int, env_steps: int) -> Block:
-    """Run whole episodes, seed after seed, until there are at least ``env_steps`` steps.
-
-    Each round asks for as many episodes as would do if all ran to the time limit, so the block depends on the seeds and
-    the policy alone, not on the number of workers.
-    """
-    start = time.perf_counter()
-    block = Block([], 0.0)
-    while (missing := env_steps - block.env_steps) > 0:
-        seed = first_seed + len(block.episodes)
-        count = math.ceil(missing / workers.spaces.horizon)
-        block.episodes.extend(workers.rollout(policy, range(seed, seed + count)))
-    return Block(block.episodes, time.perf_counter() - start)
 
 
 class EnvironmentInteraction(Callback):

@@ -25,11 +25,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from awac_pl.datasets.cloned import cloning_result
 from awac_pl.datasets.minari_io import data_file
 from awac_pl.errors import first_line
+from awac_pl.files import write_text
 from awac_pl.policies.products import processor
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.report.page import write_report
-from awac_pl.runs.folder import read_metrics, write_metrics, write_text, x_axis
-from awac_pl.runs.scores import score_run, wilson_interval
+from awac_pl.report.statistics import wilson_interval
+from awac_pl.runs.metrics import read_metrics, write_metrics, x_axis
+from awac_pl.runs.summary import score_run
 from awac_pl.tracking.logger import RunLogger
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The callback that makes videos, and what it shares with ``awac record``: whose episodes, and into which files."""
+"""The callback that makes videos, and what it shares with ``awac video``: whose episodes, and into which files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lightning.pytorch.callbacks import Callback
 from awac_pl.algorithms.awac import AWAC
 from awac_pl.datasets.cloned import cloned_policy
 from awac_pl.envs.rendering import makes_pictures, render_clips
+from awac_pl.envs.seeds import EVALUATION_SEEDS
 from awac_pl.envs.video import check_ffmpeg, check_size, make_grid, write_video
 from awac_pl.errors import AwacError, first_line
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.replay.data_module import ReplayDataModule
-from awac_pl.replay.streams import EVALUATION_SEEDS
 
 log = logging.getLogger(__name__)
 

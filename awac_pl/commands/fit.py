@@ -26,7 +26,8 @@ from awac_pl.callbacks.run_writer import RunRecord, SaveRunConfig
 from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.errors import AwacError, nearest
 from awac_pl.replay.data_module import ReplayDataModule
-from awac_pl.runs.folder import RunFolder, choose_run_folder, git_commit, run_of
+from awac_pl.runs.folder import RunFolder, choose_run_folder, run_of
+from awac_pl.runs.manifest import git_commit
 from awac_pl.tracking.destination import find_place
 from awac_pl.tracking.logger import RunLogger
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 
 from awac_pl import __version__
 from awac_pl.errors import AwacError
+
+#: Commands of Lightning's own command line, which ``fit.py`` extends.
+LIGHTNING = ("fit", "validate", "test")
+#: Every other command, and the file that runs it. ``record`` is the old name of ``video``.
+OWN = {name: name for name in ("sync", "data", "video", "export", "deploy", "report")} | {"record": "video"}
 
 DESCRIPTION = """\
 Offline-to-online reinforcement learning with AWAC.
@@ -17,7 +23,7 @@ commands:
   test       evaluate a checkpoint on 100 episodes
   sync       send runs to MLflow that it could not be told of at the time
   data       list, inspect, import, mend, choose, join, split, export and clone datasets
-  record     render episodes of a checkpoint's policy as a video
+  video      render episodes of a checkpoint's policy as a video
   export     a checkpoint's policy as ONNX, safetensors and an MLflow model, with a contract
   deploy     act with an exported policy, without torch
   report     figures, tables and videos of runs on one page
@@ -29,7 +35,7 @@ examples:
   awac test --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
   awac sync runs/pen-quick-seed0
   awac data inspect my_demonstrations.npz --task pen
-  awac record --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --before
+  awac video --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --before
   awac export --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --to exported/pen
   awac report runs/pen-quick-seed0
   awac fit --help     every argument of the model, the data and the trainer
@@ -45,34 +51,15 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser("awac", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"awac_pl {__version__}")
-    commands = ["fit", "validate", "test", "sync", "data", "record", "export", "deploy", "report"]
-    parser.add_argument("command", choices=commands, metavar="command")
+    parser.add_argument("command", choices=[*LIGHTNING, *OWN], metavar="command")
     command = parser.parse_args(arguments[:1]).command
     try:
-        if command == "data":
-            from awac_pl.commands import data as data_cli
-
-            data_cli.run(arguments[1:])
-        elif command == "sync":
-            from awac_pl.commands import sync as sync_cli
-
-            sync_cli.run(arguments[1:])
-        elif command == "record":
-            from awac_pl.commands import video as record_cli
-
-            record_cli.run(arguments[1:])
-        elif command in ("export", "deploy"):
-            from awac_pl.commands import export as export_cli
-
-            (export_cli.export if command == "export" else export_cli.deploy)(arguments[1:])
-        elif command == "report":
-            from awac_pl.report import page as report
-
-            report.run(arguments[1:])
-        else:
+        if command in LIGHTNING:
             from awac_pl.commands.fit import run
 
             run(arguments)
+        else:
+            import_module(f"awac_pl.commands.{OWN[command]}").run(arguments[1:])
     except AwacError as error:
         print(f"awac: error: {error}", file=sys.stderr)
         return 2

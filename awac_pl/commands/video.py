@@ -1,4 +1,4 @@
-"""``awac record``: episodes of a checkpoint's policy as a video, beside the policy that it began with."""
+"""``awac video``: episodes of a checkpoint's policy as a video, beside the policy that it began with."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  awac record --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
-  awac record --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --before --episodes 8
-  awac record --ckpt_path runs/pen-quick-seed0/checkpoints/best.ckpt --seeds 7,8,9 --stochastic --to best.mp4
-  awac record --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --single --every 1 --size 640x480 --to films
+  awac video --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
+  awac video --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --before --episodes 8
+  awac video --ckpt_path runs/pen-quick-seed0/checkpoints/best.ckpt --seeds 7,8,9 --stochastic --to best.mp4
+  awac video --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --single --every 1 --size 640x480 --to films
 
 Without a display, MuJoCo renders in software through EGL (Debian: apt install libegl1 libgl1-mesa-dri).
 """
 
 
 def run(arguments: list[str]) -> None:
-    """Run ``awac record``.
+    """Run ``awac video``.
 
     Raises:
         AwacError: what was asked for cannot be had.
@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "awac record", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        "awac video", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint in a run folder, whose config.yaml says the task")
     parser.add_argument("--to", type=Path, help="a .mp4 or .gif file, or a folder for both (default: the run's videos/)")
@@ -105,7 +105,8 @@ def _run_and_task(checkpoint: Path) -> tuple[Run, Task]:
 def _cloned(datasets: list[dict[str, Any]], deterministic: bool) -> dict[str, NumpyPolicy]:
     """The cloned policy of a run; where it is not the run's own, or not there, a line says so."""
     from awac_pl.callbacks.video_recorder import policy_before
-    from awac_pl.datasets.catalog import data_file, file_digest
+    from awac_pl.datasets.catalog import data_file
+    from awac_pl.files import file_digest
 
     for facts in datasets:
         name = str(facts.get("id"))
@@ -130,7 +131,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _seeds(options: argparse.Namespace) -> list[int]:
-    from awac_pl.replay.streams import EVALUATION_SEEDS
+    from awac_pl.envs.seeds import EVALUATION_SEEDS
 
     if options.seeds is None:
         return list(range(EVALUATION_SEEDS, EVALUATION_SEEDS + options.episodes))

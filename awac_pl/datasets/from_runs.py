@@ -11,13 +11,10 @@ from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
 from awac_pl.datasets.minari_io import save_dataset
 from awac_pl.datasets.relabelling import make_episode
 from awac_pl.envs.rollouts import RolloutWorkers
+from awac_pl.envs.seeds import RECORDING_SEEDS
 from awac_pl.envs.tasks import Task, inspect_spaces, scale_action
-from awac_pl.episode import Episode
+from awac_pl.episode import Episode, score_episodes
 from awac_pl.errors import DatasetError
-from awac_pl.runs.scores import score_episodes
-
-#: Seeds of recorded episodes: above those of clones, below those of evaluations.
-RECORDING_SEEDS = 2_000_000_000
 
 
 def record_policy(

@@ -17,12 +17,13 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from awac_pl.datasets.catalog import check_dataset_id, file_digest
+from awac_pl.datasets.catalog import check_dataset_id
 from awac_pl.datasets.minari_io import count_successes, save_dataset
 from awac_pl.datasets.relabelling import make_episode
 from awac_pl.datasets.safe_hdf5 import read_array, unreadable
 from awac_pl.envs.tasks import Task, inspect_spaces
 from awac_pl.errors import DatasetError
+from awac_pl.files import file_digest
 
 Format = Literal["dapg", "rlkit", "d4rl", "npz"]
 SUFFIXES: dict[str, Format] = {

@@ -19,20 +19,13 @@ import h5py
 import numpy as np
 
 from awac_pl import __version__
-from awac_pl.datasets.catalog import (
-    POLICY_FILE,
-    check_dataset_id,
-    check_environment,
-    data_file,
-    file_digest,
-    local_root,
-    read_metadata,
-)
+from awac_pl.datasets.catalog import POLICY_FILE, check_dataset_id, check_environment, data_file, local_root, read_metadata
 from awac_pl.datasets.relabelling import make_episode
 from awac_pl.datasets.safe_hdf5 import read_array, read_group, unreadable
 from awac_pl.envs.tasks import Spaces, Task, scale_action, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError, first_line
+from awac_pl.files import file_digest
 from awac_pl.policies.numpy_policy import NumpyPolicy
 
 

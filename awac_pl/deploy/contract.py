@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from awac_pl.errors import AwacError, first_line
+from awac_pl.files import file_digest
 
 #: Version of the folder's format. A reader refuses what it does not know.
 FORMAT = 1
@@ -46,7 +47,7 @@ class Contract:
 
 def write_contract(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write ``contract.json`` beside the files of an export; returns what it holds: the facts, and digests of all files."""
-    digests = {name: _file_digest(folder / name) for name in (ONNX, WEIGHTS, EXAMPLES)}
+    digests = {name: file_digest(folder / name) for name in (ONNX, WEIGHTS, EXAMPLES)}
     body = {"format": FORMAT, **facts, "sha256": digests}
     body["sha256"] = {**digests, CONTRACT: _digest(body)}
     (folder / CONTRACT).write_text(json.dumps(body, indent=2) + "\n")
@@ -74,7 +75,7 @@ def read_contract(folder: Path) -> Contract:
     if digests.pop(CONTRACT, None) != _digest({**body, "sha256": digests}):
         raise AwacError(f"{path}: was changed after the export; export the policy anew")
     for name, digest in digests.items():
-        if not (folder / name).is_file() or _file_digest(folder / name) != digest:
+        if not (folder / name).is_file() or file_digest(folder / name) != digest:
             raise AwacError(f"{folder / name}: is not the file that was exported; export the policy anew")
     return Contract(
         env_id=body["env_id"],
@@ -85,10 +86,6 @@ def read_contract(folder: Path) -> Contract:
         action_high=np.array(body["action"]["high"], dtype=np.float32),
         facts=body,
     )
-
-
-def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _digest(body: Mapping[str, Any]) -> str:

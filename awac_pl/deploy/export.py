@@ -27,7 +27,8 @@ from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.onnx_graph import policy_graph
-from awac_pl.runs.folder import git_commit, run_of
+from awac_pl.runs.folder import run_of
+from awac_pl.runs.manifest import git_commit
 
 if TYPE_CHECKING:
     import gymnasium

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from awac_pl.deploy.contract import CONTRACT, EXAMPLES, ONNX, read_contract
 from awac_pl.errors import AwacError, first_line
-from awac_pl.tracking.destination import Place, checked_uri
+from awac_pl.tracking.destination import Place
 
 if TYPE_CHECKING:  # slow to import
     import mlflow
@@ -53,30 +52,6 @@ def save_mlflow_model(folder: Path, sizes: tuple[int, int]) -> None:
     for artifact in flavour["artifacts"].values():
         artifact["uri"] = artifact["path"]
     model.save(folder / MLFLOW_MODEL / "MLmodel")
-
-
-def mlflow_client(uri: str | None = None) -> mlflow.MlflowClient:
-    """A connection to a tracking server that answers.
-
-    Args:
-        uri: of the server; ``$MLFLOW_TRACKING_URI`` by default, else ``mlflow.db`` in the working folder.
-
-    Raises:
-        AwacError: it does not.
-    """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # by default MLflow retries a dead server for minutes
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    import mlflow
-
-    uri = checked_uri(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
-    if uri == "none":
-        raise AwacError("MLflow is switched off (none), so there is nowhere to register; pass --mlflow_uri")
-    client = mlflow.MlflowClient(uri)
-    try:
-        client.search_experiments(max_results=1)
-    except Exception as error:
-        raise AwacError(f"MLflow at {client.tracking_uri} cannot be used: {first_line(error)}") from error
-    return client
 
 
 def register_policy(folder: Path, name: str, client: mlflow.MlflowClient) -> str:

@@ -7,14 +7,16 @@ on the order in which they finish.
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import pickle
 import signal
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, cast
 
@@ -248,3 +250,31 @@ def one_thread() -> contextlib.AbstractContextManager:
     import threadpoolctl
 
     return threadpoolctl.threadpool_limits(limits=1)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Episodes of one epoch, and the seconds it took to collect them."""
+
+    episodes: list[Episode]
+    seconds: float
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps in all."""
+        return sum(len(episode) for episode in self.episodes)
+
+
+def collect_block(workers: RolloutWorkers, policy: NumpyPolicy, first_seed: int, env_steps: int) -> Block:
+    """Run whole episodes, seed after seed, until there are at least ``env_steps`` steps.
+
+    Each round asks for as many episodes as would do if all ran to the time limit, so the block depends on the seeds and
+    the policy alone, not on the number of workers.
+    """
+    start = time.perf_counter()
+    block = Block([], 0.0)
+    while (missing := env_steps - block.env_steps) > 0:
+        seed = first_seed + len(block.episodes)
+        count = math.ceil(missing / workers.spaces.horizon)
+        block.episodes.extend(workers.rollout(policy, range(seed, seed + count)))
+    return Block(block.episodes, time.perf_counter() - start)

@@ -14,13 +14,15 @@ import lightning
 from tensordict import TensorDict
 from torch import Tensor
 
-from awac_pl.datasets.catalog import check_environment, data_file, file_digest, find_dataset, read_metadata
+from awac_pl.datasets.catalog import check_environment, data_file, find_dataset, read_metadata
 from awac_pl.datasets.cloned import OLD_RECIPE, clone_dataset, clone_recipe, cloned_id, is_cloned
 from awac_pl.datasets.downloading import fetch_dataset
 from awac_pl.datasets.minari_io import read_episodes
 from awac_pl.envs.rollouts import RolloutWorkers
+from awac_pl.envs.seeds import RUN_SEEDS
 from awac_pl.envs.tasks import TASKS, RewardKind, Spaces, Task, find_task, inspect_spaces, uses_binary_reward
 from awac_pl.errors import AwacError, DatasetError
+from awac_pl.files import file_digest
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.replay.buffer import Replay, merge_states
 from awac_pl.replay.streams import ChunkStream, SeedStream
@@ -113,8 +115,10 @@ class ReplayDataModule(lightning.LightningDataModule):
             raise AwacError("data.datasets is empty; name at least one, for example awac/pen/expert-v0")
         if updates_per_epoch % chunk_size:
             raise AwacError(f"data.updates_per_epoch {updates_per_epoch} is no multiple of data.chunk_size {chunk_size}")
-        if not 0 <= seed < 1000:
-            raise AwacError(f"seed_everything is {seed}; choose 0 to 999, above it episodes would meet those of evaluation")
+        if not 0 <= seed < RUN_SEEDS:
+            raise AwacError(
+                f"seed_everything is {seed}; choose 0 to {RUN_SEEDS - 1}, above it episodes would meet those of evaluation"
+            )
         if n_step < 1:
             raise AwacError(f"data.n_step is {n_step}; it must be at least 1")
         for name, ratio in (("offline_ratio", offline_ratio), ("demonstration_ratio", demonstration_ratio)):

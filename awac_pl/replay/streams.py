@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 
 from tensordict import TensorDict
 
+from awac_pl.envs.seeds import EVALUATION_SEEDS
 from awac_pl.parallel.ranks import rank, world_size
-
-#: Evaluation episodes have the seeds from here on; training and cloned episodes lie below.
-EVALUATION_SEEDS = 3_000_000_000
 
 
 class ChunkStream:

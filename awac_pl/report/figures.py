@@ -19,9 +19,9 @@ import numpy as np
 
 from awac_pl.files import replacing
 from awac_pl.report import published
+from awac_pl.report.statistics import FEWEST_SEEDS, bootstrap_interval, wilson_interval
 from awac_pl.runs.grouping import Group
 from awac_pl.runs.reading import Run, clip, number_of
-from awac_pl.runs.scores import FEWEST_SEEDS, bootstrap_interval, wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,11 +1,9 @@
-"""``awac report``: figures, tables, videos and facts of some runs on one page that needs nothing else."""
+"""The page of a report: figures, tables, videos and facts of some runs, in one file that needs nothing else."""
 
 from __future__ import annotations
 
-import argparse
 import base64
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ from markupsafe import Markup
 from awac_pl.errors import AwacError
 from awac_pl.files import replacing
 from awac_pl.report.tables import Table, origin_tables, result_tables
-from awac_pl.runs.folder import shown_command
 from awac_pl.runs.grouping import Group, group_runs
+from awac_pl.runs.manifest import shown_command
 from awac_pl.runs.reading import Run, read_runs
 
 #: Kinds of files in ``<run>/videos`` that a browser shows.
@@ -26,36 +24,6 @@ KINDS = {".gif": "image/gif", ".png": "image/png", ".mp4": "video/mp4", ".webm":
 FIRST = ("before", "after", "last", "best")
 #: Bytes of videos on one page; what does not fit is named instead.
 VIDEO_BYTES = 64_000_000
-
-EXAMPLES = """\
-examples:
-  awac report                                        the runs in runs/, to report.html
-  awac report runs/pen-quick-seed0 --to pen.html
-  awac report runs/pen-quick-seed* --figures figures --published
-  awac report runs --markdown                        prints the tables, too
-"""
-
-
-def run(arguments: list[str]) -> None:
-    """Run ``awac report …``.
-
-    Raises:
-        AwacError: a folder holds no run that can be reported.
-    """
-    parser = argparse.ArgumentParser(
-        "awac report", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")],
-                        help="run folders, or folders that hold some (default: runs)")  # fmt: skip
-    parser.add_argument("--to", type=Path, default=Path("report.html"), help="page to write (default: %(default)s)")
-    parser.add_argument("--figures", type=Path, help="folder for the figures as PNG and SVG")
-    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
-    parser.add_argument("--published", action="store_true", help="draw what others have published for pen and door")
-    options = parser.parse_args(arguments)
-    tables = write_report(options.runs, options.to, figures=options.figures, compare=options.published)
-    if options.markdown:
-        print("\n".join(table.markdown() for table in tables))
-    print(f"{options.to}  {options.to.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
 
 
 def write_report(

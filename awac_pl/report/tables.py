@@ -10,17 +10,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
+from awac_pl.report.statistics import FEWEST_SEEDS, bootstrap_interval, interquartile_mean, mean_over_seeds, wilson_interval
 from awac_pl.runs.grouping import Group, differences
-from awac_pl.runs.reading import REPORTED_STEPS, Run, stages
-from awac_pl.runs.scores import (
-    FEWEST_SEEDS,
-    all_returns,
-    bootstrap_interval,
-    interquartile_mean,
-    mean_over_seeds,
-    score_run,
-    wilson_interval,
-)
+from awac_pl.runs.reading import Run
+from awac_pl.runs.summary import REPORTED_STEPS, all_returns, score_run, stages
 
 NOTHING = "-"
 

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ from typing import Any
 import yaml
 
 from awac_pl.errors import AwacError, first_line
-from awac_pl.runs.folder import REPETITION, RunFolder, flatten, read_metrics, x_axis
-from awac_pl.runs.scores import evaluation_at
+from awac_pl.runs.folder import RunFolder
+from awac_pl.runs.manifest import REPETITION, flatten
+from awac_pl.runs.metrics import read_metrics, x_axis
 
 #: Formats of a manifest that can be read; one without the field is of format 1.
 FORMATS = (1,)
-#: Online environment steps at which success is reported, as far as a run gets.
-REPORTED_STEPS = (50_000, 100_000, 200_000, 300_000, 500_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,27 +109,6 @@ def clip(text: str, length: int) -> str:
 def within(name: str, groups: Sequence[str]) -> bool:
     """Whether a setting is one of these, or lies in one of these groups of settings."""
     return any(name == group or name.startswith(f"{group}.") for group in groups)
-
-
-def stages(run: Run) -> dict[str, tuple[float, float]]:
-    """Success rate and episodes of the evaluation that closes each stage, as far as there is one.
-
-    Returns:
-        ``after cloning``, ``after pretraining``, ``at 50k steps`` and so on, ``after fine-tuning``: the last online
-        evaluation, of a finished run only. A rate is NaN where success is unknown.
-    """
-    found = {"after cloning": run.cloned} if run.cloned else {}
-    evaluations = run.evaluations
-    before = [row for row in evaluations if row["env_steps"] == 0]
-    closing: dict[str, Mapping[str, float] | None] = {"after pretraining": before[-1] if before else None}
-    closing |= {f"at {steps // 1000}k steps": evaluation_at(evaluations, steps) for steps in REPORTED_STEPS}
-    closing["after fine-tuning"] = (
-        evaluations[-1] if run.finished and evaluations and evaluations[-1]["env_steps"] > 0 else None
-    )
-    for name, row in closing.items():
-        if row is not None:
-            found[name] = (row.get("eval/success_rate", math.nan), row["eval/episodes"])
-    return found
 
 
 def read_run(folder: Path) -> Run:

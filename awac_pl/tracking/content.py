@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from awac_pl.runs.folder import flatten, read_logged, read_metrics, shown_command, x_axis
+from awac_pl.runs.manifest import flatten, shown_command
+from awac_pl.runs.metrics import read_logged, read_metrics, x_axis
 
 #: (metric, step) to (time in ms, value).
 Points = dict[tuple[str, int], tuple[int, float]]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from awac_pl.errors import AwacError, first_line
-from awac_pl.runs.folder import write_text
+from awac_pl.files import write_text
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from awac_pl.runs.folder import append_logged
+from awac_pl.runs.metrics import append_logged
 from awac_pl.tracking.destination import Place
 from awac_pl.tracking.mirror import Mirror, reason
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from awac_pl.errors import AwacError, first_line
+from awac_pl.tracking.client import set_timeouts
 from awac_pl.tracking.content import Points, describe, milliseconds, parameters_of, points_of
 from awac_pl.tracking.destination import Place
 from awac_pl.tracking.parent_run import find_parent, latest_values, summarise
@@ -63,10 +64,7 @@ class Mirror:
     def client(self) -> MlflowClient:
         """Of MLflow; the first time takes seconds, and more where a SQLite file has to be made."""
         if self._client is None:
-            # The next look is the retry: by default MLflow tries a dead server for minutes.
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+            set_timeouts()  # the next look is another try
             from mlflow import MlflowClient
 
             for name, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING), ("urllib3", logging.ERROR)):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from awac_pl.runs.folder import REPETITION
+from awac_pl.runs.manifest import REPETITION
 
 if TYPE_CHECKING:  # slow to import
     from mlflow import MlflowClient

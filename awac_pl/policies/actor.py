@@ -1,0 +1,136 @@
+"""The policy as a network, and the normalisation of what it sees."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from awac_pl.policies.numpy_policy import NumpyPolicy
+from awac_pl.policies.products import DenseFunction, Engine, choose_engine, usable
+
+#: Number of observations, the sum of each component, and of its square.
+Moments = tuple[int, list[float], list[float]]
+
+
+def moments(observations: Tensor) -> Moments:
+    """Of observations ``[N, O]``."""
+    rows = observations.double()
+    return len(rows), rows.sum(dim=0).tolist(), rows.square().sum(dim=0).tolist()
+
+
+class Normalizer(nn.Module):
+    """``(s - mean) / scale`` per component of the observation, with the moments of recorded observations.
+
+    Adroit's positions vary by centimetres and its joints by a radian. A network that gets both as they are hardly sees
+    where the door is: from 25 human demonstrations a clone opens it never, and with normalised observations now and then.
+
+    Args:
+        observation_dim: O.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    #: A component that hardly varies in the data is magnified at most a hundred times.
+    SMALLEST_SCALE = 0.01
+
+    def __init__(self, observation_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(observation_dim))
+        self.register_buffer("scale", torch.ones(observation_dim))
+
+    def measure(self, parts: Iterable[Moments]) -> None:
+        """Take the mean and the deviation of observations, whose ``moments`` may come in several parts."""
+        counts, sums, squares = (torch.tensor(part, dtype=torch.float64) for part in zip(*parts, strict=True))
+        mean = sums.sum(dim=0) / counts.sum()
+        variance = (squares.sum(dim=0) / counts.sum() - mean.square()).clamp(min=0)
+        self.mean.copy_(mean)
+        self.scale.copy_(variance.sqrt().clamp(min=self.SMALLEST_SCALE))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``[..., O]``."""
+        return (observation - self.mean) / self.scale
+
+    def fold_into(self, policy: NumpyPolicy) -> NumpyPolicy:
+        """The same policy for observations as they are."""
+        return policy.normalizing(self.mean.cpu().numpy(), self.scale.cpu().numpy())
+
+
+class Actor(nn.Module):
+    """Gaussian policy: ``mean = tanh(mlp(s))``, a log standard deviation per action that does not depend on s.
+
+    The log standard deviation passes a sigmoid into ``log_std_range``. The density is a plain Normal around the mean,
+    without a correction for squashing, as in the authors' code.
+
+    Args:
+        observation_dim: O.
+        action_dim: A.
+        hidden_sizes: width of each hidden ReLU layer.
+        log_std_range: lower and upper bound of the log standard deviation.
+        initial_std: standard deviation before training; must lie inside the range.
+
+    ``engine`` says which library multiplies; see ``products.py``.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        hidden_sizes: Sequence[int] = (256, 256),
+        log_std_range: tuple[float, float] = (-6.0, 0.0),
+        initial_std: float = 0.05,
+    ) -> None:
+        super().__init__()
+        sizes = [observation_dim, *hidden_sizes, action_dim]
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+        self.engine: Engine = choose_engine()
+        self.log_std_range = log_std_range
+        low, high = log_std_range
+        share = (math.log(initial_std) - low) / (high - low)
+        if not 0 < share < 1:
+            raise ValueError(f"initial_std {initial_std} lies outside exp({low}) to exp({high})")
+        self.std_logit = nn.Parameter(torch.full((action_dim,), math.log(share / (1 - share))))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Mean action ``[B, A]`` in (-1, 1)."""
+        hidden, last = observation, len(self.layers) - 1
+        fast = self.engine == "onednn" and usable(observation, self.std_logit)
+        for index, layer in enumerate(cast(list[nn.Linear], list(self.layers))):
+            if fast:
+                hidden = DenseFunction.apply(hidden, layer.weight.t(), layer.bias, index < last, self.engine)
+            else:
+                hidden = layer(hidden)
+                hidden = hidden.relu_() if index < last else hidden
+        return torch.tanh(hidden)
+
+    @property
+    def log_std(self) -> Tensor:
+        """``[A]``."""
+        low, high = self.log_std_range
+        return low + (high - low) * torch.sigmoid(self.std_logit)
+
+    def log_prob(self, mean: Tensor, action: Tensor) -> Tensor:
+        """Log density ``[B]`` of actions ``[B, A]`` around means ``[B, A]``."""
+        log_std = self.log_std
+        standardised = (action - mean) * torch.exp(-log_std)
+        constant = log_std.sum() + 0.5 * math.log(2 * math.pi) * log_std.numel()
+        return -0.5 * standardised.square().sum(dim=-1) - constant
+
+    def sample(self, mean: Tensor) -> Tensor:
+        """Actions ``[B, A]`` around means ``[B, A]``, not clipped; a gradient reaches the means, not the deviation."""
+        return mean + torch.randn_like(mean) * self.log_std.detach().exp()
+
+    def to_numpy(self, deterministic: bool = False) -> NumpyPolicy:
+        """A snapshot for workers; later training does not change it."""
+        layers = cast(list[nn.Linear], list(self.layers))
+        return NumpyPolicy(
+            weights=tuple(layer.weight.data.cpu().numpy().T.copy() for layer in layers),
+            biases=tuple(layer.bias.data.cpu().numpy().copy() for layer in layers),
+            std=self.log_std.detach().exp().cpu().numpy().copy(),
+            deterministic=deterministic,
+        )

@@ -1,0 +1,64 @@
+"""Statistics over episodes and seeds: means, intervals. Numpy; scipy for intervals over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+#: Seeds below which no interval over seeds is given: resampling two numbers says nothing of the third.
+FEWEST_SEEDS = 3
+
+
+def wilson_interval(successes: float, episodes: float, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a success rate (Wilson 1927); ``z`` is the normal quantile, 95 % by default.
+
+    Raises:
+        ValueError: no episodes.
+    """
+    if episodes <= 0:
+        raise ValueError("no episodes to score")
+    rate = successes / episodes
+    centre = rate + z * z / (2 * episodes)
+    spread = z * math.sqrt(rate * (1 - rate) / episodes + z * z / (4 * episodes * episodes))
+    scale = 1 + z * z / episodes
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def mean_over_seeds(*tasks: np.ndarray, axis: int = 0) -> np.ndarray:
+    """The mean over the seeds of a task; over several tasks the mean of their means, whatever their numbers of seeds."""
+    return np.mean([np.mean(values, axis=axis) for values in tasks], axis=0)
+
+
+def interquartile_mean(*tasks: np.ndarray, axis: int = 0) -> np.ndarray:
+    """The mean without the lowest and the highest quarter of the seeds of all tasks (Agarwal et al. 2021).
+
+    Whole seeds are left out: of three none, so that it is their mean; of four to seven the lowest and the highest one.
+    """
+    from scipy.stats import trim_mean
+
+    return trim_mean(np.concatenate(tasks, axis=axis), 0.25, axis=axis)
+
+
+def bootstrap_interval(
+    tasks: Sequence[np.ndarray], statistic: Callable[..., np.ndarray] = mean_over_seeds
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """95 % percentile interval over seeds, each task's seeds resampled by themselves (stratified bootstrap).
+
+    Args:
+        tasks: for each task ``[S]`` or ``[S, ...]``, one value (or array of them) a seed.
+        statistic: called as ``statistic(*tasks, axis=...)``.
+
+    Returns:
+        Its ends, each shaped like the statistic; None where a task has fewer than ``FEWEST_SEEDS`` seeds.
+    """
+    if min(len(values) for values in tasks) < FEWEST_SEEDS:
+        return None
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        tasks, statistic, n_resamples=4000, axis=0, vectorized=True, method="percentile",
+        random_state=np.random.default_rng(0),
+    )  # fmt: skip
+    return found.confidence_interval.low, found.confidence_interval.high
