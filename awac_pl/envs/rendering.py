@@ -6,24 +6,22 @@ graphics driver that dies takes its process along.
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import gymnasium
 import numpy as np
 from tqdm import tqdm
 
-from awac_pl.envs.rollouts import one_thread, run_episode
+from awac_pl.envs.rollouts import run_episode
 from awac_pl.envs.tasks import Task, inspect_spaces, make_environment
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
+from awac_pl.parallel.executor import Executor, WorkerError
 from awac_pl.policies.numpy_policy import NumpyPolicy
 
 #: Cameras of tasks whose own one stands far off (metres), over what the environment sets.
@@ -185,85 +183,43 @@ def _render(
     num_workers: int,
     on_clip: Callable[[], object],
 ) -> list[Clip]:
-    """One clip per job, in order; each process takes every n-th job."""
-    context = multiprocessing.get_context("spawn")
-    processes: list[multiprocessing.process.BaseProcess] = []
-    waiting: dict[Connection, list[int]] = {}
-    clips: list[Clip | None] = [None] * len(jobs)
-
-    def start() -> None:
-        number = len(processes)
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(
-            target=_serve, args=(theirs, task, jobs[number::num_workers], size, every, backend), daemon=True
-        )
-        process.start()
-        processes.append(process)
-        theirs.close()
-        waiting[ours] = list(range(number, len(jobs), num_workers))
-
+    """One clip per job, in order."""
+    workers = Executor(partial(_Renderer, task, size, every, backend), num_workers)
     try:
-        start()
-        while waiting:
-            for ready in wait(list(waiting)):
-                connection = cast(Connection, ready)
-                try:
-                    outcome = connection.recv()
-                except (EOFError, OSError):
-                    raise _NoGraphicsError("the process that renders died") from None
-                if isinstance(outcome, RenderingError):
-                    raise outcome
-                if outcome is None:  # it can draw, so the others can
-                    while len(processes) < min(num_workers, len(jobs)):
-                        start()
-                    continue
-                clips[waiting[connection].pop(0)] = outcome
-                on_clip()
-                if not waiting[connection]:
-                    del waiting[connection]
+        return workers.map(jobs, on_clip)
+    except WorkerError:
+        raise _NoGraphicsError("the process that renders died") from None
     finally:
-        for process in processes:
-            process.terminate()
-            process.join()
-    return cast(list[Clip], clips)
+        workers.close()
 
 
-def _serve(
-    connection: Connection,
-    task: Task,
-    jobs: Sequence[tuple[str, NumpyPolicy, int]],
-    size: tuple[int, int],
-    every: int,
-    backend: str | None,
-) -> None:
-    """A renderer's life: None once it can draw, a clip per job, or the error that ended it. Ctrl-C is for the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.unraisablehook = lambda _: None  # a viewer that failed fails again when it is deleted; once is enough
-    if backend is not None:
-        os.environ["MUJOCO_GL"] = backend
-    whole = replace(task, terminate_on_success=False)
-    with contextlib.suppress(OSError), one_thread():  # the parent may be gone
+class _Renderer:
+    """Makes the clips of a worker process. Fails at once where nothing can be drawn."""
+
+    def __init__(self, task: Task, size: tuple[int, int], every: int, backend: str | None) -> None:
+        sys.unraisablehook = lambda _: None  # a viewer that failed fails again when it is deleted; once is enough
+        if backend is not None:
+            os.environ["MUJOCO_GL"] = backend
+        self.task = replace(task, terminate_on_success=False)
         try:
-            spaces = inspect_spaces(whole)
-            if not makes_pictures(whole):
+            self.spaces = inspect_spaces(self.task)
+            if not makes_pictures(self.task):
                 raise NoPicturesError(f"{task.env_id} makes no pictures (it has no render mode rgb_array)")
-            camera = Camera(_open(whole, size), size, every)
-            camera.reset(seed=0)  # the first picture tells whether there are graphics
-            connection.send(None)
-        except RenderingError as error:
-            connection.send(error)
-            return
+            self.camera = Camera(_open(self.task, size), size, every)
+            self.camera.reset(seed=0)  # the first picture tells whether there are graphics
+        except RenderingError:
+            raise
         except Exception as error:
-            connection.send(_NoGraphicsError(f"{type(error).__name__}: {first_line(error).rstrip('.')}"))
-            return
-        for label, policy, seed in jobs:
-            try:
-                episode = run_episode(camera, whole, spaces, policy, seed)
-            except Exception as error:
-                connection.send(RenderingError(f"{task.env_id}: seed {seed}: {first_line(error)}"))
-                return
-            clip = Clip(label=label, frames=np.stack(camera.frames), steps=np.array(camera.steps), episode=episode)
-            connection.send(clip)
+            raise _NoGraphicsError(f"{type(error).__name__}: {first_line(error).rstrip('.')}") from error
+
+    def __call__(self, job: tuple[str, NumpyPolicy, int]) -> Clip:
+        label, policy, seed = job
+        try:
+            episode = run_episode(self.camera, self.task, self.spaces, policy, seed)
+        except Exception as error:
+            raise RenderingError(f"{self.task.env_id}: seed {seed}: {first_line(error)}") from error
+        frames, steps = np.stack(self.camera.frames), np.array(self.camera.steps)
+        return Clip(label=label, frames=frames, steps=steps, episode=episode)
 
 
 def _open(task: Task, size: tuple[int, int]) -> gymnasium.Env:

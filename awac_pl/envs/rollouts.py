@@ -6,24 +6,20 @@ on the order in which they finish.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import multiprocessing
 import pickle
-import signal
-import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, make_environment, scale_action, uses_binary_reward
 from awac_pl.episode import Episode
+from awac_pl.parallel.executor import Executor, WorkerError
 from awac_pl.policies.numpy_policy import NumpyPolicy
 
 if TYPE_CHECKING:
@@ -93,8 +89,8 @@ def run_episode(environment: gymnasium.Env, task: Task, spaces: Spaces, policy: 
     )
 
 
-class RolloutWorkers:
-    """Processes that run episodes; started on first use, replaced when they die, closed by ``close``.
+class RolloutWorkers(Executor):
+    """Processes that run episodes of a task.
 
     Args:
         task: what to run.
@@ -104,12 +100,8 @@ class RolloutWorkers:
 
     def __init__(self, task: Task, num_workers: int, spaces: Spaces | None = None) -> None:
         self.task = task
-        self.num_workers = num_workers
         self.spaces = spaces or inspect_spaces(task)
-        self._lock = threading.Lock()
-        self._workers: dict[Connection, multiprocessing.process.BaseProcess] = {}
-        self._environment: gymnasium.Env | None = None
-        self._closed = False
+        super().__init__(partial(_Runner, self.spaces), num_workers, attempts=MAX_ATTEMPTS)
 
     def rollout(
         self,
@@ -130,126 +122,35 @@ class RolloutWorkers:
         Raises:
             RolloutError: an episode cannot be run.
         """
-        with self._lock:
-            if self._closed:
-                raise RolloutError("the rollout workers are closed")
-            task = replace(self.task, terminate_on_success=False) if whole_episodes else self.task
-            run = self._rollout_here if self.num_workers == 0 else self._rollout_in_workers
-            return run(task, policy, seeds, on_episode or (lambda: None))
+        task = replace(self.task, terminate_on_success=False) if whole_episodes else self.task
+        payload = pickle.dumps(policy)
+        try:
+            return self.map([(payload, task, seed) for seed in seeds], on_episode, name=lambda job: f"seed {job[2]}")
+        except WorkerError as error:
+            raise RolloutError(f"{self.task.env_id}: {error}") from error
+
+
+class _Runner:
+    """Runs the episodes of a worker, all in one environment."""
+
+    def __init__(self, spaces: Spaces) -> None:
+        self.spaces = spaces
+        self.environment: gymnasium.Env | None = None
+
+    def __call__(self, job: tuple[bytes, Task, int]) -> Episode:
+        payload, task, seed = job
+        try:
+            self.environment = self.environment or make_environment(task)
+            return run_episode(self.environment, task, self.spaces, pickle.loads(payload), seed)
+        except RolloutError:
+            raise
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            raise RolloutError(f"{task.env_id}: seed {seed}: {error!r} at {where.filename}:{where.lineno}") from error
 
     def close(self) -> None:
-        """End all workers; a rollout under way ends with ``RolloutError``. May be called twice."""
-        self._closed = True
-        for process in list(self._workers.values()):
-            process.terminate()
-        with self._lock:
-            for connection, process in self._workers.items():
-                connection.close()
-                process.join()
-            self._workers.clear()
-            if self._environment is not None:
-                self._environment.close()
-                self._environment = None
-
-    def _rollout_here(
-        self, task: Task, policy: NumpyPolicy, seeds: Sequence[int], on_episode: Callable[[], object]
-    ) -> list[Episode]:
-        if self._environment is None:
-            self._environment = make_environment(self.task)
-        episodes = []
-        for seed in seeds:
-            with one_thread():
-                episodes.append(run_episode(self._environment, task, self.spaces, policy, seed))
-            on_episode()
-        return episodes
-
-    def _rollout_in_workers(
-        self, task: Task, policy: NumpyPolicy, seeds: Sequence[int], on_episode: Callable[[], object]
-    ) -> list[Episode]:
-        while len(self._workers) < self.num_workers:
-            self._start_worker()
-        payload = pickle.dumps(policy)
-        waiting = deque((index, 1) for index in range(len(seeds)))
-        running: dict[Connection, tuple[int, int]] = {}
-        episodes: list[Episode | None] = [None] * len(seeds)
-        error: RolloutError | None = None
-        while running or (waiting and error is None):
-            for connection in [c for c in self._workers if c not in running]:
-                if not waiting or error is not None:
-                    break
-                index, attempt = waiting.popleft()
-                running[connection] = index, attempt
-                with contextlib.suppress(OSError):  # a dead worker: found out below
-                    connection.send((payload, task, seeds[index]))
-            for ready in wait(list(running)):
-                connection = cast(Connection, ready)
-                index, attempt = running.pop(connection)
-                try:
-                    outcome = connection.recv()
-                except (EOFError, OSError):
-                    self._replace_worker(connection)
-                    if attempt >= MAX_ATTEMPTS:
-                        error = RolloutError(
-                            f"{self.task.env_id}: seed {seeds[index]}: the worker died {attempt} times in a row"
-                        )
-                    else:
-                        waiting.appendleft((index, attempt + 1))
-                    continue
-                if isinstance(outcome, Episode):
-                    episodes[index] = outcome
-                    on_episode()
-                else:
-                    error = RolloutError(outcome)
-        if error is not None:
-            raise error
-        return episodes  # type: ignore[return-value]
-
-    def _start_worker(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self.spaces), daemon=True)
-        process.start()
-        theirs.close()
-        self._workers[ours] = process
-
-    def _replace_worker(self, connection: Connection) -> None:
-        if self._closed:
-            raise RolloutError("the rollout workers were closed during a rollout")
-        process = self._workers.pop(connection)
-        connection.close()
-        process.join(timeout=5)
-        self._start_worker()
-
-
-def _serve(connection: Connection, spaces: Spaces) -> None:
-    """A worker's life: seeds in, episodes out, until the pipe closes. Ctrl-C is for the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    environment = None
-    with one_thread():
-        while True:
-            try:
-                payload, task, seed = connection.recv()
-            except (EOFError, OSError):
-                return
-            try:
-                environment = environment or make_environment(task)
-                outcome: Episode | str = run_episode(environment, task, spaces, pickle.loads(payload), seed)
-            except RolloutError as error:
-                outcome = str(error)
-            except Exception as error:
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                outcome = f"{task.env_id}: seed {seed}: {error!r} at {where.filename}:{where.lineno}"
-            try:
-                connection.send(outcome)
-            except OSError:
-                return
-
-
-def one_thread() -> contextlib.AbstractContextManager:
-    """One BLAS thread: a policy is far too small for more, and more could change the last bit."""
-    import threadpoolctl
-
-    return threadpoolctl.threadpool_limits(limits=1)
+        if self.environment is not None:
+            self.environment.close()
 
 
 @dataclass(frozen=True)

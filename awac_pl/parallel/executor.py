@@ -1,0 +1,169 @@
+"""Jobs in worker processes, in the order in which they were given."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import pickle
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, cast
+
+#: Makes, inside a worker process, the function that does its jobs.
+Factory = Callable[[], Callable[[Any], Any]]
+
+
+class WorkerError(RuntimeError):
+    """Worker processes that died, or were closed while they worked."""
+
+
+class Executor:
+    """Processes that do jobs; started at first use, replaced when they die, ended by ``close``.
+
+    A job's result may depend on the job alone: which process does it, and when, is not fixed.
+
+    Args:
+        factory: called once in each process; it and the jobs are pickled.
+        num_workers: processes; 0 does the jobs in this process (for debuggers).
+        attempts: how often a job is given out when the process that does it dies.
+    """
+
+    def __init__(self, factory: Factory, num_workers: int, attempts: int = 1) -> None:
+        self.factory = factory
+        self.num_workers = num_workers
+        self.attempts = attempts
+        self._lock = threading.Lock()
+        self._workers: dict[Connection, multiprocessing.process.BaseProcess] = {}
+        self._here: Callable[[Any], Any] | None = None
+        self._closed = False
+
+    def map(
+        self,
+        jobs: Sequence[Any],
+        on_result: Callable[[], object] | None = None,
+        name: Callable[[Any], str] = str,
+    ) -> list[Any]:
+        """Do every job, and return the results in the order of the jobs. After an error no further job is begun.
+
+        Args:
+            jobs: each is pickled on its own.
+            on_result: called after each finished job (for a progress bar).
+            name: what to call a job in an error.
+
+        Raises:
+            WorkerError: the processes died or were closed.
+            Exception: what a job, or the factory, has raised.
+        """
+        with self._lock:
+            if self._closed:
+                raise WorkerError("the workers are closed")
+            done = on_result or (lambda: None)
+            return self._map_here(jobs, done) if self.num_workers == 0 else self._map_in_workers(jobs, done, name)
+
+    def close(self) -> None:
+        """End the processes; jobs under way end with ``WorkerError``. May be called twice."""
+        self._closed = True
+        for process in list(self._workers.values()):
+            process.terminate()
+        with self._lock:
+            for connection, process in self._workers.items():
+                connection.close()
+                process.join()
+            self._workers.clear()
+            if (end := getattr(self._here, "close", None)) is not None:
+                end()
+            self._here = None
+
+    def _map_here(self, jobs: Sequence[Any], done: Callable[[], object]) -> list[Any]:
+        self._here = self._here or self.factory()
+        results = []
+        for job in jobs:
+            with one_thread():
+                results.append(self._here(job))
+            done()
+        return results
+
+    def _map_in_workers(self, jobs: Sequence[Any], done: Callable[[], object], name: Callable[[Any], str]) -> list[Any]:
+        while len(self._workers) < min(self.num_workers, len(jobs)):
+            self._start()
+        waiting = deque((index, 1) for index in range(len(jobs)))
+        running: dict[Connection, tuple[int, int]] = {}
+        results: list[Any] = [None] * len(jobs)
+        error: Exception | None = None
+        while running or (waiting and error is None):
+            for connection in [c for c in self._workers if c not in running]:
+                if not waiting or error is not None:
+                    break
+                index, attempt = running[connection] = waiting.popleft()
+                with contextlib.suppress(OSError):  # it is dead, which the next lines find out
+                    connection.send(jobs[index])
+            for ready in wait(list(running)):
+                connection = cast(Connection, ready)
+                index, attempt = running.pop(connection)
+                try:
+                    failed, outcome = connection.recv()
+                except (EOFError, OSError):
+                    self._replace(connection)
+                    if attempt < self.attempts:
+                        waiting.appendleft((index, attempt + 1))
+                    else:
+                        times = f" {attempt} times in a row" if attempt > 1 else ""
+                        error = WorkerError(f"{name(jobs[index])}: the worker died{times}")
+                    continue
+                if failed:
+                    error = outcome
+                else:
+                    results[index] = outcome
+                    done()
+        if error is not None:
+            raise error
+        return results
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self.factory), daemon=True)
+        process.start()
+        theirs.close()
+        self._workers[ours] = process
+
+    def _replace(self, connection: Connection) -> None:
+        if self._closed:
+            raise WorkerError("the workers were closed while they worked")
+        process = self._workers.pop(connection)
+        connection.close()
+        process.join(timeout=5)
+        self._start()
+
+
+def _serve(connection: Connection, factory: Factory) -> None:
+    """Worker loop: one result per job until the pipe closes. Ignores SIGINT; the parent handles it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    work: Callable[[Any], Any] | None = None
+    with contextlib.suppress(EOFError, OSError), one_thread():
+        while True:
+            job = connection.recv()
+            try:
+                work = work or factory()
+                outcome = False, work(job)
+            except Exception as error:
+                outcome = True, _picklable(error)
+            connection.send(outcome)
+
+
+def _picklable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return WorkerError(repr(error))
+    return error
+
+
+def one_thread() -> contextlib.AbstractContextManager:
+    """One BLAS thread: a policy is far too small for more, and more could change the last bit."""
+    import threadpoolctl
+
+    return threadpoolctl.threadpool_limits(limits=1)
