@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
 from awac_pl.datasets.minari_io import save_dataset
-from awac_pl.datasets.relabelling import make_episode
+from awac_pl.datasets.relabelling import relabel_episode
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import RECORDING_SEEDS
 from awac_pl.envs.tasks import Task, inspect_spaces, scale_action
@@ -91,7 +91,7 @@ def record_replay(checkpoint: Path, target: str, task: Task) -> dict[str, float]
         ends = np.flatnonzero((rows["terminated"] | rows["truncated"]) & single)
         for first, last in zip([0, *(ends[:-1] + 1)], ends, strict=True):
             part = slice(first, last + 1)
-            episode, _ = make_episode(
+            episode, _ = relabel_episode(
                 np.concatenate([rows["observation"][part], rows["next_observation"][last : last + 1]]),
                 scale_action(rows["action"][part], spaces.action_low, spaces.action_high),
                 f"{checkpoint}: row {first}",

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from awac_pl.datasets.catalog import check_dataset_id
 from awac_pl.datasets.minari_io import count_successes, save_dataset
-from awac_pl.datasets.relabelling import make_episode
+from awac_pl.datasets.relabelling import relabel_episode
 from awac_pl.datasets.safe_hdf5 import read_array, unreadable
 from awac_pl.envs.tasks import Task, inspect_spaces
 from awac_pl.errors import DatasetError
@@ -44,7 +44,7 @@ _HARMLESS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """One episode as a file holds it; see ``make_episode`` for the shapes."""
+    """One episode as a file holds it; see ``relabel_episode`` for the shapes."""
 
     observations: np.ndarray
     actions: np.ndarray
@@ -116,7 +116,7 @@ def import_dataset(
         rewards = None if recording.rewards is None else _numbers(recording.rewards, f"{where}: rewards").reshape(-1)[:steps]
         terminated = np.zeros(steps, dtype=bool) if recording.terminated is None else recording.terminated[:steps] > 0
         success = None if recording.success is None else np.asarray(recording.success)[:steps] > 0
-        episode, outside = make_episode(
+        episode, outside = relabel_episode(
             observations, actions, where, task, spaces, success, rewards, terminated, recording.seed
         )
         if rewards is not None and episode.success is not None:

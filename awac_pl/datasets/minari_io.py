@@ -20,7 +20,7 @@ import numpy as np
 
 from awac_pl import __version__
 from awac_pl.datasets.catalog import POLICY_FILE, check_dataset_id, check_environment, data_file, local_root, read_metadata
-from awac_pl.datasets.relabelling import make_episode
+from awac_pl.datasets.relabelling import relabel_episode
 from awac_pl.datasets.safe_hdf5 import read_array, read_group, unreadable
 from awac_pl.envs.tasks import Spaces, Task, scale_action, uses_binary_reward
 from awac_pl.episode import Episode
@@ -212,7 +212,7 @@ def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> 
         rewards = read_array(group, "rewards", where, rows=(steps,))
         terminated = read_array(group, "terminations", where, rows=(steps,)).astype(bool)
     seed = int(group.attrs["seed"]) if "seed" in group.attrs else None
-    return make_episode(observations, actions, where, task, spaces, success, rewards, terminated, seed)
+    return relabel_episode(observations, actions, where, task, spaces, success, rewards, terminated, seed)
 
 
 def _write_episode(group: h5py.Group, index: int, episode: Episode, spaces: Spaces) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from awac_pl.envs.tasks import Spaces, Task, unscale_action, uses_binary_reward
+from awac_pl.envs.tasks import Spaces, Task, judge, unscale_action, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError
 
 
-def make_episode(
+def relabel_episode(
     observations: np.ndarray,
     actions: np.ndarray,
     where: str,
@@ -49,18 +49,16 @@ def make_episode(
         actions = np.clip(actions, -1, 1)
     if task.success is not None:
         success = task.success(observations[1:])
-    if uses_binary_reward(task, spaces):
-        if success is None:
-            raise DatasetError(f"{where}: no success to make a binary reward from; use reward: environment")
-        rewards = success.astype(np.float32) - 1
-        terminated = np.zeros(steps, dtype=bool)
+    binary = uses_binary_reward(task, spaces)
+    if binary and success is None:
+        raise DatasetError(f"{where}: no success to make a binary reward from; use reward: environment")
+    rewards, terminated = judge(task, binary, success, rewards, terminated)
     if rewards is None or terminated is None:
         raise DatasetError(f"{where}: no rewards, and {task.env_id} has no success to make them from")
     if task.terminate_on_success and success is not None and success.any():
         steps = int(success.argmax()) + 1
-        observations, actions, rewards = observations[: steps + 1], actions[:steps], rewards[:steps]
-        terminated, success = terminated[:steps].copy(), success[:steps]
-        terminated[-1] = True
+        observations, actions = observations[: steps + 1], actions[:steps]
+        rewards, terminated, success = rewards[:steps], terminated[:steps], success[:steps]
     truncated = np.zeros(steps, dtype=bool)
     truncated[-1] = not terminated[-1]
     episode = Episode(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, make_environment, scale_action, uses_binary_reward
+from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, judge, make_environment, scale_action, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.parallel.executor import Executor, WorkerError
 from awac_pl.policies.numpy_policy import NumpyPolicy
@@ -61,21 +61,16 @@ def run_episode(environment: gymnasium.Env, task: Task, spaces: Spaces, policy: 
             raise RolloutError(f"{task.env_id}: seed {seed}: step {len(actions)}: the {what} is not finite")
         clipped = np.clip(action, -1, 1)
         scaled = scale_action(clipped, spaces.action_low, spaces.action_high)
-        observation, reward, terminated, truncated, info = environment.step(scaled)
+        observation, reward, fell, timed_out, info = environment.step(scaled)
         paid.append(float(reward))
         success = info.get("success")
         if success is None and task.success is not None:
             success = task.success(observation)
-        if binary:
-            # An end in failure would be worth more (0) than going on (-1 a step): only success may terminate.
-            reward = float(success) - 1.0  # type: ignore[arg-type]
-            terminated, truncated = False, terminated or truncated
-        if task.terminate_on_success and success:
-            terminated, truncated = True, False
+        judged, terminated = judge(task, binary, success, reward, fell)
+        ended = bool(terminated or fell or timed_out)
         observations.append(observation)
         actions.append(clipped if task.clip_actions else action)
-        steps.append((float(reward), bool(terminated), bool(truncated), success))
-        ended = terminated or truncated
+        steps.append((float(judged), bool(terminated), ended and not terminated, success))
     rewards, terminations, truncations, successes = zip(*steps, strict=True)
     return Episode(
         observations=np.asarray(observations, dtype=np.float32),

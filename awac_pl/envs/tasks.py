@@ -206,6 +206,29 @@ def uses_binary_reward(task: Task, spaces: Spaces) -> bool:
     return task.reward == "binary" or (task.reward == "auto" and (spaces.reports_success or task.success is not None))
 
 
+def judge(task: Task, binary: bool, success: Any, reward: Any, terminated: Any) -> tuple[Any, Any]:
+    """Reward and termination of steps in the task's terms, whether they are being made or were recorded.
+
+    A binary reward is ``success - 1``, and only success may terminate: an end in failure would be worth more (0) than
+    going on (-1 a step).
+
+    Args:
+        task: says whether success ends the episode.
+        binary: from ``uses_binary_reward``.
+        success: of a step, or ``[T]`` bool; None where it is unknown.
+        reward: the environment's, likewise.
+        terminated: the environment's, likewise.
+
+    Returns:
+        Reward and termination, of the same shape.
+    """
+    if binary and success is not None:
+        reward, terminated = np.asarray(success, np.float32) - 1, np.zeros(np.shape(success), dtype=bool)
+    if task.terminate_on_success and success is not None and terminated is not None:
+        terminated = terminated | success
+    return reward, terminated
+
+
 def scale_action(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Map actions ``[..., A]`` from [-1, 1] to the environment's bounds (exact where those are -1 and 1)."""
     return action if _is_unit(low, high) else low + (action + 1) * 0.5 * (high - low)
