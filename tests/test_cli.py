@@ -144,7 +144,7 @@ def test_last_is_the_last_and_best_is_the_best(workplace: Path, monkeypatch: pyt
     """Success falls from evaluation to evaluation: the best is the first, and the run still goes on from the last."""
     rates = iter([0.9, 0.5, 0.1])
     monkeypatch.setattr(
-        "awac_pl.algorithms.awac.score_episodes",
+        "awac_pl.algorithms.base.score_episodes",
         lambda episodes: {"success_rate": next(rates), "episode_return": 0.0, "episodes": 1.0},
     )
     assert fit("--mlflow_uri=none", "--run_dir=here") == 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from tensordict import TensorDict
 
-from awac_pl.algorithms import awac as module_file
+from awac_pl.algorithms import base as module_file
 from awac_pl.algorithms.awac import AWAC
 from awac_pl.algorithms.compiling import ChunkGraph, Circumstances, choose_mode, compiled
 from tests.test_module import make_chunk, make_module, train
@@ -82,7 +84,7 @@ def test_frozen_weights_stay() -> None:
 def test_an_option_may_change_during_a_fit(name: str) -> None:
     class Change(Callback):
         def on_train_batch_end(self, trainer, pl_module, *_) -> None:
-            pl_module.hparams[name] = 0.9
+            pl_module.options = replace(pl_module.options, **{name: 0.9})
 
     results = []
     for mode in ("off", "by_hand"):

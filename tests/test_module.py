@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import lightning
 import numpy as np
@@ -326,7 +327,7 @@ def test_both_losses_reach_their_own_parameters_alone() -> None:
     torch.manual_seed(0)
     batch = make_chunk(1)[0]
     batch["action"] = batch["action"].clone()
-    changed.hparams["temperature"] = 100.0  # another actor loss altogether
+    changed.options = replace(changed.options, temperature=100.0)  # another actor loss altogether
     torch.manual_seed(1)
     module.zero_grad()
     module.loss(batch)[0].backward()

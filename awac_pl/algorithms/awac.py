@@ -1,29 +1,28 @@
-"""AWAC as a LightningModule: the learner. It knows no environment; episodes reach it as batches."""
+"""AWAC: its arguments, its networks, its loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Literal, cast
 
-import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
 from torch import Tensor
 
 from awac_pl.algorithms import losses
-from awac_pl.algorithms.compiling import ChunkGraph, Circumstances, CompileMode, choose_mode, compiled
+from awac_pl.algorithms.base import Learner
+from awac_pl.algorithms.compiling import CompileMode
 from awac_pl.algorithms.critics import CriticEnsemble, initialize_as_rlkit, wake_critics
 from awac_pl.algorithms.fast_update import FastUpdate, is_plain
-from awac_pl.episode import score_episodes
-from awac_pl.errors import AwacError, TrainingDivergedError
-from awac_pl.parallel.ranks import gather, gather_objects, gather_random_states, own_part, rank, restore_random_state
-from awac_pl.policies.actor import Actor, Normalizer, moments
+from awac_pl.errors import AwacError
+from awac_pl.parallel.ranks import gather, own_part
+from awac_pl.policies.actor import Actor
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.products import choose_engine
 
 
-class AWAC(lightning.LightningModule):
+class AWAC(Learner):
     """Advantage Weighted Actor Critic (Nair et al., arXiv 2006.09359), K updates per training step.
 
     Args:
@@ -69,12 +68,7 @@ class AWAC(lightning.LightningModule):
         matmul_engine: which library multiplies float32 matrices on a CPU: ``native`` is PyTorch's choice; ``auto`` is
             ``onednn`` on AMD processors with AVX-512 (``products.py``). Speed and rounding only.
         matmul_precision: of float32 products, as ``torch.set_float32_matmul_precision`` has it; ``high`` is TF32.
-
-    The counters ``updates`` (gradient updates) and ``env_steps`` (online environment steps) are persistent buffers.
     """
-
-    updates: Tensor
-    env_steps: Tensor
 
     def __init__(
         self,
@@ -110,10 +104,18 @@ class AWAC(lightning.LightningModule):
         matmul_engine: Literal["auto", "native", "onednn"] = "auto",
         matmul_precision: Literal["highest", "high", "medium"] = "highest",
     ) -> None:
-        super().__init__()
+        super().__init__(
+            observation_dim,
+            normalize_observations=normalize_observations, compile=compile, matmul_precision=matmul_precision,
+        )  # fmt: skip
         self.save_hyperparameters()
-        self.automatic_optimization = False
-        self.normalizer = Normalizer(observation_dim) if normalize_observations else None
+        self.options = losses.Options(
+            discount=discount, polyak=polyak, temperature=temperature, weight_form=weight_form,
+            advantage_clip=advantage_clip, max_weight=max_weight, advantage=advantage, baseline=baseline,
+            baseline_samples=baseline_samples, value_gradient=value_gradient, clip_next_action=clip_next_action,
+            actor_average=actor_average,
+        )  # fmt: skip
+        self.learning_rate, self.actor_weight_decay = learning_rate, actor_weight_decay
         actor_arguments = (observation_dim, action_dim, actor_hidden_sizes, log_std_range, initial_std)
         self.actor = Actor(*actor_arguments)
         sizes = (observation_dim, action_dim)
@@ -136,19 +138,15 @@ class AWAC(lightning.LightningModule):
             self.average_actor.load_state_dict(self.actor.state_dict())
             self._followers.append((list(self.average_actor.parameters()), list(self.actor.parameters()), "actor_average"))
         self.target_range = return_range if clamp_target else None
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
-        self._metrics: list[TensorDict] = []
-        self._episodes: list = []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One Adam over two groups: actor and critics share no parameter, so one step serves both."""
         return torch.optim.Adam(
             [
-                {"params": list(self.actor.parameters()), "weight_decay": self.hparams["actor_weight_decay"]},
+                {"params": list(self.actor.parameters()), "weight_decay": self.actor_weight_decay},
                 {"params": list(self.critics.parameters()), "weight_decay": 0.0},
             ],
-            lr=self.hparams["learning_rate"],
+            lr=self.learning_rate,
             fused=True,
             capturable=self.device.type == "cuda",  # its step counters live on the device, too
         )
@@ -158,11 +156,11 @@ class AWAC(lightning.LightningModule):
 
         The advantage is detached and no parameter is shared, so the sum has the gradients of the two losses.
         """
-        observation, action = batch["observation"], batch["action"]
+        options, observation, action = self.options, batch["observation"], batch["action"]
         with torch.no_grad():
             next_observation = batch["next_observation"]
             next_action = self.actor.sample(self.actor(next_observation))
-            if self.hparams["clip_next_action"]:
+            if options.clip_next_action:
                 next_action = next_action.clamp(-1, 1)
             next_q = self.target_critics(next_observation, next_action)
         target = losses.td_target(batch["reward"], batch["discount"], batch["terminated"], next_q, self.target_range)
@@ -170,137 +168,60 @@ class AWAC(lightning.LightningModule):
         critic_loss = losses.critic_loss(q, target)
 
         mean = self.actor(observation)
-        uphill = self.hparams["value_gradient"] > 0
+        uphill = options.value_gradient > 0
         with torch.set_grad_enabled(uphill):  # to the mean action alone
             q_policy = self._q_policy(observation, mean)
         with torch.no_grad():
             value = q_policy.amin(dim=1).mean(dim=0)
-            advantage = (target if self.hparams["advantage"] == "td" else q.amin(dim=0)) - value
+            advantage = (target if options.advantage == "td" else q.amin(dim=0)) - value
         weights = losses.advantage_weights(
             gather(advantage),  # the batch is that of all ranks together
-            self.hparams["temperature"],
-            form=self.hparams["weight_form"],
-            clip=self.hparams["advantage_clip"],
-            max_weight=self.hparams["max_weight"],
+            options.temperature,
+            form=options.weight_form,
+            clip=options.advantage_clip,
+            max_weight=options.max_weight,
         )
         weights = own_part(weights)
         actor_loss = losses.actor_loss(self.actor.log_prob(mean, action), weights)
         if uphill:
             q_uphill = q_policy.mean(dim=(0, 1))
             scale = losses.scale_of(gather(q_uphill.detach()))
-            actor_loss = actor_loss + self.hparams["value_gradient"] * losses.value_gradient_loss(q_uphill, scale)
+            actor_loss = actor_loss + options.value_gradient * losses.value_gradient_loss(q_uphill, scale)
         metrics = {}
         if watch:
             metrics = losses.metrics(
-                batch, self.hparams["discount"], critic_loss, actor_loss, q, target, advantage, weights, self.actor.log_std,
+                batch, options.discount, critic_loss, actor_loss, q, target, advantage, weights, self.actor.log_std,
                 self.critics.max_output,
             )  # fmt: skip
         return critic_loss + actor_loss, metrics
 
-    def setup(self, stage: str) -> None:
-        """Choose how the updates of a fit are run.
-
-        Raises:
-            AwacError: ``trainer.precision`` is a float16 one, whose loss scaling does not fit K updates in one step.
-        """
-        if stage != "fit":
-            return
-        precision = str(self.trainer.precision)
-        if "16" in precision and "bf16" not in precision:
-            raise AwacError(f"trainer.precision {precision} scales the loss; use 32-true or bf16-mixed")
-        torch.set_float32_matmul_precision(self.hparams["matmul_precision"])
-        if self.normalizer is not None:
-            demonstrations = self.trainer.datamodule.demonstrations()  # type: ignore[attr-defined]
-            self.normalizer.measure(gather_objects(moments(demonstrations)))
-        circumstances = Circumstances(
-            self.trainer.strategy.root_device, precision, self.trainer.world_size, is_plain(self, AWAC)
-        )
-        self.compile_mode = choose_mode(self.hparams["compile"], circumstances)
-        self._fast: FastUpdate | None = None
-        self._loss = self.loss
-        self._run: Callable[[TensorDict], TensorDict] = self._updates
-        if self.compile_mode == "graph":
-            self._run = ChunkGraph(self._updates)
-        elif self.compile_mode != "off" and not circumstances.against_by_hand():
-            self._run = self._updates_by_hand
-        elif self.compile_mode != "off":
-            self._loss = compiled(self.loss, self.compile_mode)
-
-    def training_step(self, chunk: TensorDict, batch_idx: int) -> None:
-        """K updates from a chunk ``[K, B]``.
-
-        Lightning counts one step for all K: its wrapped optimizer steps once, for the last of them.
-        """
-        if not chunk.batch_dims:  # Lightning's precision plugins rebuild a TensorDict without its batch size
-            chunk.auto_batch_size_(2)
-        chunk = self.normalized(chunk)
-        if self.critics.max_output is not None and not self.updates:
-            wake_critics(self.critics, self.target_critics, chunk[0])
-        metrics = self._run(chunk)
-        self.optimizers().step()  # type: ignore[union-attr]
-        self._move_targets()
-        self.updates += len(chunk)
-        self._check_finite(metrics["train/loss"])
-        self._metrics.append(metrics)
-        if self.trainer.is_last_batch:
-            self._log_epoch()
-
-    def normalized(self, rows: TensorDict) -> TensorDict:
-        """Transitions as the networks get them."""
-        if self.normalizer is None:
-            return rows
-        columns = {key: self.normalizer(rows[key]) for key in ("observation", "next_observation")}
-        return rows.copy().update(columns)
-
-    def _updates(self, chunk: TensorDict) -> TensorDict:
-        """The updates of a chunk, but for the optimizer's last step; the metrics of the last one."""
-        optimizer = self.optimizers().optimizer  # type: ignore[union-attr]
-        last = len(chunk) - 1
-        for index, batch in enumerate(chunk.unbind(0)):
-            loss, metrics = self._loss(batch, watch=index == last)
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            if index < last:
-                optimizer.step()
-                self._move_targets()
-        return TensorDict(metrics)
-
-    def _updates_by_hand(self, chunk: TensorDict) -> TensorDict:
-        """The same without autograd."""
-        if self._fast is None:  # not before the weights are where they stay
-            self._fast = self.fast_update(self.optimizers().optimizer, self.compile_mode)  # type: ignore[union-attr]
-        return self._fast(chunk)
+    def is_plain(self) -> bool:
+        """Whether nobody has changed what ``FastUpdate`` does in its own way."""
+        return is_plain(self, AWAC)
 
     def fast_update(self, optimizer: torch.optim.Optimizer, mode: CompileMode) -> FastUpdate:
-        """This learner's updates without autograd; ``mode`` is ``by_hand`` or one of ``torch.compile``."""
-        networks, adam = (self.actor, self.critics, self.target_critics), cast(torch.optim.Adam, optimizer)
-        compile_with = None if mode == "by_hand" else mode
+        """See ``Learner``."""
         return FastUpdate(
-            *networks, adam, self.hparams, self.target_range, self._move_targets, self.actor.engine, compile_with
+            self.actor,
+            self.critics,
+            self.target_critics,
+            cast(torch.optim.Adam, optimizer),
+            lambda: self.options,
+            self.target_range,
+            self.move_targets,
+            self.actor.engine,
+            None if mode == "by_hand" else mode,
         )
 
-    def _move_targets(self) -> None:
+    def before_first_update(self, batch: TensorDict) -> None:
+        """Wake critics that would never learn."""
+        if self.critics.max_output is not None:
+            wake_critics(self.critics, self.target_critics, batch)
+
+    def move_targets(self) -> None:
+        """The target critics follow the critics, the average of the actor follows the actor."""
         for slow, online, rate in self._followers:
-            losses.polyak_update(slow, online, self.hparams[rate])
-
-    def validation_step(self, seeds: list[int], batch_idx: int) -> None:
-        """Roll out one episode per evaluation seed with the mean action."""
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        self._episodes += datamodule.workers.rollout(self.policy(deterministic=True), seeds, whole_episodes=True)
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the episodes of the last evaluation."""
-        self._episodes = []
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the measures of this evaluation, over the episodes of all ranks."""
-        scores = score_episodes([episode for episodes in gather_objects(self._episodes) for episode in episodes])
-        fitting = self.trainer.state.fn == "fit"  # then RunRecord logs, against env_steps
-        self.log_dict({f"eval/{name}": value for name, value in scores.items()}, logger=not fitting)
-
-    test_step = validation_step
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_epoch_end = on_validation_epoch_end
+            losses.polyak_update(slow, online, getattr(self.options, rate))
 
     @property
     def acting_actor(self) -> Actor:
@@ -316,40 +237,11 @@ class AWAC(lightning.LightningModule):
         policy = self.acting_actor.to_numpy(deterministic)
         return policy if self.normalizer is None else self.normalizer.fold_into(policy)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the random state that Lightning leaves out."""
-        checkpoint["random_state"] = gather_random_states(self.device)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state for ``on_train_start``."""
-        self._random_states = checkpoint["random_state"]
-
-    def on_train_start(self) -> None:
-        """Restore the random state as late as possible, behind everything that might draw while it sets up."""
-        states = self.__dict__.pop("_random_states", None)
-        if states is None:
-            if rank():  # rank 0 goes on with the run's own seed
-                torch.manual_seed(torch.initial_seed() + rank())
-            return
-        restore_random_state(states, self.device)
-
     def _q_policy(self, observation: Tensor, mean: Tensor) -> Tensor:
         """``[K, E, B]``: values of the mean action (K = 1) or of ``baseline_samples`` sampled ones, by frozen critics."""
-        actions = [mean]
-        if self.hparams["baseline"] == "sampled_actions":
-            actions = [self.actor.sample(mean) for _ in range(self.hparams["baseline_samples"])]
-            if self.hparams["clip_next_action"]:
+        options, actions = self.options, [mean]
+        if options.baseline == "sampled_actions":
+            actions = [self.actor.sample(mean) for _ in range(options.baseline_samples)]
+            if options.clip_next_action:
                 actions = [action.clamp(-1, 1) for action in actions]
         return torch.stack([self.critics(observation, action, frozen=True) for action in actions])
-
-    def _check_finite(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise TrainingDivergedError(
-                f"the loss is {float(loss)} at update {int(self.updates)}; the last checkpoint is from before it. "
-                "Lower model.learning_rate, or look for outliers in the data"
-            )
-
-    def _log_epoch(self) -> None:
-        means = TensorDict.stack(self._metrics).mean(dim=0)
-        self._metrics = []
-        self.log_dict(dict(means.items()), on_step=False, on_epoch=True, logger=False, batch_size=1, sync_dist=True)

@@ -31,14 +31,20 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
+#: Learners by the name that their checkpoints carry; those of version 0.1 carry none.
+ALGORITHMS = {"AWAC": AWAC}
+
+
 def load_module(checkpoint: Path) -> AWAC:
-    """The module of a checkpoint, on the CPU.
+    """The learner of a checkpoint, on the CPU.
 
     Raises:
         AwacError: see ``read_checkpoint``; or its weights do not fit this version's module.
     """
-    read_checkpoint(checkpoint)
+    name = read_checkpoint(checkpoint).get("algorithm", "AWAC")
+    if name not in ALGORITHMS:
+        raise AwacError(f"{checkpoint}: is of the algorithm '{name}'; this version has {', '.join(ALGORITHMS)}")
     try:
-        return AWAC.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+        return ALGORITHMS[name].load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise AwacError(f"{checkpoint}: holds no module of this version ({first_line(error)})") from error

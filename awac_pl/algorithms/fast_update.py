@@ -8,7 +8,7 @@ product: the actor at s and s', a critic at (s, a) and (s, a_pi). The tests comp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import lightning
 import torch
@@ -49,7 +49,7 @@ class FastUpdate:
         critics: learn.
         target_critics: follow.
         optimizer: ``AWAC.configure_optimizers``'s; after each chunk its state is as if it had made every step.
-        options: ``AWAC``'s arguments.
+        options: asked for at each chunk, so that they may change during a fit.
         target_range: see ``losses.td_target``.
         follow: called after each step, moves what follows the weights.
         engine: which library multiplies.
@@ -62,7 +62,7 @@ class FastUpdate:
         critics: CriticEnsemble,
         target_critics: CriticEnsemble,
         optimizer: torch.optim.Adam,
-        options: Mapping[str, Any],
+        options: Callable[[], losses.Options],
         target_range: tuple[float, float] | None,
         follow: Callable[[], None],
         engine: Engine,
@@ -70,7 +70,8 @@ class FastUpdate:
     ) -> None:
         self._gradients = self.gradients if compile_with is None else compiled(self.gradients, compile_with)
         engine = engine if actor.std_logit.dtype == torch.float32 else "native"  # oneDNN has no doubles
-        self.actor, self.options, self.target_range = actor, options, target_range  # options may change during a fit
+        self.actor, self.target_range = actor, target_range
+        self._ask_options, self.options = options, options()
         self.max_output = critics.max_output
         for parameter in (*actor.parameters(), *critics.parameters()):
             parameter.grad = torch.zeros_like(parameter)
@@ -101,6 +102,7 @@ class FastUpdate:
         """The metrics of the last update."""
         columns = {name: column.unbind(0) for name, column in chunk.items()}
         last = len(chunk) - 1
+        self.options = self._ask_options()
         self._adam.begin_chunk()
         for index in range(last + 1):
             batch = {name: column[index] for name, column in columns.items()}
@@ -135,13 +137,13 @@ class FastUpdate:
         actions = mean  # of the baseline, [N * B, A]
         if sampled := noise[1:]:
             actions = torch.cat([torch.addcmul(mean, one, std) for one in sampled])
-        clip = options["clip_next_action"]
+        clip = options.clip_next_action
         values, of_actions = self._of_critics(batch, actions.clamp(-1, 1) if sampled and clip else actions, target)
         q, q_policy = values[:, :size], values[:, size:].view(len(values), -1, size)  # [E, B], [E, N, B]
-        advantage = (target if options["advantage"] == "td" else q.amin(dim=0)) - q_policy.amin(dim=0).mean(dim=0)
+        advantage = (target if options.advantage == "td" else q.amin(dim=0)) - q_policy.amin(dim=0).mean(dim=0)
         weights = losses.advantage_weights(
-            advantage, options["temperature"], form=options["weight_form"], clip=options["advantage_clip"],
-            max_weight=options["max_weight"],
+            advantage, options.temperature, form=options.weight_form, clip=options.advantage_clip,
+            max_weight=options.max_weight,
         )  # fmt: skip
 
         # d/d mean and d/d log std of -mean_B(w log pi(a|s)), where log pi is -z^2 / 2 - log std, summed over actions
@@ -150,10 +152,10 @@ class FastUpdate:
         weighted = standardised * pull[:, None]
         of_mean = weighted / std
         of_log_std = (weighted * standardised).sum(dim=0) - pull.sum()
-        uphill = options["value_gradient"] > 0
+        uphill = options.value_gradient > 0
         if uphill:
             q_uphill = q_policy.mean(dim=(0, 1))
-            of_actions = of_actions * (-options["value_gradient"] / (q_policy.numel() * losses.scale_of(q_uphill)))
+            of_actions = of_actions * (-options.value_gradient / (q_policy.numel() * losses.scale_of(q_uphill)))
             if sampled:  # clipped actions do not move, the others move the mean
                 of_actions = of_actions * (actions.abs() <= 1) if clip else of_actions
                 of_actions = of_actions.view(-1, *mean.shape).sum(dim=0)
@@ -166,19 +168,19 @@ class FastUpdate:
         actor_loss = losses.actor_loss(self.actor.log_prob(mean, action), weights)
         if uphill:
             uphill_loss = losses.value_gradient_loss(q_uphill, losses.scale_of(q_uphill))
-            actor_loss = actor_loss + options["value_gradient"] * uphill_loss
+            actor_loss = actor_loss + options.value_gradient * uphill_loss
         critic_loss = losses.critic_loss(q, target)
         return losses.metrics(
-            batch, options["discount"], critic_loss, actor_loss, q, target, advantage, weights, log_std, self.max_output
+            batch, options.discount, critic_loss, actor_loss, q, target, advantage, weights, log_std, self.max_output
         )
 
     def _noise(self, like: Tensor) -> list[Tensor]:
         """In the order in which ``AWAC.loss`` draws it."""
-        sampled = self.options["baseline_samples"] if self.options["baseline"] == "sampled_actions" else 0
+        sampled = self.options.baseline_samples if self.options.baseline == "sampled_actions" else 0
         return [torch.randn_like(like) for _ in range(1 + sampled)]
 
     def _target(self, batch: Mapping[str, Tensor], next_action: Tensor) -> Tensor:
-        if self.options["clip_next_action"]:
+        if self.options.clip_next_action:
             next_action = next_action.clamp(-1, 1)
         rows = torch.cat([batch["next_observation"], next_action], dim=1)
         next_q = torch.cat([critic.forward(rows, keep=False) for critic in self._targets], dim=1).t()
@@ -196,7 +198,7 @@ class FastUpdate:
         observation, size = batch["observation"], len(target)
         repeated = observation.repeat(1 + len(actions) // size, 1)
         rows = torch.cat([repeated, torch.cat([batch["action"], actions])], dim=1)
-        uphill = self.options["value_gradient"] > 0
+        uphill = self.options.value_gradient > 0
         input_from = observation.shape[1] if uphill else None
         values, of_actions = [], torch.zeros_like(actions)
         for critic in self._critics:  # one after the other, while what a layer left is in the processor's cache

@@ -7,12 +7,34 @@ Shapes: ``B`` transitions, ``E`` critics. Rewards, flags, values, weights and lo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 WeightForm = Literal["softmax", "exp"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What an update depends on beside networks and data; ``AWAC`` explains each.
+
+    To change one during a fit, assign ``module.options = dataclasses.replace(module.options, temperature=0.3)``.
+    """
+
+    discount: float
+    polyak: float
+    temperature: float
+    weight_form: WeightForm
+    advantage_clip: float | None
+    max_weight: float | None
+    advantage: Literal["critic", "td"]
+    baseline: Literal["mean_action", "sampled_actions"]
+    baseline_samples: int
+    value_gradient: float
+    clip_next_action: bool
+    actor_average: float
 
 
 def td_target(

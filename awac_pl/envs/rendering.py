@@ -22,7 +22,7 @@ from awac_pl.envs.tasks import Task, inspect_spaces, make_environment
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
 from awac_pl.parallel.executor import Executor, WorkerError
-from awac_pl.policies.numpy_policy import NumpyPolicy
+from awac_pl.policies.policy import Policy
 
 #: Cameras of tasks whose own one stands far off (metres), over what the environment sets.
 VIEWS: dict[str, dict[str, Any]] = {
@@ -64,7 +64,7 @@ class Clip:
 
 def render_clips(
     task: Task,
-    policies: Mapping[str, NumpyPolicy],
+    policies: Mapping[str, Policy],
     seeds: Sequence[int],
     *,
     size: tuple[int, int] = (256, 256),
@@ -176,7 +176,7 @@ def _backends() -> list[str | None]:
 
 def _render(
     task: Task,
-    jobs: Sequence[tuple[str, NumpyPolicy, int]],
+    jobs: Sequence[tuple[str, Policy, int]],
     size: tuple[int, int],
     every: int,
     backend: str | None,
@@ -212,7 +212,7 @@ class _Renderer:
         except Exception as error:
             raise _NoGraphicsError(f"{type(error).__name__}: {first_line(error).rstrip('.')}") from error
 
-    def __call__(self, job: tuple[str, NumpyPolicy, int]) -> Clip:
+    def __call__(self, job: tuple[str, Policy, int]) -> Clip:
         label, policy, seed = job
         try:
             episode = run_episode(self.camera, self.task, self.spaces, policy, seed)

@@ -20,7 +20,7 @@ import numpy as np
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, judge, make_environment, scale_action, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.parallel.executor import Executor, WorkerError
-from awac_pl.policies.numpy_policy import NumpyPolicy
+from awac_pl.policies.policy import Policy
 
 if TYPE_CHECKING:
     import gymnasium
@@ -33,7 +33,7 @@ class RolloutError(RuntimeError):
     """An episode that cannot be run: the environment raised, an action is not finite, or a worker died repeatedly."""
 
 
-def run_episode(environment: gymnasium.Env, task: Task, spaces: Spaces, policy: NumpyPolicy, seed: int) -> Episode:
+def run_episode(environment: gymnasium.Env, task: Task, spaces: Spaces, policy: Policy, seed: int) -> Episode:
     """Run one episode to its end.
 
     Args:
@@ -100,7 +100,7 @@ class RolloutWorkers(Executor):
 
     def rollout(
         self,
-        policy: NumpyPolicy,
+        policy: Policy,
         seeds: Sequence[int],
         *,
         whole_episodes: bool = False,
@@ -161,7 +161,7 @@ class Block:
         return sum(len(episode) for episode in self.episodes)
 
 
-def collect_block(workers: RolloutWorkers, policy: NumpyPolicy, first_seed: int, env_steps: int) -> Block:
+def collect_block(workers: RolloutWorkers, policy: Policy, first_seed: int, env_steps: int) -> Block:
     """Run whole episodes, seed after seed, until there are at least ``env_steps`` steps.
 
     Each round asks for as many episodes as would do if all ran to the time limit, so the block depends on the seeds and

@@ -21,9 +21,11 @@ from awac_pl.datasets.minari_io import read_episodes
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import RUN_SEEDS
 from awac_pl.envs.tasks import TASKS, RewardKind, Spaces, Task, find_task, inspect_spaces, uses_binary_reward
+from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, DatasetError
 from awac_pl.files import file_digest
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
+from awac_pl.policies.policy import Policy
 from awac_pl.replay.buffer import Replay, merge_states
 from awac_pl.replay.streams import ChunkStream, SeedStream
 
@@ -182,6 +184,10 @@ class ReplayDataModule(lightning.LightningDataModule):
     def demonstrations(self) -> Tensor:
         """``[N, O]``, the observations of the first dataset in the buffer of this rank."""
         return self.replay.buffer.storage[: self.replay.sampler.demonstration_size]["observation"]
+
+    def evaluate(self, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
+        """Whole episodes of a policy, one per seed."""
+        return self.workers.rollout(policy, seeds, whole_episodes=True)
 
     def is_online(self, epoch: int) -> bool:
         """Whether this epoch comes after pretraining."""
