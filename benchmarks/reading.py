@@ -66,7 +66,7 @@ def against_minari(rounds: int, transitions: int = 100_000) -> dict[str, dict[st
             replay = Replay(transitions + 1)
             stream = read_episodes("bench/read-v0", task, spaces)
             while block := [episode for episode, _ in itertools.islice(stream, EPISODES_AT_A_TIME)]:
-                replay.fill(block)
+                replay.add_offline(block)
 
         def theirs() -> None:
             replay = Replay(transitions + 1)
@@ -140,7 +140,7 @@ def _read_within_limits(folder: str, number: int) -> None:
     replay, peak = Replay(number * STEPS + 1, scratch=folder), 0
     stream = read_episodes("bench/large-v0", task, spaces)
     while block := [episode for episode, _ in itertools.islice(stream, EPISODES_AT_A_TIME)]:
-        replay.fill(block)
+        replay.add_offline(block)
         peak = max(peak, _anonymous() - before)
     assert len(replay) == number * STEPS
     print("allowed", size / 2 / 2**20, "peak", peak / 2**20, "dataset", size / 2**20)

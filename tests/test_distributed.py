@@ -103,7 +103,7 @@ def test_the_shares_of_the_ranks_make_up_the_one_buffer() -> None:
     shares = [Replay(1000, rank=rank, world_size=2) for rank in range(2)]
     whole = Replay(1000)
     for replay in (*shares, whole):
-        replay.fill(episodes)
+        replay.add_offline(episodes)
     rows = torch.cat([share.buffer[:]["observation"] for share in shares])
     expected = whole.buffer[:]["observation"]
     assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, expected.tolist()))
@@ -111,10 +111,10 @@ def test_the_shares_of_the_ranks_make_up_the_one_buffer() -> None:
     first, second = (share.sample(1, 8)["observation"] for share in shares)
     assert not torch.equal(first, second)
 
-    shares[0].extend(reach_episodes(1))
-    shares[1].extend(reach_episodes(2))
+    shares[0].add_online(reach_episodes(1))
+    shares[1].add_online(reach_episodes(2))
     merged = Replay(1000)
-    merged.fill(episodes)
+    merged.add_offline(episodes)
     merged.load_state_dict(merge_states([share.state_dict() for share in shares]))
     assert (merged.offline_size, merged.online_size) == (30, 30)
 

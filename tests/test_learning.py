@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from awac_pl.callbacks.interaction import EnvironmentInteraction
-from awac_pl.callbacks.run_writer import RunRecord
+from awac_pl.callbacks.run_writer import RunWriter
 from awac_pl.datasets.minari_io import load_dataset, save_dataset
 from awac_pl.episode import score_episodes
 from awac_pl.replay.data_module import ReplayDataModule
@@ -31,7 +31,7 @@ def test_reach_gets_far_better_than_its_demonstrations(tmp_path: Path, reach, se
     )  # fmt: skip
     module = make_module(data, discount=0.9, learning_rate=1e-3, polyak=0.02, advantage=advantage)
     fit(
-        tmp_path, data, EnvironmentInteraction(env_steps_per_epoch=500), RunRecord({}),
+        tmp_path, data, EnvironmentInteraction(env_steps_per_epoch=500), RunWriter({}),
         module=module, max_epochs=16, check_val_every_n_epoch=4,
     )  # fmt: skip
     before = score_episodes(load_dataset("toy/noisy-v0", *reach).episodes)["success_share"]

@@ -46,21 +46,21 @@ def test_transitions_of_several_steps_by_hand() -> None:
 
 def test_offline_rows_stay_and_online_rows_form_a_ring() -> None:
     replay = Replay(10)
-    replay.fill([numbered(0)])
-    replay.extend([numbered(100)])
+    replay.add_offline([numbered(0)])
+    replay.add_online([numbered(100)])
     assert stored(replay) == [0, 1, 2, 3, 100, 101, 102, 103]
-    replay.extend([numbered(200)])  # two rows fit, two replace the oldest online ones
+    replay.add_online([numbered(200)])  # two rows fit, two replace the oldest online ones
     assert stored(replay) == [0, 1, 2, 3, 202, 203, 102, 103, 200, 201]
-    replay.extend([numbered(300), numbered(400)])  # more than the ring holds at once
+    replay.add_online([numbered(300), numbered(400)])  # more than the ring holds at once
     assert stored(replay) == [0, 1, 2, 3, 400, 401, 402, 403, 302, 303]
     assert (replay.offline_size, replay.online_size, len(replay)) == (4, 6, 10)
 
 
 def test_sampling_is_uniform_over_everything_and_live() -> None:
     replay = Replay(100, seed=1)
-    replay.fill([numbered(0)])
+    replay.add_offline([numbered(0)])
     assert set(replay.sample(10, 100)["observation"].flatten().int().tolist()) == {0, 1, 2, 3}
-    replay.extend([numbered(100)])
+    replay.add_online([numbered(100)])
     sample = replay.sample(20, 1000)
     assert sample.shape == (20, 1000)
     values, counts = sample["observation"].int().unique(return_counts=True)
@@ -72,15 +72,15 @@ def test_sampling_is_uniform_over_everything_and_live() -> None:
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 1.0])
 def test_offline_share_of_each_batch_is_exact(ratio: float) -> None:
     replay = Replay(100, offline_ratio=ratio)
-    replay.fill([numbered(0)])
-    replay.extend([numbered(100, steps=40)])
+    replay.add_offline([numbered(0)])
+    replay.add_online([numbered(100, steps=40)])
     assert (replay.sample(10, 20)["observation"] < 50).sum(dim=(1, 2)).tolist() == [round(20 * ratio)] * 10
 
 
 def test_same_seed_same_batches_whatever_else_draws_and_however_they_are_cut() -> None:
     one, other = Replay(100, seed=3), Replay(100, seed=3)
     for replay in (one, other):
-        replay.fill([numbered(0, steps=40)])
+        replay.add_offline([numbered(0, steps=40)])
     first = one.sample(6, 5)["observation"]
     torch.rand(7)
     second = torch.cat([other.sample(2, 5)["observation"] for _ in range(3)])
@@ -91,21 +91,21 @@ def test_same_seed_same_batches_whatever_else_draws_and_however_they_are_cut() -
 def test_a_restored_buffer_goes_on_as_the_saved_one(blocks: int) -> None:
     saved, restored = Replay(10, seed=3), Replay(10, seed=8)
     for replay in (saved, restored):
-        replay.fill([numbered(0)])
+        replay.add_offline([numbered(0)])
     for block in range(blocks):
-        saved.extend([numbered(100 * (block + 1))])
+        saved.add_online([numbered(100 * (block + 1))])
     saved.sample(2, 3)
     restored.load_state_dict(saved.state_dict())
     for replay in (saved, restored):
-        replay.extend([numbered(900)])
+        replay.add_online([numbered(900)])
     assert stored(saved) == stored(restored)
     torch.testing.assert_close(saved.sample(5, 7).to_dict(), restored.sample(5, 7).to_dict(), rtol=0, atol=0)
 
 
 def test_state_holds_only_online_rows() -> None:
     replay = Replay(1000)
-    replay.fill([numbered(0, steps=200)])
-    replay.extend([numbered(1000)])
+    replay.add_offline([numbered(0, steps=200)])
+    replay.add_online([numbered(1000)])
     rows = replay.state_dict()["online"]["observation"]
     assert rows.shape == (4, 1)
     assert rows.untyped_storage().nbytes() == 16  # and not the capacity behind them
@@ -113,19 +113,19 @@ def test_state_holds_only_online_rows() -> None:
 
 def test_refusals() -> None:
     with pytest.raises(AwacError, match=r"data.capacity is 4, the datasets hold 4 transitions"):
-        Replay(4).fill([numbered(0)])
+        Replay(4).add_offline([numbered(0)])
     source, target = Replay(20), Replay(20)
-    source.fill([numbered(0)])
-    target.fill([numbered(0, steps=7)])
+    source.add_offline([numbered(0)])
+    target.add_offline([numbered(0, steps=7)])
     with pytest.raises(AwacError, match="had 4 offline transitions, this one has 7"):
         target.load_state_dict(source.state_dict())
 
 
 def test_weights_say_how_often_a_datasets_rows_are_drawn() -> None:
     replay = Replay(100, seed=1)
-    replay.fill([numbered(0)], weight=3.0)
-    replay.fill([numbered(100)], weight=0.5)
-    replay.extend([numbered(200)])
+    replay.add_offline([numbered(0)], weight=3.0)
+    replay.add_offline([numbered(100)], weight=0.5)
+    replay.add_online([numbered(200)])
     values, counts = replay.sample(20, 1000)["observation"].int().unique(return_counts=True)
     assert values.tolist() == [0, 1, 2, 3, 100, 101, 102, 103, 200, 201, 202, 203]
     expected = torch.tensor([3.0] * 4 + [0.5] * 4 + [1.0] * 4) * 20_000 / 18
@@ -134,9 +134,9 @@ def test_weights_say_how_often_a_datasets_rows_are_drawn() -> None:
 
 def test_weights_and_an_offline_ratio() -> None:
     replay = Replay(100, seed=1, offline_ratio=0.25)
-    replay.fill([numbered(0)], weight=3.0)
-    replay.fill([numbered(100)])
-    replay.extend([numbered(200)])
+    replay.add_offline([numbered(0)], weight=3.0)
+    replay.add_offline([numbered(100)])
+    replay.add_online([numbered(200)])
     drawn = replay.sample(50, 400)["observation"].flatten()
     shares = [((drawn >= low) & (drawn < low + 100)).float().mean().item() for low in (0, 100, 200)]
     assert shares[2] == 0.75
@@ -148,11 +148,11 @@ def test_weights_and_an_offline_ratio() -> None:
 def test_a_share_of_each_batch_comes_from_the_demonstrations(ratio: float, online: int) -> None:
     """Exactly that share apart, and beside it what the uniform draw over everything gives."""
     replay = Replay(200, seed=1, demonstration_ratio=ratio)
-    replay.fill([numbered(0)], demonstrations=True)
-    replay.fill([numbered(10)], demonstrations=True)  # a dataset arrives in blocks
-    replay.fill([numbered(100, steps=32)])
+    replay.add_offline([numbered(0)], demonstrations=True)
+    replay.add_offline([numbered(10)], demonstrations=True)  # a dataset arrives in blocks
+    replay.add_offline([numbered(100, steps=32)])
     if online:
-        replay.extend([numbered(150, steps=online)])
+        replay.add_online([numbered(150, steps=online)])
     drawn = replay.sample(200, 40)["observation"][..., 0]
     apart = round(ratio * 40)
     assert (drawn[:, :apart] < 50).all()
@@ -166,15 +166,15 @@ def test_a_share_of_each_batch_comes_from_the_demonstrations(ratio: float, onlin
 def test_without_a_share_of_demonstrations_the_draws_are_those_of_before() -> None:
     plain, shared = Replay(100, seed=4), Replay(100, seed=4, demonstration_ratio=0.5)
     for replay in (plain, shared):
-        replay.fill([numbered(0, steps=32)])  # nobody said that these are demonstrations
+        replay.add_offline([numbered(0, steps=32)])  # nobody said that these are demonstrations
     torch.testing.assert_close(plain.sample(3, 8)["observation"], shared.sample(3, 8)["observation"], rtol=0, atol=0)
 
 
 def test_a_memory_mapped_buffer_holds_the_same(tmp_path) -> None:
     mapped, plain = Replay(50, seed=2, scratch=str(tmp_path)), Replay(50, seed=2)
     for replay in (mapped, plain):
-        replay.fill([numbered(0)])
-        replay.extend([numbered(100), numbered(200)])
+        replay.add_offline([numbered(0)])
+        replay.add_online([numbered(100), numbered(200)])
     for key in TRANSITION_KEYS:
         torch.testing.assert_close(mapped.sample(3, 8)[key], plain.sample(3, 8)[key], rtol=0, atol=0)
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.memmap")) >= 50 * 4 * 3
@@ -182,13 +182,13 @@ def test_a_memory_mapped_buffer_holds_the_same(tmp_path) -> None:
 
 def test_a_memory_mapped_buffer_stays_in_its_file_whatever_trains(tmp_path) -> None:
     replay = Replay(50, device="cuda", scratch=str(tmp_path))
-    replay.fill([numbered(0)])
+    replay.add_offline([numbered(0)])
     assert replay.sample(1, 4).device == torch.device("cpu")
 
 
 def test_draws_of_another_kind_of_device_are_made_anew_and_said(caplog: pytest.LogCaptureFixture) -> None:
     replay = Replay(20, seed=3)
-    replay.fill([numbered(0)])
+    replay.add_offline([numbered(0)])
     state = replay.state_dict() | {"generator": torch.zeros(16, dtype=torch.uint8)}  # as long as a CUDA generator's
     replay.load_state_dict(state)
     assert "batches are drawn anew" in caplog.text

@@ -18,7 +18,7 @@ from awac_pl.report import page as report
 from awac_pl.report import published
 from awac_pl.report.figures import GRAY, band, curve, draw, explain, save
 from awac_pl.report.page import write_report
-from awac_pl.runs.grouping import Group, group_runs
+from awac_pl.runs.grouping import SeedGroup, group_runs
 from awac_pl.runs.reading import read_runs
 from tests.run_folders import make_rows, make_run
 from tests.test_cli import fit, workplace  # noqa: F401
@@ -26,7 +26,7 @@ from tests.test_cli import fit, workplace  # noqa: F401
 GIF = bytes.fromhex("47494638396101000100800000ffffff00000021f90401000000002c00000000010001000002024401003b")
 
 
-def groups_of(*folders: Path) -> list[Group]:
+def groups_of(*folders: Path) -> list[SeedGroup]:
     return group_runs(read_runs(folders)[0])
 
 

@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mlflow import MlflowClient
 
 from awac_pl.callbacks.interaction import EnvironmentInteraction
-from awac_pl.callbacks.run_writer import RunRecord
+from awac_pl.callbacks.run_writer import RunWriter
 from awac_pl.commands.main import main
 from awac_pl.errors import AwacError, TrainingDivergedError
 from awac_pl.runs.folder import RunFolder
@@ -32,8 +32,8 @@ from awac_pl.runs.metrics import append_logged, read_metrics, write_metrics
 from awac_pl.tracking import content as facts
 from awac_pl.tracking import logger as run_logger
 from awac_pl.tracking import parent_run as parents
-from awac_pl.tracking.destination import Place, find_place
-from awac_pl.tracking.logger import RunLogger
+from awac_pl.tracking.destination import Destination, find_destination
+from awac_pl.tracking.logger import RunFolderLogger
 from awac_pl.tracking.mirror import Mirror, make_store
 from tests.test_distributed import free_port
 from tests.test_training import make_data, make_module
@@ -61,7 +61,7 @@ def uri(empty_store: Path, tmp_path: Path) -> str:
 
 
 def write_run(folder: Path, rows: list[dict[str, float]] = ROWS, status: str = "finished", **changes) -> Path:
-    """A run folder as RunRecord leaves it."""
+    """A run folder as RunWriter leaves it."""
     ended = {} if status == "running" else {"finished": "2026-01-02T03:10:00.000+00:00", "scores": {"last": 0.5}}
     manifest = {
         "status": status,
@@ -89,7 +89,7 @@ def write_run(folder: Path, rows: list[dict[str, float]] = ROWS, status: str = "
 
 
 def end(folder: Path) -> None:
-    """What RunRecord writes when a run ends."""
+    """What RunWriter writes when a run ends."""
     manifest = json.loads((folder / "manifest.json").read_text())
     ended = {"status": "finished", "finished": "2026-01-02T03:10:00.000+00:00"}
     (folder / "manifest.json").write_text(json.dumps(manifest | ended))
@@ -97,7 +97,7 @@ def end(folder: Path) -> None:
 
 def mirrored(folder: Path, uri: str | None, group: str | None = None) -> Mirror:
     """The mirror of a folder, after one look."""
-    mirror = Mirror(folder, find_place(folder, uri, group=group), live=True)
+    mirror = Mirror(folder, find_destination(folder, uri, group=group), live=True)
     mirror.update()
     return mirror
 
@@ -203,7 +203,7 @@ def test_an_answer_that_is_lost_costs_no_second_run_and_no_second_point(
 
     monkeypatch.setattr(MlflowClient, call, die_behind)
     folder = write_run(tmp_path / "run", ROWS[:1] + ROWS[2:])
-    mirror = Mirror(folder, find_place(folder, uri), live=True)
+    mirror = Mirror(folder, find_destination(folder, uri), live=True)
     for _ in range(10):
         try:
             mirror.update()
@@ -223,13 +223,13 @@ def test_a_resumed_run_goes_on_in_the_same_run(tmp_path: Path, uri: str) -> None
     """The last row is done again with another result: of a step with two points the later one holds."""
     folder = write_run(tmp_path / "run", status="interrupted")
     first = mirrored(folder, uri)
-    first.place.save(folder)
+    first.destination.save(folder)
     assert only_run(uri).info.status == "KILLED"
     again = [*ROWS[:2], ROWS[2] | {"eval/success_rate": 0.75, "train/loss": 1.0, "seconds": 4.5}]
     again.append({"epoch": 3, "updates": 40, "env_steps": 40, "seconds": 6.0, "eval/success_rate": 1.0})
     shutil.rmtree(folder)
     write_run(folder, again[:3], status="running", seconds_count_from="2026-01-02T05:00:00.000+00:00")
-    first.place.save(folder)
+    first.destination.save(folder)
     second = mirrored(folder, None)
     assert only_run(uri).info.status == "RUNNING"
     assert second.points_sent == 3  # what has changed, no more
@@ -311,33 +311,33 @@ def test_a_store_is_made_in_one_step(tmp_path: Path, empty_store: Path, monkeypa
 
 def test_where_a_run_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_place(tmp_path, None).uri == f"sqlite:///{tmp_path}/mlflow.db"
-    assert find_place(tmp_path, "sqlite:///there/my.db").uri == f"sqlite:///{tmp_path}/there/my.db"
+    assert find_destination(tmp_path, None).uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert find_destination(tmp_path, "sqlite:///there/my.db").uri == f"sqlite:///{tmp_path}/there/my.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://everybody:5000")
-    assert find_place(tmp_path, None).uri == "http://everybody:5000"
-    assert find_place(tmp_path, "http://mine:5000").uri == "http://mine:5000"
-    Place("http://first:5000", "awac", group="g", run_id="a", files={"config.yaml": [1, 2]}).save(tmp_path)
-    resumed = find_place(tmp_path, None)
+    assert find_destination(tmp_path, None).uri == "http://everybody:5000"
+    assert find_destination(tmp_path, "http://mine:5000").uri == "http://mine:5000"
+    Destination("http://first:5000", "awac", group="g", run_id="a", files={"config.yaml": [1, 2]}).save(tmp_path)
+    resumed = find_destination(tmp_path, None)
     assert (resumed.uri, resumed.run_id, resumed.group) == ("http://first:5000", "a", "g")
-    moved = find_place(tmp_path, "http://mine:5000")
+    moved = find_destination(tmp_path, "http://mine:5000")
     assert (moved.uri, moved.run_id, moved.files, moved.key) == ("http://mine:5000", None, {}, resumed.key)
     monkeypatch.setenv("MLFLOW_RUN_ID", "b")
-    opened = find_place(tmp_path, None)
+    opened = find_destination(tmp_path, None)
     assert (opened.uri, opened.run_id, opened.files) == ("http://everybody:5000", "b", {})
 
 
 def test_places_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AwacError, match=r"MLflow URI 'mlruns' is a folder"):
-        find_place(tmp_path, "mlruns")
+        find_destination(tmp_path, "mlruns")
     with pytest.raises(AwacError, match="group 'it's': use letters"):
-        find_place(tmp_path, None, group="it's")
+        find_destination(tmp_path, None, group="it's")
     (tmp_path / "mlflow.json").write_text("{}")
     with pytest.raises(AwacError, match=r"mlflow\.json is damaged"):
-        find_place(tmp_path, None)
+        find_destination(tmp_path, None)
 
 
 def test_a_password_is_not_shown() -> None:
-    assert Place("https://me:secret@host:5000/x").shown_uri == "https://host:5000/x"
+    assert Destination("https://me:secret@host:5000/x").shown_uri == "https://host:5000/x"
 
 
 # awac sync
@@ -384,8 +384,8 @@ def test_sync_says_what_it_cannot_do(tmp_path: Path, uri: str, capsys: pytest.Ca
     one, other = write_run(tmp_path / "one"), write_run(tmp_path / "other")
     assert sync(one, tmp_path) == 2
     assert f"{tmp_path} is no run folder" in capsys.readouterr().err
-    Place(f"http://127.0.0.1:{free_port()}").save(one)
-    Place(uri).save(other)
+    Destination(f"http://127.0.0.1:{free_port()}").save(one)
+    Destination(uri).save(other)
     assert sync(one, other) == 2
     printed = capsys.readouterr()
     assert "Connection refused" in printed.out
@@ -512,13 +512,13 @@ class Stuck(Mirror):
 
 
 def train(
-    folder: Path, dataset: str, *callbacks: Callback, logger: RunLogger | None, epochs: int = 4, **options
+    folder: Path, dataset: str, *callbacks: Callback, logger: RunFolderLogger | None, epochs: int = 4, **options
 ) -> lightning.Trainer:
     data = make_data(dataset, workers=0, updates_per_epoch=10, offline_epochs=1, **options)
     trainer = lightning.Trainer(
         max_epochs=epochs, check_val_every_n_epoch=1, num_sanity_val_steps=0, accelerator="cpu", default_root_dir=folder,
         logger=logger or False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-        log_every_n_steps=1, callbacks=[EnvironmentInteraction(20), RunRecord({"task": "reach"}), *callbacks],
+        log_every_n_steps=1, callbacks=[EnvironmentInteraction(20), RunWriter({"task": "reach"}), *callbacks],
     )  # fmt: skip
     trainer.fit(make_module(data), datamodule=data)
     return trainer
@@ -530,7 +530,7 @@ def test_training_never_waits_for_mlflow(
     monkeypatch.setattr(run_logger, "Mirror", Stuck)
     monkeypatch.setattr(run_logger, "PATIENCE_SECONDS", 0.3)
     Stuck.released.clear()
-    train(tmp_path / "run", reach_dataset, logger=RunLogger(tmp_path / "run", Place("http://stuck:5000")))
+    train(tmp_path / "run", reach_dataset, logger=RunFolderLogger(tmp_path / "run", Destination("http://stuck:5000")))
     assert len(read_metrics(tmp_path / "run/metrics.csv")) == 4  # though the first request is not answered yet
     assert "4 rows and 7 files are missing" in caplog.text
     Stuck.released.set()
@@ -541,7 +541,7 @@ def test_a_server_that_is_never_there_gets_everything_from_sync(
 ) -> None:
     monkeypatch.setattr(run_logger, "PATIENCE_SECONDS", 0.3)
     folder = tmp_path / "run"
-    train(folder, reach_dataset, logger=RunLogger(folder, Place(f"http://127.0.0.1:{free_port()}")))
+    train(folder, reach_dataset, logger=RunFolderLogger(folder, Destination(f"http://127.0.0.1:{free_port()}")))
     assert "Connection refused. The run goes on" in caplog.text
     assert f"4 rows and 7 files are missing. Send them with: awac sync {folder}" in caplog.text
     assert sync(folder, "--mlflow_uri", uri) == 0
@@ -568,7 +568,7 @@ def test_status_of_a_run_that_does_not_reach_its_end(
     handler = signal.getsignal(signal.SIGINT)
     raised = {"ctrl-c": SystemExit, "sigterm": SIGTERMException, "nan": TrainingDivergedError}[stop]
     with pytest.raises(raised):
-        train(tmp_path / "run", reach_dataset, Stop(), logger=RunLogger(tmp_path / "run", Place(uri)))
+        train(tmp_path / "run", reach_dataset, Stop(), logger=RunFolderLogger(tmp_path / "run", Destination(uri)))
     signal.signal(signal.SIGINT, handler)  # Lightning ignores Ctrl-C from the first one on
     run = only_run(uri)
     assert run.info.status == status
@@ -648,7 +648,7 @@ def test_a_server_that_dies_and_comes_back_has_every_point(
     monkeypatch.setattr(run_logger, "RETRY_SECONDS", 0.5)
     caplog.set_level("INFO", "awac_pl")
     folder = tmp_path / "run"
-    logger = RunLogger(folder, find_place(folder, server.uri))
+    logger = RunFolderLogger(folder, find_destination(folder, server.uri))
     train(folder, reach_dataset, Outage(server), LearningRateMonitor("epoch"), logger=logger, epochs=6)
     assert caplog.text.count("The run goes on; what is missing is sent when MLflow answers") == 2
     assert caplog.text.count("answers again, and has everything") == 2

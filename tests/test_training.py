@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from awac_pl.algorithms.awac import AWAC
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.progress import AwacProgressBar
-from awac_pl.callbacks.run_writer import RunRecord
+from awac_pl.callbacks.run_writer import RunWriter
 from awac_pl.datasets.catalog import read_metadata
 from awac_pl.datasets.cloned import cloned_id
 from awac_pl.datasets.minari_io import save_dataset
@@ -76,7 +76,7 @@ def fit(folder: Path, data: ReplayDataModule, *callbacks: Callback, module: AWAC
 def test_schedule_and_counters(tmp_path: Path, reach_dataset: str, synchronous: bool, workers: int) -> None:
     data, watch = make_data(reach_dataset, workers=workers), Watch()
     interaction = EnvironmentInteraction(env_steps_per_epoch=25, synchronous=synchronous)
-    record = RunRecord({"task": "reach"})
+    record = RunWriter({"task": "reach"})
     module = fit(tmp_path, data, interaction, watch, record)
     assert int(module.updates) == 100
     assert int(module.env_steps) == 80  # whole episodes of 10: 30, then 20 that were due, then 30
@@ -139,7 +139,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path: Path, re
     def callbacks(folder: str) -> list[Callback]:
         return [
             EnvironmentInteraction(env_steps_per_epoch=20, synchronous=True),
-            RunRecord({}),
+            RunWriter({}),
             ModelCheckpoint(tmp_path / folder / "checkpoints", save_last=True, save_on_train_epoch_end=True),
         ]
 
@@ -199,7 +199,7 @@ def test_divergence_keeps_the_last_good_checkpoint_and_says_so(tmp_path: Path, r
     data = make_data(reach_dataset)
     checkpoint = ModelCheckpoint(tmp_path / "checkpoints", save_last=True, save_on_train_epoch_end=True)
     with pytest.raises(TrainingDivergedError, match=r"the loss is nan at update 45; the last checkpoint is from before it"):
-        fit(tmp_path, data, checkpoint, RunRecord({}), Poison())
+        fit(tmp_path, data, checkpoint, RunWriter({}), Poison())
     kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert int(kept["updates"]) == 40
     assert all(torch.isfinite(value).all() for value in kept.values())
@@ -222,7 +222,7 @@ def test_success_is_unavailable_where_nobody_reports_it(tmp_path: Path, capsys: 
     data = make_data("toy/wide-v0", task=task.env_id)
     save_dataset("toy/wide-v0", [make_episode(success=None, seed=seed) for seed in range(5)], task, data.spaces, {})
     assert data.return_range is None
-    record = RunRecord({})
+    record = RunWriter({})
     fit(tmp_path, data, EnvironmentInteraction(20), record)
     rows = read_metrics(tmp_path / "metrics.csv")
     assert np.isnan(rows[-1]["eval/success_rate"])

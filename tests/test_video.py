@@ -286,7 +286,7 @@ def test_a_fit_leaves_the_pair_in_its_folder(here: Place) -> None:
     for frame, grey in zip(pair, (0, 100, 200), strict=True):
         np.testing.assert_allclose(frame[48::96, 48::96], grey, atol=8)
     assert read_mp4(videos / "updates-0000020.mp4")[0].shape == (3, 96, 192, 3)
-    # RunRecord, which hands the folder to MLflow, has come later
+    # RunWriter, which hands the folder to MLflow, has come later
     assert max(path.stat().st_mtime_ns for path in videos.iterdir()) <= (videos.parent / "manifest.json").stat().st_mtime_ns
     assert json.loads((videos.parent / "manifest.json").read_text())["status"] == "finished"
 

@@ -58,7 +58,7 @@ class EnvironmentInteraction(Callback):
             block = collect_block(*self._job(data, module, online_epoch))
         else:
             block, self._next_block = self._next_block.result(), None
-        data.replay.extend(block.episodes)
+        data.replay.add_online(block.episodes)
         self.own_episodes += len(block.episodes)
         self.own_env_steps += block.env_steps
         self._count_and_log(block, module)

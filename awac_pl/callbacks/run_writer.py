@@ -32,7 +32,7 @@ from awac_pl.report.page import write_report
 from awac_pl.report.statistics import wilson_interval
 from awac_pl.runs.metrics import read_metrics, write_metrics, x_axis
 from awac_pl.runs.summary import score_run
-from awac_pl.tracking.logger import RunLogger
+from awac_pl.tracking.logger import RunFolderLogger
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ class SaveRunConfig(SaveConfigCallback):
             _tolerate(logger.log_hyperparams, parameters)
 
 
-class RunRecord(Callback):
-    """Writes ``manifest.json`` and ``metrics.csv`` into ``trainer.default_root_dir``; ``RunLogger`` sends them to MLflow.
+class RunWriter(Callback):
+    """Writes ``manifest.json`` and ``metrics.csv`` into ``trainer.default_root_dir``; ``RunFolderLogger`` uploads them.
 
     One row per epoch, by rank 0. The x axis of loggers is ``env_steps``; pretraining lies left of zero, at minus the updates
     that are left of it. A logger that fails costs a warning, not the run.
@@ -108,7 +108,7 @@ class RunRecord(Callback):
         self._write_manifest(trainer)
         self._usage.measure(pl_module.device)  # what was before belongs to no epoch
         for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
+            if isinstance(logger, RunFolderLogger):
                 logger.start()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -134,7 +134,7 @@ class RunRecord(Callback):
         write_metrics(Path(trainer.default_root_dir) / "metrics.csv", self.rows)
         step = x_axis(row, self._manifest["offline_updates"])
         for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):  # reads the row from the folder
+            if isinstance(logger, RunFolderLogger):  # reads the row from the folder
                 logger.log_metrics(self._usage.measure(pl_module.device), step)
             else:
                 _tolerate(logger.log_metrics, row, step=step)
@@ -180,7 +180,7 @@ class RunRecord(Callback):
         if math.isfinite(scores["regret"]):
             lines.append(f"  online training    regret {scores['regret']:.2f} (mean of 1 - success, with exploration noise)")
         lines += ["", f"run folder  {trainer.default_root_dir}"]
-        lines += [f"MLflow      {logger.how_to_look}" for logger in trainer.loggers if isinstance(logger, RunLogger)]
+        lines += [f"MLflow      {logger.how_to_look}" for logger in trainer.loggers if isinstance(logger, RunFolderLogger)]
         return "\n".join(lines)
 
     def _finish(self, trainer: lightning.Trainer, status: str, error: str = "") -> None:

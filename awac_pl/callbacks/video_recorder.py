@@ -83,7 +83,7 @@ class VideoRecorder(Callback):
             self._record(trainer, learned_policy(module, True), f"updates-{int(module.updates):07d}")
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Render what came of it: here and not when the fit ends, where RunRecord hands the run folder to MLflow."""
+        """Render what came of it: here and not when the fit ends, where RunWriter hands the run folder to MLflow."""
         data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self._record(trainer, policy_before(data.dataset_ids, True) | learned_policy(cast(AWAC, pl_module), True), "last")
 

@@ -22,14 +22,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from awac_pl.algorithms.awac import AWAC
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.progress import AwacProgressBar
-from awac_pl.callbacks.run_writer import RunRecord, SaveRunConfig
+from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
 from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.errors import AwacError, nearest
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.folder import RunFolder, choose_run_folder, run_of
 from awac_pl.runs.manifest import git_commit
-from awac_pl.tracking.destination import find_place
-from awac_pl.tracking.logger import RunLogger
+from awac_pl.tracking.destination import find_destination
+from awac_pl.tracking.logger import RunFolderLogger
 
 #: Where rank 0 tells the processes that it starts which folder it has chosen.
 RUN_DIR_VARIABLE = "AWAC_RUN_DIR"
@@ -153,7 +153,7 @@ class AwacCLI(LightningCLI):
             self.config_init[self.subcommand].trainer.callbacks = [
                 *(self.config_init[self.subcommand].trainer.callbacks or []),
                 *([] if config.trainer.enable_progress_bar is False else [AwacProgressBar()]),
-                RunRecord(tags),
+                RunWriter(tags),
                 # The best one follows the evaluations; this one is where a run that was stopped goes on.
                 ModelCheckpoint(
                     dirpath=config.checkpoint.dirpath,
@@ -175,12 +175,14 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _run_logger(config: Any) -> RunLogger | bool:
+def _run_logger(config: Any) -> RunFolderLogger | bool:
     """Sends the run folder to MLflow: to the run that ``mlflow run`` has opened, a server, or a local SQLite file."""
     if (config.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")) == "none":
         return False
     folder = Path(config.run_dir)
-    return RunLogger(folder, find_place(folder, config.mlflow_uri, experiment=config.mlflow_experiment, group=config.group))
+    return RunFolderLogger(
+        folder, find_destination(folder, config.mlflow_uri, experiment=config.mlflow_experiment, group=config.group)
+    )
 
 
 def run(arguments: list[str]) -> None:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from awac_pl.errors import AwacError, first_line
 from awac_pl.runs.folder import RunFolder
 from awac_pl.tracking.content import parameters_of
-from awac_pl.tracking.destination import find_place
+from awac_pl.tracking.destination import find_destination
 from awac_pl.tracking.mirror import Mirror, reason
 
 DESCRIPTION = """\
@@ -76,13 +76,13 @@ def _sync(folder: Path, options: argparse.Namespace) -> str:
     """Send a run; what was done."""
     if RunFolder(folder).busy:
         return "still going on, sends everything itself"
-    told = parameters_of(folder)  # a run with --mlflow_uri=none has no place yet
+    told = parameters_of(folder)  # a run with --mlflow_uri=none has no destination yet
     experiment, group = options.mlflow_experiment or told.get("mlflow_experiment"), options.group or told.get("group")
-    place = find_place(folder, options.mlflow_uri, experiment=experiment, group=group)
+    destination = find_destination(folder, options.mlflow_uri, experiment=experiment, group=group)
     lock = RunFolder(folder)
     lock.take()  # nobody goes on with the run meanwhile
     try:
-        mirror = Mirror(folder, place, live=False)
+        mirror = Mirror(folder, destination, live=False)
         mirror.update()
         files = mirror.missing_files()
         size = sum(path.stat().st_size for path in files)
@@ -94,4 +94,4 @@ def _sync(folder: Path, options: argparse.Namespace) -> str:
     finally:
         lock.release()
     what = f"{mirror.points_sent} points and {len(files)} files sent" if mirror.points_sent or files else "nothing to send"
-    return f"{what}, run {mirror.run_id} at {place.shown_uri}"
+    return f"{what}, run {mirror.run_id} at {destination.shown_uri}"

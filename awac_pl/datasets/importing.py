@@ -43,7 +43,7 @@ _HARMLESS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recording:
+class RawEpisode:
     """One episode as a file holds it; see ``relabel_episode`` for the shapes."""
 
     observations: np.ndarray
@@ -154,7 +154,7 @@ def choose_format(file: Path, asked: Format | None) -> Format:
     return form
 
 
-def read_recordings(file: Path, form: Format) -> Iterator[Recording]:
+def read_recordings(file: Path, form: Format) -> Iterator[RawEpisode]:
     """The episodes of a file, as they are.
 
     Raises:
@@ -170,12 +170,12 @@ def read_recordings(file: Path, form: Format) -> Iterator[Recording]:
         raise unreadable(file, error, form) from error
 
 
-def _read_dapg(file: Path) -> Iterator[Recording]:
+def _read_dapg(file: Path) -> Iterator[RawEpisode]:
     with file.open("rb") as stream:
         yield from _paths(_unpickle(stream))
 
 
-def _read_rlkit(file: Path) -> Iterator[Recording]:
+def _read_rlkit(file: Path) -> Iterator[RawEpisode]:
     with file.open("rb") as stream:
         version = np.lib.format.read_magic(stream)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -189,7 +189,7 @@ def _unpickle(stream: IO[bytes]) -> Any:
     return HarmlessUnpickler(stream, encoding="latin1").load()
 
 
-def _paths(paths: Any) -> Iterator[Recording]:
+def _paths(paths: Any) -> Iterator[RawEpisode]:
     """Episodes as DAPG and rlkit hold them: dicts of lists or arrays, one entry per step."""
     if not isinstance(paths, Sequence | np.ndarray):
         raise DatasetError(f"holds a {type(paths).__name__}, not a list of episodes")
@@ -201,7 +201,7 @@ def _paths(paths: Any) -> Iterator[Recording]:
             following = _observations(path["next_observations"])
             observations = np.concatenate([observations, following[-1:]])
         terminated = path.get("terminals")
-        yield Recording(
+        yield RawEpisode(
             observations=observations,
             actions=np.asarray(path["actions"]),
             rewards=None if "rewards" not in path else np.asarray(path["rewards"]),
@@ -220,7 +220,7 @@ def _observations(rows: Any) -> np.ndarray:
     return np.asarray(rows)
 
 
-def _read_d4rl(file: Path) -> Iterator[Recording]:
+def _read_d4rl(file: Path) -> Iterator[RawEpisode]:
     with h5py.File(file, "r") as source:
         where = str(file)
         observations, actions = (
@@ -239,7 +239,7 @@ def _read_d4rl(file: Path) -> Iterator[Recording]:
         rows = slice(first, end + 1)
         after = [] if following is None else [following[end : end + 1]]
         if after or end > first:  # a single step whose outcome is unknown tells nothing
-            yield Recording(
+            yield RawEpisode(
                 observations=np.concatenate([observations[rows], *after]),
                 actions=actions[rows],
                 rewards=rewards[rows],
@@ -249,7 +249,7 @@ def _read_d4rl(file: Path) -> Iterator[Recording]:
         first = end + 1
 
 
-def _read_npz(file: Path) -> Iterator[Recording]:
+def _read_npz(file: Path) -> Iterator[RawEpisode]:
     with file.open("rb") as stream, np.load(stream, allow_pickle=False) as source:
         missing = {"observations", "actions"} - set(source.files)
         if missing:
@@ -261,7 +261,7 @@ def _read_npz(file: Path) -> Iterator[Recording]:
         shapes = f"{list(observations.shape)} and {list(actions.shape)}"
         raise DatasetError(f"observations and actions are {shapes}; expected [N, T + 1, O] and [N, T, A]")
     for index in range(len(actions)):
-        yield Recording(
+        yield RawEpisode(
             observations=observations[index],
             actions=actions[index],
             rewards=None if rewards is None else rewards[index],
@@ -270,7 +270,7 @@ def _read_npz(file: Path) -> Iterator[Recording]:
         )
 
 
-READERS: dict[Format, Callable[[Path], Iterator[Recording]]] = {
+READERS: dict[Format, Callable[[Path], Iterator[RawEpisode]]] = {
     "dapg": _read_dapg, "rlkit": _read_rlkit, "d4rl": _read_d4rl, "npz": _read_npz,
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from awac_pl.datasets.catalog import data_file, environment_mismatch, read_metadata, recorded_environment, reward_mismatch
-from awac_pl.datasets.importing import Format, Recording, choose_format, read_recordings
+from awac_pl.datasets.importing import Format, RawEpisode, choose_format, read_recordings
 from awac_pl.datasets.safe_hdf5 import read_array, read_group, unreadable
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, unscale_action
 from awac_pl.errors import DatasetError
@@ -56,7 +56,7 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, 
     return report
 
 
-def _stored(dataset_id: str) -> Iterator[Recording]:
+def _stored(dataset_id: str) -> Iterator[RawEpisode]:
     """The episodes of a Minari dataset, with whatever is wrong with them."""
     path = data_file(dataset_id)
     try:
@@ -71,7 +71,7 @@ def _stored(dataset_id: str) -> Iterator[Recording]:
                 if "observations" not in columns or "actions" not in columns:
                     raise DatasetError(f"{where}: no observations and actions; it is not a Minari episode")
                 infos = read_group(group, "infos", where) if "infos" in group else {}
-                yield Recording(
+                yield RawEpisode(
                     observations=columns["observations"],
                     actions=columns["actions"],
                     rewards=columns.get("rewards"),
@@ -83,7 +83,7 @@ def _stored(dataset_id: str) -> Iterator[Recording]:
         raise unreadable(path, error) from error
 
 
-def _describe(recordings: Sequence[Recording], task: Task, spaces: Spaces) -> dict[str, Any]:
+def _describe(recordings: Sequence[RawEpisode], task: Task, spaces: Spaces) -> dict[str, Any]:
     lengths = [len(recording.actions) for recording in recordings]
     width = {recording.observations.shape[-1] for recording in recordings}
     report: dict[str, Any] = {
@@ -146,7 +146,7 @@ def _describe(recordings: Sequence[Recording], task: Task, spaces: Spaces) -> di
     return report
 
 
-def _not_finite(recordings: Sequence[Recording]) -> list[dict[str, Any]]:
+def _not_finite(recordings: Sequence[RawEpisode]) -> list[dict[str, Any]]:
     found = []
     for index, recording in enumerate(recordings):
         for key in ("observations", "actions", "rewards"):
@@ -161,7 +161,7 @@ def _not_finite(recordings: Sequence[Recording]) -> list[dict[str, Any]]:
     return found
 
 
-def _rewards(recordings: Sequence[Recording], judged: Sequence[np.ndarray]) -> dict[str, Any]:
+def _rewards(recordings: Sequence[RawEpisode], judged: Sequence[np.ndarray]) -> dict[str, Any]:
     stored = [recording.rewards.reshape(-1) for recording in recordings if recording.rewards is not None]
     if len(stored) != len(recordings):
         return {"kind": "none"}

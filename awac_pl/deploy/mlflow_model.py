@@ -11,7 +11,7 @@ import numpy as np
 
 from awac_pl.deploy.contract import CONTRACT, EXAMPLES, ONNX, read_contract
 from awac_pl.errors import AwacError, first_line
-from awac_pl.tracking.destination import Place
+from awac_pl.tracking.destination import Destination
 
 if TYPE_CHECKING:  # slow to import
     import mlflow
@@ -73,7 +73,7 @@ def register_policy(folder: Path, name: str, client: mlflow.MlflowClient) -> str
     facts = read_contract(folder).facts
     try:
         experiment = client.get_experiment_by_name("awac")
-        database = Place(client.tracking_uri).database
+        database = Destination(client.tracking_uri).database
         files = str(database.parent / "mlartifacts") if database else None
         number = experiment.experiment_id if experiment else client.create_experiment("awac", files)
         tags = {"task": facts["task"], "training_run": facts["training_run"]["folder"] or "unknown"}

@@ -164,7 +164,7 @@ class Replay:
         """Number of online transitions that are still there."""
         return len(self) - self.offline_size
 
-    def fill(self, episodes: Sequence[Episode], weight: float = 1.0, demonstrations: bool = False) -> None:
+    def add_offline(self, episodes: Sequence[Episode], weight: float = 1.0, demonstrations: bool = False) -> None:
         """Store this rank's share of some offline episodes; may be called again, before the first online episode.
 
         Args:
@@ -187,7 +187,7 @@ class Replay:
         if demonstrations:
             self.sampler.demonstration_size += len(rows)
 
-    def extend(self, episodes: Sequence[Episode]) -> None:
+    def add_online(self, episodes: Sequence[Episode]) -> None:
         """Add online episodes; once full, they replace the oldest online transitions."""
         self._extend_rows(self._to_rows(episodes))
 

@@ -255,7 +255,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         )
         episodes = transitions = clipped = 0
         while block := list(itertools.islice(stream, EPISODES_AT_A_TIME)):
-            self.replay.fill([episode for episode, _ in block], weight, demonstrations=first)
+            self.replay.add_offline([episode for episode, _ in block], weight, demonstrations=first)
             episodes += len(block)
             transitions += sum(len(episode) for episode, _ in block)
             clipped += sum(outside for _, outside in block)

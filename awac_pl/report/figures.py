@@ -20,7 +20,7 @@ import numpy as np
 from awac_pl.files import replacing
 from awac_pl.report import published
 from awac_pl.report.statistics import FEWEST_SEEDS, bootstrap_interval, wilson_interval
-from awac_pl.runs.grouping import Group
+from awac_pl.runs.grouping import SeedGroup
 from awac_pl.runs.reading import Run, clip, number_of
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def band(runs: Sequence[Run], values: np.ndarray, measure: Measure) -> tuple[np.
     return None
 
 
-def explain(groups: Sequence[Group], measure: Measure, compare: bool = False) -> str:
+def explain(groups: Sequence[SeedGroup], measure: Measure, compare: bool = False) -> str:
     """What the lines, bands and marks of a figure mean, in words."""
     sizes = sorted({int(row["eval/episodes"]) for group in groups for run in group.runs for row in run.evaluations})
     seeds = {len(group.counted) for group in groups}
@@ -108,7 +108,7 @@ def explain(groups: Sequence[Group], measure: Measure, compare: bool = False) ->
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def draw(groups: Sequence[Group], measure: Measure, *, title: str | None = None, compare: bool = False) -> Figure:
+def draw(groups: Sequence[SeedGroup], measure: Measure, *, title: str | None = None, compare: bool = False) -> Figure:
     """Draw the curves of one task.
 
     Args:
@@ -178,7 +178,7 @@ def _settings() -> Iterator[None]:
         yield
 
 
-def _draw_group(axes: Axes, group: Group, measure: Measure, style: tuple, *, alone: bool) -> list[Any]:
+def _draw_group(axes: Axes, group: SeedGroup, measure: Measure, style: tuple, *, alone: bool) -> list[Any]:
     """Seeds, mean, band and the cloned policy of one group; the mean's entry of the legend."""
     colour, line, mark = style
     for run in group.runs:
@@ -206,7 +206,7 @@ def _draw_group(axes: Axes, group: Group, measure: Measure, style: tuple, *, alo
     return axes.plot([], [], color=colour, linestyle=line, linewidth=2.4, marker=mark, markersize=4, label=label)
 
 
-def _marks(groups: Sequence[Group], measure: Measure, colour: str) -> list[Any]:
+def _marks(groups: Sequence[SeedGroup], measure: Measure, colour: str) -> list[Any]:
     """What the legend says of thin lines, bands, dashes and large marks, as far as there are any."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -243,7 +243,7 @@ def _draw_published(axes: Axes, task: str) -> list[Any]:
     return lines
 
 
-def _mark_phases(axes: Axes, groups: Sequence[Group]) -> None:
+def _mark_phases(axes: Axes, groups: Sequence[SeedGroup]) -> None:
     """A line where acting begins, and a shade over pretraining."""
     updates = max(run.pretraining_updates for group in groups for run in group.runs)
     if not updates:

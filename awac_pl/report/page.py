@@ -14,7 +14,7 @@ from markupsafe import Markup
 from awac_pl.errors import AwacError
 from awac_pl.files import replacing
 from awac_pl.report.tables import Table, origin_tables, result_tables
-from awac_pl.runs.grouping import Group, group_runs
+from awac_pl.runs.grouping import SeedGroup, group_runs
 from awac_pl.runs.manifest import shown_command
 from awac_pl.runs.reading import Run, read_runs
 
@@ -84,7 +84,7 @@ def _template() -> Any:
     return environment.get_template("page.html.j2")
 
 
-def _draw_figures(groups: Sequence[Group], folder: Path | None, compare: bool) -> list[dict[str, str]]:
+def _draw_figures(groups: Sequence[SeedGroup], folder: Path | None, compare: bool) -> list[dict[str, str]]:
     """SVG and caption of each task's figures; written into a folder, too, where one is given."""
     from awac_pl.report.figures import LABELS, draw, explain, inline_svg, save
 
@@ -139,5 +139,5 @@ def _place(path: Path) -> tuple:
     return rank, len(path.stem), path.stem, list(KINDS).index(path.suffix.lower()) if path.suffix.lower() in KINDS else -1
 
 
-def _one_of_each(groups: Sequence[Group]) -> list[Run]:
+def _one_of_each(groups: Sequence[SeedGroup]) -> list[Run]:
     return [group.runs[0] for group in groups if group.runs[0].config]

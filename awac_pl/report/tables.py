@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from awac_pl.report.statistics import FEWEST_SEEDS, bootstrap_interval, interquartile_mean, mean_over_seeds, wilson_interval
-from awac_pl.runs.grouping import Group, differences
+from awac_pl.runs.grouping import SeedGroup, differences
 from awac_pl.runs.reading import Run
 from awac_pl.runs.summary import REPORTED_STEPS, all_returns, score_run, stages
 
@@ -59,7 +59,7 @@ class Table:
         ).format(self.title, head, body, note)
 
 
-def result_tables(runs: Sequence[Run], groups: Sequence[Group]) -> list[Table]:
+def result_tables(runs: Sequence[Run], groups: Sequence[SeedGroup]) -> list[Table]:
     """What the runs have reached, and how fast."""
     seeds = [_seed_table(groups)] if any(len(group.counted) > 1 for group in groups) else []
     return [
@@ -67,7 +67,7 @@ def result_tables(runs: Sequence[Run], groups: Sequence[Group]) -> list[Table]:
     ]  # fmt: skip
 
 
-def origin_tables(runs: Sequence[Run], groups: Sequence[Group]) -> list[Table]:
+def origin_tables(runs: Sequence[Run], groups: Sequence[SeedGroup]) -> list[Table]:
     """What the runs were made with."""
     differing = [_difference_table(groups)] if len(runs) > 1 else []
     return [_run_table(runs), _dataset_table(runs), *differing, _version_table(runs)]
@@ -85,7 +85,7 @@ def _stage_names(runs: Sequence[Run]) -> list[str]:
     return [name for name in order if name in reached]
 
 
-def _stage_table(groups: Sequence[Group]) -> Table:
+def _stage_table(groups: Sequence[SeedGroup]) -> Table:
     names = _stage_names([run for group in groups for run in group.counted])
     rows = []
     for group in groups:
@@ -125,7 +125,7 @@ def _success_table(runs: Sequence[Run]) -> Table:
     )
 
 
-def _seed_table(groups: Sequence[Group]) -> Table:
+def _seed_table(groups: Sequence[SeedGroup]) -> Table:
     several = [group for group in groups if len(group.counted) > 1]
     rows = []
     for group in several:
@@ -160,7 +160,7 @@ def _seed_table(groups: Sequence[Group]) -> Table:
     )
 
 
-def _by_seed(group: Group) -> dict[str, np.ndarray]:
+def _by_seed(group: SeedGroup) -> dict[str, np.ndarray]:
     """The measures of the counted runs of a group, one value for each seed that has it."""
     values: dict[str, list[float]] = {}
     for run in group.counted:
@@ -272,7 +272,7 @@ def _dataset_table(runs: Sequence[Run]) -> Table:
     return Table(title="Datasets", columns=columns, rows=rows)
 
 
-def _difference_table(groups: Sequence[Group]) -> Table:
+def _difference_table(groups: Sequence[SeedGroup]) -> Table:
     runs = [(index, run) for index, group in enumerate(groups) for run in group.runs]
     rows = []
     for name, values in differences([run for _, run in runs]).items():

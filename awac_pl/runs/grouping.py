@@ -19,7 +19,7 @@ SPEED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class SeedGroup:
     """Runs that differ in nothing but seed, length and speed.
 
     Args:
@@ -64,7 +64,7 @@ class Group:
         return [f"{self.task}, {self.label}: {note}" for note in notes]
 
 
-def group_runs(runs: Sequence[Run]) -> list[Group]:
+def group_runs(runs: Sequence[Run]) -> list[SeedGroup]:
     """Put runs together that differ in nothing but seed, length and speed, sorted by task and preset."""
     alike: dict[str, list[Run]] = {}
     for run in runs:
@@ -78,7 +78,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         if len(siblings) > 1:
             label += "".join(f", {part}" for part in _distinction(first, siblings))
         groups.append(
-            Group(task=first.task, label=label, runs=tuple(sorted(members, key=lambda run: (len(run.seed), run.seed))))
+            SeedGroup(task=first.task, label=label, runs=tuple(sorted(members, key=lambda run: (len(run.seed), run.seed))))
         )
     return sorted(groups, key=lambda group: (group.task, group.label))
 

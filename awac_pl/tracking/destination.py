@@ -14,7 +14,7 @@ from awac_pl.files import write_text
 
 
 @dataclass
-class Place:
+class Destination:
     """A run of a tracking server, or of a database.
 
     Args:
@@ -45,7 +45,7 @@ class Place:
         """The SQLite file; None for a server."""
         return Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
 
-    def elsewhere(self, uri: str, run_id: str | None = None) -> Place:
+    def elsewhere(self, uri: str, run_id: str | None = None) -> Destination:
         """The same folder's place on another server or in another run, which has got nothing yet."""
         return replace(self, uri=uri, run_id=run_id, description="", files={})
 
@@ -54,7 +54,9 @@ class Place:
         write_text(folder / "mlflow.json", json.dumps(asdict(self), indent=2) + "\n")
 
 
-def find_place(folder: Path, uri: str | None, *, experiment: str | None = None, group: str | None = None) -> Place:
+def find_destination(
+    folder: Path, uri: str | None, *, experiment: str | None = None, group: str | None = None
+) -> Destination:
     """Where a run belongs: where the user says, where ``mlflow run`` says, where it was before, or in a local SQLite file.
 
     Args:
@@ -68,20 +70,20 @@ def find_place(folder: Path, uri: str | None, *, experiment: str | None = None, 
     """
     if group is not None and not re.fullmatch(r"[\w .:/-]+", group):
         raise AwacError(f"group '{group}': use letters, digits, spaces and . : / - _")
-    stored = _stored_place(folder / "mlflow.json")
+    stored = _stored_destination(folder / "mlflow.json")
     run_id = os.environ.get("MLFLOW_RUN_ID") if uri is None else None
     if stored is not None and run_id is None:
         uri = uri or stored.uri
     uri = checked_uri(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
-    place = stored or Place(uri, run_id=run_id)
-    if place.uri != uri or (run_id is not None and place.run_id != run_id):
-        place = place.elsewhere(uri, run_id)
-    return replace(place, experiment=experiment or place.experiment, group=group or place.group)
+    destination = stored or Destination(uri, run_id=run_id)
+    if destination.uri != uri or (run_id is not None and destination.run_id != run_id):
+        destination = destination.elsewhere(uri, run_id)
+    return replace(destination, experiment=experiment or destination.experiment, group=group or destination.group)
 
 
-def _stored_place(path: Path) -> Place | None:
+def _stored_destination(path: Path) -> Destination | None:
     try:
-        return Place(**json.loads(path.read_text())) if path.exists() else None
+        return Destination(**json.loads(path.read_text())) if path.exists() else None
     except (ValueError, TypeError) as error:
         raise AwacError(f"{path} is damaged ({first_line(error)}); remove it, and a new MLflow run is made") from error
 

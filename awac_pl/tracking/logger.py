@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from awac_pl.runs.metrics import append_logged
-from awac_pl.tracking.destination import Place
+from awac_pl.tracking.destination import Destination
 from awac_pl.tracking.mirror import Mirror, reason
 
 log = logging.getLogger(__name__)
@@ -27,29 +27,29 @@ PATIENCE_SECONDS, FILE_PATIENCE_SECONDS = 10.0, 60.0
 SLOWEST_BYTES_PER_SECOND = 1e6
 
 
-class RunLogger(Logger):
+class RunFolderLogger(Logger):
     """Keeps an MLflow run equal to the run folder while the run goes on.
 
-    ``RunRecord`` writes the folder; a daemon thread sends what is new in it, now or when the server answers again. What
+    ``RunWriter`` writes the folder; a daemon thread sends what is new in it, now or when the server answers again. What
     callbacks log goes by way of the folder, too (``logged.jsonl``), and lies at the ``step`` that they say: ``system/…`` of
-    ``RunRecord``, and whatever Lightning's own callbacks log. Parameters are those of ``config.yaml``. Of several processes,
+    ``RunWriter``, and whatever Lightning's own callbacks log. Parameters are those of ``config.yaml``. Of several processes,
     that of rank 0 does all this.
 
     Args:
         folder: the run folder.
-        place: where in MLflow it belongs.
+        destination: where in MLflow it belongs.
     """
 
-    def __init__(self, folder: Path, place: Place) -> None:
+    def __init__(self, folder: Path, destination: Destination) -> None:
         super().__init__()
         self.folder = folder
-        self.place = place
+        self.destination = destination
         self._sender: Sender | None = None
 
     @property
     def name(self) -> str:
         """Of the experiment."""
-        return self.place.experiment
+        return self.destination.experiment
 
     @property
     def version(self) -> str:
@@ -64,14 +64,14 @@ class RunLogger(Logger):
     @property
     def how_to_look(self) -> str:
         """What shows the run in a browser."""
-        uri = self.place.shown_uri
+        uri = self.destination.shown_uri
         return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
 
     @rank_zero_only
     def start(self) -> None:
         """Begin to send. The folder has its manifest by now."""
-        self.place.save(self.folder)
-        self._sender = Sender(Mirror(self.folder, self.place, live=True))
+        self.destination.save(self.folder)
+        self._sender = Sender(Mirror(self.folder, self.destination, live=True))
         self._sender.start()
 
     @rank_zero_only
@@ -96,7 +96,7 @@ class RunLogger(Logger):
             return
         log.warning(
             "MLflow at %s has not got everything: %d rows and %d files are missing. Send them with: awac sync %s",
-            self.place.shown_uri, sender.mirror.missing_rows(), len(sender.mirror.missing_files()), self.folder,
+            self.destination.shown_uri, sender.mirror.missing_rows(), len(sender.mirror.missing_files()), self.folder,
         )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ class Sender(threading.Thread):
         self._ending = threading.Event()
         self._complete = False
         self._ended_at = self._deadline = 0.0  # of time.monotonic
-        self._patience = PATIENCE_SECONDS if mirror.place.database is None else FILE_PATIENCE_SECONDS
+        self._patience = PATIENCE_SECONDS if mirror.destination.database is None else FILE_PATIENCE_SECONDS
 
     def wake(self) -> None:
         """Look at the folder soon."""
@@ -136,7 +136,7 @@ class Sender(threading.Thread):
         try:
             while self.is_alive() and (now := time.monotonic()) < self._deadline:
                 if not told and now > self._ended_at + 2:
-                    log.info("waiting for MLflow at %s to take the rest", self.mirror.place.shown_uri)
+                    log.info("waiting for MLflow at %s to take the rest", self.mirror.destination.shown_uri)
                     told = True
                 self.join(0.1)
         except KeyboardInterrupt:
@@ -154,13 +154,13 @@ class Sender(threading.Thread):
                     self._send_files()
                     self._complete = True
                 if not answers:
-                    log.info("MLflow at %s answers again, and has everything", self.mirror.place.shown_uri)
+                    log.info("MLflow at %s answers again, and has everything", self.mirror.destination.shown_uri)
                 answers = True
             except Exception as error:  # of MLflow, in any of its libraries
                 if answers:
                     log.warning(
                         "MLflow at %s: %s. The run goes on; what is missing is sent when MLflow answers",
-                        self.mirror.place.shown_uri, reason(error),
+                        self.mirror.destination.shown_uri, reason(error),
                     )  # fmt: skip
                 answers = False
                 if ending:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from awac_pl.errors import AwacError, first_line
 from awac_pl.tracking.client import set_timeouts
 from awac_pl.tracking.content import Points, describe, milliseconds, parameters_of, points_of
-from awac_pl.tracking.destination import Place
+from awac_pl.tracking.destination import Destination
 from awac_pl.tracking.parent_run import find_parent, latest_values, summarise
 
 if TYPE_CHECKING:  # slow to import: the first contact does it
@@ -43,13 +43,13 @@ class Mirror:
 
     Args:
         folder: the run folder.
-        place: where in MLflow it belongs.
+        destination: where in MLflow it belongs.
         live: whether the run's own process asks. If not, a run that has not said how it ended was killed.
     """
 
-    def __init__(self, folder: Path, place: Place, *, live: bool) -> None:
+    def __init__(self, folder: Path, destination: Destination, *, live: bool) -> None:
         self.folder = folder
-        self.place = place
+        self.destination = destination
         self.live = live
         self.points_sent = 0
         self._client: MlflowClient | None = None
@@ -69,16 +69,16 @@ class Mirror:
 
             for name, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING), ("urllib3", logging.ERROR)):
                 logging.getLogger(name).setLevel(level)  # not each table that is made and each request that fails
-            if self.place.database is not None and not self.place.database.exists():
-                make_store(self.place.database)
-            self._client = MlflowClient(self.place.uri)
+            if self.destination.database is not None and not self.destination.database.exists():
+                make_store(self.destination.database)
+            self._client = MlflowClient(self.destination.uri)
         return self._client
 
     @property
     def run_id(self) -> str:
         """Of the MLflow run; it exists once ``update`` has succeeded."""
-        assert self.place.run_id is not None
-        return self.place.run_id
+        assert self.destination.run_id is not None
+        return self.destination.run_id
 
     def update(self) -> None:
         """Send what MLflow has not got, all but the files; the first time find or create the run."""
@@ -92,9 +92,9 @@ class Mirror:
             self._send_tags(manifest)
             self._send_points(points)
             self._send_status(manifest, points)
-            if self.place.group and self._summed_up != self._status:
-                parent = find_parent(self.client, self._run.info.experiment_id, self.place.group)
-                self._set_tags({PARENT_TAG: parent, "group": self.place.group})
+            if self.destination.group and self._summed_up != self._status:
+                parent = find_parent(self.client, self._run.info.experiment_id, self.destination.group)
+                self._set_tags({PARENT_TAG: parent, "group": self.destination.group})
                 summarise(self.client, parent)
                 self._summed_up = self._status
         except MlflowException as error:
@@ -110,14 +110,14 @@ class Mirror:
         """The artifacts that MLflow has not got as they are now."""
         found = [self.folder / name for name in ARTIFACTS]
         files = [path for top in found for path in ([top] if top.is_file() else sorted(top.rglob("*"))) if path.is_file()]
-        return [path for path in files if self.place.files.get(self._name(path)) != _stamp(path)]
+        return [path for path in files if self.destination.files.get(self._name(path)) != _stamp(path)]
 
     def send_file(self, path: Path) -> None:
         """Send one of ``missing_files``."""
         name, stamp = self._name(path), _stamp(path)
         self.client.log_artifact(self.run_id, str(path), name.rpartition("/")[0] or None)
-        self.place.files[name] = stamp
-        self.place.save(self.folder)
+        self.destination.files[name] = stamp
+        self.destination.save(self.folder)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
@@ -128,13 +128,13 @@ class Mirror:
     def _open(self, manifest: Mapping[str, Any]) -> Run:
         """Find the run or create it, and send what does not change."""
         run = self._existing_run() or self._new_run(manifest)
-        self.place.run_id = run.info.run_id
+        self.destination.run_id = run.info.run_id
         self._forget_lost_files()
-        self.place.save(self.folder)
+        self.destination.save(self.folder)
         self._tags, self._values = dict(run.data.tags), {}
         self._status, self._summed_up = (run.info.status, run.info.end_time), None
         if KEY_TAG not in self._tags:  # `mlflow run` has opened it, under a name of its own
-            self._set_tags({KEY_TAG: self.place.key, NAME_TAG: self.folder.absolute().name})
+            self._set_tags({KEY_TAG: self.destination.key, NAME_TAG: self.folder.absolute().name})
         self._send_parameters(run)
         self._send_datasets(manifest, run)
         return run
@@ -142,17 +142,19 @@ class Mirror:
     def _existing_run(self) -> Run | None:
         from mlflow.exceptions import MlflowException
 
-        if self.place.run_id is None:
+        if self.destination.run_id is None:
             return None
         try:
-            run = self.client.get_run(self.place.run_id)
+            run = self.client.get_run(self.destination.run_id)
             if run.info.lifecycle_stage == "active":
                 return run
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-        log.warning("MLflow at %s has no run %s any more; a new one is made", self.place.shown_uri, self.place.run_id)
-        self.place = self.place.elsewhere(self.place.uri)
+        log.warning(
+            "MLflow at %s has no run %s any more; a new one is made", self.destination.shown_uri, self.destination.run_id
+        )
+        self.destination = self.destination.elsewhere(self.destination.uri)
         return None
 
     def _new_run(self, manifest: Mapping[str, Any]) -> Run:
@@ -160,10 +162,10 @@ class Mirror:
         from mlflow.tracking.context.registry import resolve_tags
 
         experiment = self._experiment()
-        found = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{self.place.key}'", max_results=1)
+        found = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{self.destination.key}'", max_results=1)
         if found:
             return found[0]
-        tags = {KEY_TAG: self.place.key, "mlflow.source.name": "awac fit", "mlflow.source.type": "LOCAL"}
+        tags = {KEY_TAG: self.destination.key, "mlflow.source.name": "awac fit", "mlflow.source.type": "LOCAL"}
         commit = manifest["tags"].get("commit", "unknown").partition("+")[0]
         if commit != "unknown":
             tags["mlflow.source.git.commit"] = commit
@@ -174,7 +176,7 @@ class Mirror:
         """Id of the experiment, which is made where it does not exist."""
         from mlflow.exceptions import MlflowException
 
-        name, database = self.place.experiment, self.place.database
+        name, database = self.destination.experiment, self.destination.database
         if self.client.get_experiment_by_name(name) is None:
             try:
                 self.client.create_experiment(name, str(_artifacts_beside(database)) if database else None)
@@ -187,9 +189,9 @@ class Mirror:
         return experiment.experiment_id
 
     def _forget_lost_files(self) -> None:
-        folders = {name.rpartition("/")[0] or None for name in self.place.files}
+        folders = {name.rpartition("/")[0] or None for name in self.destination.files}
         there = {entry.path for folder in folders for entry in self.client.list_artifacts(self.run_id, folder)}
-        self.place.files = {name: stamp for name, stamp in self.place.files.items() if name in there}
+        self.destination.files = {name: stamp for name, stamp in self.destination.files.items() if name in there}
 
     def _send_parameters(self, run: Run) -> None:
         """The configuration. No value changes once it is there: what ``mlflow run -P`` sent stays as the user wrote it."""
@@ -222,12 +224,12 @@ class Mirror:
     def _send_tags(self, manifest: Mapping[str, Any]) -> None:
         self._set_tags(manifest["tags"] | {"device": manifest["device"], "run_folder": str(self.folder.absolute())})
         description = describe(manifest, self.folder.absolute(), live=self.live)
-        if description != self.place.description:
+        if description != self.destination.description:
             written = self.client.get_run(self.run_id).data.tags.get(NOTE_TAG, "")
-            if written in ("", self.place.description):  # else it is somebody's own by now
+            if written in ("", self.destination.description):  # else it is somebody's own by now
                 self._set_tags({NOTE_TAG: description})
-            self.place.description = description
-            self.place.save(self.folder)
+            self.destination.description = description
+            self.destination.save(self.folder)
 
     def _set_tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
