@@ -310,10 +310,11 @@ def test_the_base_configuration_is_complete() -> None:
     from awac_pl.replay.data_module import ReplayDataModule
 
     base = yaml.safe_load((ROOT / "conf/base.yaml").read_text())
-    linked = {"observation_dim", "action_dim", "return_range", "seed", "task", "datasets"} | {"discount"}
+    linked = {"observation_dim", "action_dim", "return_range", "seed", "task", "datasets", "discount"}
     sections = {"model": AWAC, "data": ReplayDataModule, "interaction": EnvironmentInteraction, "video": VideoRecorder}
     for section, cls in sections.items():
         parameters = inspect.signature(cls).parameters
+        linked |= {"normalize_observations"} if section == "data" else set()  # the model's
         expected = {
             name: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
             for name, parameter in parameters.items()
