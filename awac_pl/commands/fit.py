@@ -1,4 +1,4 @@
-"""``awac fit | validate | test``: LightningCLI with this package's classes. Heavy to import; ``cli.py`` does it late."""
+"""``awac fit | validate | test``: LightningCLI with this package's classes. Heavy to import; ``main.py`` does it late."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
 from awac_pl.callbacks.video_recorder import VideoRecorder
+from awac_pl.commands.presets import expand
 from awac_pl.errors import AwacError, nearest
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.folder import RunFolder, choose_run_folder, run_of
@@ -61,7 +62,12 @@ class AwacCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Everything beside model, data and trainer."""
-        parser.add_argument("--preset", type=str, default="custom", help="name of the preset, for the run's tags")
+        parser.add_argument(
+            "--preset",
+            type=str,
+            default="custom",
+            help="a preset of conf/preset, loaded behind conf/base.yaml and --task; beside --config it only names the run",
+        )
         parser.add_argument(
             "--run_dir",
             type=str | None,
@@ -203,7 +209,7 @@ def run(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # inside Lightning
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`.*")  # evaluation needs no callbacks
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    arguments = _with_run_config(_expand_overrides(arguments))
+    arguments = _with_run_config(expand(_expand_overrides(arguments)))
     _check_config_files(arguments)
     try:
         _run_cli(arguments)

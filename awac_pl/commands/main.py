@@ -12,7 +12,7 @@ from awac_pl.errors import AwacError
 #: Commands of Lightning's own command line, which ``fit.py`` extends.
 LIGHTNING = ("fit", "validate", "test")
 #: Every other command, and the file that runs it. ``record`` is the old name of ``video``.
-OWN = {name: name for name in ("sync", "data", "video", "export", "deploy", "report")} | {"record": "video"}
+OWN = {name: name for name in ("init", "sync", "data", "video", "export", "deploy", "report")} | {"record": "video"}
 
 DESCRIPTION = """\
 Offline-to-online reinforcement learning with AWAC.
@@ -21,6 +21,7 @@ commands:
   fit        pretrain on datasets, then go on improving in the environment
   validate   evaluate a checkpoint
   test       evaluate a checkpoint on 100 episodes
+  init       write an editable conf/ with every task and preset
   sync       send runs to MLflow that it could not be told of at the time
   data       list, inspect, import, mend, choose, join, split, export and clone datasets
   video      render episodes of a checkpoint's policy as a video
@@ -29,7 +30,7 @@ commands:
   report     figures, tables and videos of runs on one page
 
 examples:
-  awac fit --config conf/base.yaml --config conf/task/pen.yaml --config conf/preset/quick.yaml
+  awac fit --task pen --preset quick
   awac fit … --model.temperature=0.3 --trainer.max_epochs=40
   awac fit … --ckpt_path last
   awac test --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt

@@ -1,0 +1,68 @@
+"""Tasks and presets by name, in a folder with a ``conf/`` of its own and in one without."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from awac_pl.commands.main import main
+from awac_pl.commands.presets import conf, expand, shipped
+from awac_pl.errors import AwacError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_names_become_files_in_the_order_base_task_preset_before_everything_else() -> None:
+    files = [f"--config={shipped() / name}.yaml" for name in ("base", "task/door", "preset/plus")]
+    rest = ["--config", "mine.yaml", "--model.temperature=2"]
+    for names in (["--preset=plus", "--task", "door"], ["--task=door", "--preset", "plus"]):
+        assert expand(["fit", *rest[:2], *names, *rest[2:]]) == ["fit", *files, *rest]
+    assert expand(["fit", "--task=door"]) == ["fit", *files[:2]]
+    assert expand(["fit", "--task", "my:Robot-v0"]) == ["fit", files[0], "--data.task=my:Robot-v0"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["fit"], ["fit", "--model.temperature=2"], ["fit", "--config=mine.yaml", "--preset=x"]]
+)
+def test_everything_else_is_left_alone(arguments: list[str]) -> None:
+    assert expand(arguments) == arguments
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(AwacError, match=r"unknown preset 'plsu': no file .*plsu.yaml. Did you mean 'plus'\?"):
+        expand(["fit", "--task=pen", "--preset=plsu"])
+
+
+def test_init_writes_what_is_shipped_and_overwrites_nothing(empty_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert conf() == shipped()
+    assert main(["init"]) == 0
+    assert conf() == Path("conf")
+    written = {path.relative_to(empty_folder / "conf"): path.read_text() for path in empty_folder.rglob("*.yaml")}
+    assert written == {path.relative_to(shipped()): path.read_text() for path in shipped().rglob("*.yaml")}
+    assert "awac fit --task pen --preset quick" in capsys.readouterr().out
+    Path("conf/base.yaml").write_text("mine")
+    assert main(["init"]) == 2
+    assert capsys.readouterr().err == "awac: error: conf: exists already; nothing is overwritten\n"
+    assert Path("conf/base.yaml").read_text() == "mine"
+
+
+def test_a_run_starts_where_there_is_no_conf(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--task=door", "--preset=plus", "--model.temperature=2", "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert (config["data"]["task"], config["preset"], config["model"]["temperature"]) == ("door", "plus", 2.0)
+    assert config["model"]["normalize_observations"] is True
+
+
+def test_the_wheel_ships_conf() -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["force-include"] == {"conf": "awac_pl/conf"}
