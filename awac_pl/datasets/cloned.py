@@ -1,11 +1,12 @@
-"""Behaviour cloning, and the cloned dataset of the paper's recipe: demonstrations -> policy -> 500 episodes."""
+"""The cloned dataset of the paper's recipe: demonstrations -> policy -> 500 episodes."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -16,9 +17,11 @@ from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import CLONING_SEEDS, EVALUATION_SEEDS
 from awac_pl.envs.tasks import Task, inspect_spaces
 from awac_pl.episode import Episode, score_episodes
+from awac_pl.errors import DatasetError
 from awac_pl.files import file_digest
-from awac_pl.policies.cloning import fit_clone
+from awac_pl.policies.cloning import Clone, fit_clone
 from awac_pl.policies.numpy_policy import NumpyPolicy
+from awac_pl.policies.policy import Policy
 
 #: What the recipe of a dataset of version 0.1 lacks.
 OLD_RECIPE = {"clip_actions": True, "normalize_observations": False}
@@ -69,42 +72,82 @@ def clone_dataset(
         clone = fit_clone(
             demonstrations.episodes, seed=seed, normalize_observations=normalize_observations, progress=progress
         )
-
-        def rollout(policy: NumpyPolicy, seeds: range, what: str) -> list[Episode]:
-            with tqdm(total=len(seeds), desc=what, unit="episode", disable=not progress, leave=False) as bar:
-                return workers.rollout(policy, seeds, whole_episodes=True, on_episode=bar.update)
-
-        stored_seeds = range(CLONING_SEEDS + seed * num_episodes, CLONING_SEEDS + (seed + 1) * num_episodes)
-        stored = rollout(clone.policy(), stored_seeds, f"{target}: episodes of the clone")
-        evaluation_seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + evaluation_episodes)
-        evaluated = rollout(clone.policy(deterministic=True), evaluation_seeds, "evaluating the clone")
+        first = CLONING_SEEDS + seed * num_episodes
+        what = f"{target}: episodes of the clone"
+        stored = _roll_out(workers, clone.policy(), range(first, first + num_episodes), what, progress)
+        seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + evaluation_episodes)
+        evaluated = _roll_out(workers, clone.policy(deterministic=True), seeds, "evaluating the clone", progress)
     finally:
         workers.close()
-    result = {
+    result = _measures(clone, stored, evaluated)
+    metadata = {
+        "algorithm_name": "behaviour cloning, stochastic policy",
+        "description": f"{num_episodes} episodes of a policy cloned from {source}",
+        "recipe": recipe,
+        "cloning": result,
+        "early_stopping": clone.early_stopping,
+    }
+    save_dataset(target, stored, task, workers.spaces, metadata, policy=clone.policy())
+    log.info("%s: %s", target, json.dumps(result))
+    return result
+
+
+def _roll_out(workers: RolloutWorkers, policy: Policy, seeds: range, what: str, progress: bool) -> list[Episode]:
+    with tqdm(total=len(seeds), desc=what, unit="episode", disable=not progress, leave=False) as bar:
+        return workers.rollout(policy, seeds, whole_episodes=True, on_episode=bar.update)
+
+
+def _measures(clone: Clone, stored: Sequence[Episode], evaluated: Sequence[Episode]) -> dict[str, float]:
+    """How good a clone is, by likelihood and by its episodes; without what is unknown."""
+    found = {
         "held_out_log_prob": clone.held_out_log_prob,
         "train_log_prob": clone.train_log_prob,
         "updates": float(clone.updates),
         "success_deterministic": score_episodes(evaluated)["success_rate"],
         "success_stochastic": score_episodes(stored)["success_rate"],
-        "evaluation_episodes": float(evaluation_episodes),
+        "evaluation_episodes": float(len(evaluated)),
     }
-    result = {key: value for key, value in result.items() if np.isfinite(value)}
-    save_dataset(
-        target,
-        stored,
-        task,
-        workers.spaces,
-        {
-            "algorithm_name": "behaviour cloning, stochastic policy",
-            "description": f"{num_episodes} episodes of a policy cloned from {source}",
-            "recipe": recipe,
-            "cloning": result,
-            "early_stopping": clone.early_stopping,
-        },
-        policy=clone.policy(),
-    )
-    log.info("%s: %s", target, json.dumps(result))
-    return result
+    return {key: value for key, value in found.items() if np.isfinite(value)}
+
+
+def make_missing(source: str, names: Sequence[str], task: Task, recipe: Mapping[str, Any], **options: Any) -> None:
+    """Make the cloned datasets that are not there.
+
+    Args:
+        source: id of the demonstrations.
+        names: ids of cloned datasets.
+        task: see ``clone_dataset``.
+        recipe: arguments of ``clone_recipe`` behind the task.
+        options: other arguments of ``clone_dataset``.
+    """
+    for name in names:
+        if find_dataset(name) is None:
+            log.info("making %s: %d episodes of a policy cloned from %s", name, recipe["num_episodes"], source)
+            clone_dataset(source, name, task, **recipe, **options)
+
+
+def check_recipe(name: str, source: str, task: Task, recipe: Mapping[str, Any]) -> None:
+    """Refuse a cloned dataset that was made by another recipe than this.
+
+    Args:
+        name: of the dataset; one that somebody else has made passes.
+        source: id of the demonstrations.
+        task: see ``clone_dataset``.
+        recipe: arguments of ``clone_recipe`` behind the task.
+
+    Raises:
+        DatasetError: it was.
+    """
+    made_by = read_metadata(name).get("recipe")
+    if made_by is None or not name.startswith("awac/"):
+        return
+    made_by, asked = OLD_RECIPE | made_by, clone_recipe(source, task, **recipe)
+    changed = [f"{key} {made_by.get(key)} instead of {asked[key]}" for key in asked if made_by.get(key) != asked[key]]
+    if changed:
+        raise DatasetError(
+            f"{find_dataset(name)}: was cloned with {', '.join(changed)}; "
+            "remove that folder to make it anew, or set MINARI_DATASETS_PATH to another"
+        )
 
 
 def clone_recipe(
@@ -113,7 +156,7 @@ def clone_recipe(
     num_demonstrations: int | None,
     num_episodes: int,
     seed: int,
-    normalize_observations: bool = False,
+    normalize_observations: bool,
 ) -> dict[str, str | int | None]:
     """What a cloned dataset depends on; compared before one that is already there is used again.
 

@@ -14,15 +14,15 @@ import lightning
 from tensordict import TensorDict
 from torch import Tensor
 
-from awac_pl.datasets.catalog import check_environment, data_file, find_dataset, read_metadata
-from awac_pl.datasets.cloned import OLD_RECIPE, clone_dataset, clone_recipe, cloned_id, is_cloned
+from awac_pl.datasets.catalog import check_environment, data_file, find_dataset
+from awac_pl.datasets.cloned import check_recipe, cloned_id, is_cloned, make_missing
 from awac_pl.datasets.downloading import fetch_dataset
 from awac_pl.datasets.minari_io import read_episodes
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import RUN_SEEDS
 from awac_pl.envs.tasks import TASKS, RewardKind, Spaces, Task, find_task, inspect_spaces, uses_binary_reward
 from awac_pl.episode import Episode
-from awac_pl.errors import AwacError, DatasetError
+from awac_pl.errors import AwacError
 from awac_pl.files import file_digest
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy
@@ -131,10 +131,13 @@ class ReplayDataModule(lightning.LightningDataModule):
         )
         self.spaces: Spaces = inspect_spaces(self.task)
         self.binary_reward = uses_binary_reward(self.task, self.spaces)
-        self.num_demonstrations = num_demonstrations
         self.train_split = train_split
-        self.clone_episodes = clone_episodes
-        self.clone_seed = clone_seed
+        self.recipe = {
+            "num_demonstrations": num_demonstrations,
+            "num_episodes": clone_episodes,
+            "seed": clone_seed,
+            "normalize_observations": normalize_observations,
+        }
         self.batch_size = batch_size
         self.offline_batch_size = offline_batch_size or batch_size
         self.chunk_size = chunk_size
@@ -145,7 +148,6 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.discount = discount
         self.seed = seed
         self.progress = progress
-        self.normalize_observations = normalize_observations
         self.dataset_ids = [cloned_id(name, num_demonstrations, clip_actions, normalize_observations) for name in datasets]
         self.weights = list(datasets.values()) if isinstance(datasets, Mapping) else [1.0] * len(datasets)
         if min(self.weights) <= 0:
@@ -206,21 +208,10 @@ class ReplayDataModule(lightning.LightningDataModule):
                 fetch_dataset(name)
             if find_dataset(name) is not None:
                 check_environment(name, self.task, self.spaces)
-        for name in made_here:
-            if find_dataset(name) is None:
-                log.info("making %s: %d episodes of a policy cloned from %s", name, self.clone_episodes, self.dataset_ids[0])
-                clone_dataset(
-                    self.dataset_ids[0],
-                    name,
-                    self.cloning_task,
-                    num_demonstrations=self.num_demonstrations,
-                    num_episodes=self.clone_episodes,
-                    evaluation_episodes=self.milestone_episodes,
-                    num_workers=self.workers.num_workers,
-                    seed=self.clone_seed,
-                    normalize_observations=self.normalize_observations,
-                    progress=self.progress,
-                )
+        make_missing(
+            self.dataset_ids[0], made_here, self.cloning_task, self.recipe,
+            evaluation_episodes=self.milestone_episodes, num_workers=self.workers.num_workers, progress=self.progress,
+        )  # fmt: skip
 
     def setup(self, stage: str) -> None:
         """Check and load the datasets into the buffer, once; evaluation alone needs none."""
@@ -248,10 +239,15 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     def _fill_from(self, name: str, weight: float) -> dict[str, Any]:
         """Stream a dataset into the buffer, where alone its episodes live from now on; what the manifest says of it."""
-        self._check_recipe(name)
         first = name == self.dataset_ids[0]
+        if not first:
+            check_recipe(name, self.dataset_ids[0], self.cloning_task, self.recipe)
         stream = read_episodes(
-            name, self.task, self.spaces, num_episodes=self.num_demonstrations if first else None, share=self.train_split
+            name,
+            self.task,
+            self.spaces,
+            num_episodes=self.recipe["num_demonstrations"] if first else None,
+            share=self.train_split,
         )
         episodes = transitions = clipped = 0
         while block := list(itertools.islice(stream, EPISODES_AT_A_TIME)):
@@ -331,19 +327,3 @@ class ReplayDataModule(lightning.LightningDataModule):
         if self.trainer is None or self.trainer.state.fn != "fit":
             return self.milestone_episodes
         return self.episodes_at(self.trainer.current_epoch, int(self.trainer.lightning_module.env_steps))  # type: ignore[arg-type]
-
-    def _check_recipe(self, name: str) -> None:
-        made_by = read_metadata(name).get("recipe")
-        made_by = made_by and OLD_RECIPE | made_by
-        if made_by is None or not self.datasets or not name.startswith("awac/"):
-            return
-        asked = clone_recipe(
-            self.dataset_ids[0], self.cloning_task, self.num_demonstrations, self.clone_episodes, self.clone_seed,
-            self.normalize_observations,
-        )  # fmt: skip
-        changed = [f"{key} {made_by.get(key)} instead of {asked[key]}" for key in asked if made_by.get(key) != asked[key]]
-        if changed:
-            raise DatasetError(
-                f"{find_dataset(name)}: was cloned with {', '.join(changed)}; "
-                "remove that folder to make it anew, or set MINARI_DATASETS_PATH to another"
-            )
