@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from awac_pl import __version__
 from awac_pl.errors import AwacError
@@ -50,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 2 for a mistake of the user, told in one line.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    if not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.append(str(Path.cwd()))  # so that my_robot:Push-v0 is found in my_robot.py here, behind everything else
     parser = argparse.ArgumentParser("awac", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"awac_pl {__version__}")
     parser.add_argument("command", choices=[*LIGHTNING, *OWN], metavar="command")
