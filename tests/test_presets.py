@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 
@@ -66,3 +67,10 @@ def test_a_run_starts_where_there_is_no_conf(capsys: pytest.CaptureFixture) -> N
 def test_the_wheel_ships_conf() -> None:
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["force-include"] == {"conf": "awac_pl/conf"}
+
+
+def test_modules_of_the_working_folder_are_found_behind_all_others(empty_folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(empty_folder))])
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert sys.path[-1] == str(empty_folder)
