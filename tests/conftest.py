@@ -12,6 +12,7 @@ import torch
 from awac_pl.commands.main import main
 from awac_pl.datasets.minari_io import save_dataset
 from awac_pl.envs.tasks import Spaces, Task, find_task, inspect_spaces
+from awac_pl.policies.cloning import fit_clone
 from tests.toy import reach_episodes
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +62,12 @@ def reach() -> tuple[Task, Spaces]:
     """The toy task and its spaces."""
     task = find_task(REACH)
     return task, inspect_spaces(task)
+
+
+@pytest.fixture
+def short_cloning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cloned policies get 1,000 updates at most: for tests of what becomes of them, not of how good they are."""
+    monkeypatch.setitem(fit_clone.__kwdefaults__, "max_updates", 1000)
 
 
 @pytest.fixture

@@ -279,6 +279,7 @@ def test_help_is_quick_and_shows_examples() -> None:
     assert "awac fit --config conf/base.yaml" in done.stdout
 
 
+@pytest.mark.usefixtures("short_cloning")
 def test_clone_and_datasets(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = ["--from", "toy/reach-v0", "--to", "toy/cloned-v0", "--episodes", "5", "--workers", "0"]
     assert main(["data", "clone", REACH, *arguments]) == 0

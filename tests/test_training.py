@@ -230,6 +230,7 @@ def test_success_is_unavailable_where_nobody_reports_it(tmp_path: Path, capsys: 
     assert "unavailable: the environment reports no success" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("short_cloning")
 def test_the_cloned_dataset_is_made_once_and_its_recipe_is_checked(
     tmp_path: Path, reach, datasets_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,6 +348,7 @@ def test_clipping_is_said(reach, caplog: pytest.LogCaptureFixture) -> None:
     assert "toy/loud-v0: 10 of 10 action values (100.0 %) lay outside the bounds and were clipped" in caplog.text
 
 
+@pytest.mark.usefixtures("short_cloning")
 def test_actions_are_kept_as_they_were_recorded_and_sampled_where_asked(
     reach, datasets_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

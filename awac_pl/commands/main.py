@@ -32,6 +32,7 @@ commands:
 
 examples:
   awac fit --task pen --preset quick
+  awac fit --config conf/base.yaml --config mine.yaml
   awac fit … --model.temperature=0.3 --trainer.max_epochs=40
   awac fit … --ckpt_path last
   awac test --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
