@@ -64,7 +64,7 @@ def bare(module: AWAC, batches: TensorDict, updates: int, mode: CompileMode = "a
             for first in range(0, updates, len(batches)):
                 fast(batches[: min(len(batches), updates - first)])
                 optimizer.step()  # type: ignore[union-attr]
-                module._move_targets()
+                module.move_targets()
 
         return by_hand
     loss_of = compiled(module.loss, mode) if mode in ("default", "reduce-overhead") else module.loss
@@ -75,7 +75,7 @@ def bare(module: AWAC, batches: TensorDict, updates: int, mode: CompileMode = "a
             optimizer.zero_grad()  # type: ignore[union-attr]
             loss.backward()
             optimizer.step()  # type: ignore[union-attr]
-            module._move_targets()
+            module.move_targets()
         return TensorDict({"loss": loss.detach()})
 
     step = ChunkGraph(chunk_of_updates) if mode == "graph" else chunk_of_updates
