@@ -116,7 +116,7 @@ def test_a_policy_with_the_normalisation_in_its_first_layer_acts_the_same() -> N
     actor, normalizer = Actor(5, 2, (16, 16)), Normalizer(5)
     observations = torch.randn(200, 5) * torch.tensor([0.02, 0.1, 1.0, 5.0, 0.0]) + torch.tensor([1.0, -0.5, 0.0, 3.0, 0.7])
     normalizer.measure([moments(observations)])
-    policy = normalizer.fold_into(actor.to_numpy(deterministic=True))
+    policy = actor.to_numpy(deterministic=True, normalizer=normalizer)
     with torch.no_grad():
         expected = actor(normalizer(observations)).numpy()
     actions = [policy.act(observation, np.random.default_rng(0)) for observation in observations.numpy()]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from awac_pl.commands.fit import run
 from awac_pl.commands.main import main
 from awac_pl.commands.presets import conf, expand, shipped
 from awac_pl.errors import AwacError
@@ -40,7 +41,7 @@ def test_everything_else_is_left_alone(arguments: list[str]) -> None:
 
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(AwacError, match=r"unknown preset 'plsu': no file .*plsu.yaml. Did you mean 'plus'\?"):
-        expand(["fit", "--task=pen", "--preset=plsu"])
+        run(["fit", "--task=pen", "--preset=plsu"])
 
 
 def test_init_writes_what_is_shipped_and_overwrites_nothing(empty_folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -41,7 +41,7 @@ class AWAC(Learner):
         log_std_range: bounds of the policy's log standard deviation.
         initial_std: the policy's standard deviation at the start.
         initialization: of the weights: ``pytorch``'s ``nn.Linear``, with targets that start as copies; or as the authors'
-            code draws them (``networks.initialize_as_rlkit``), with targets of their own.
+            code draws them (``critics.initialize_as_rlkit``), with targets of their own.
         discount: gamma, in [0, 1).
         polyak: tau, fraction of the new weights that the targets take after each update.
         temperature: lambda > 0; small follows the best actions, large clones the data.
@@ -234,8 +234,7 @@ class AWAC(Learner):
 
     def policy(self, deterministic: bool = False) -> NumpyPolicy:
         """A snapshot of the policy for workers, free of torch."""
-        policy = self.acting_actor.to_numpy(deterministic)
-        return policy if self.normalizer is None else self.normalizer.fold_into(policy)
+        return self.acting_actor.to_numpy(deterministic, self.normalizer)
 
     def _q_policy(self, observation: Tensor, mean: Tensor) -> Tensor:
         """``[K, E, B]``: values of the mean action (K = 1) or of ``baseline_samples`` sampled ones, by frozen critics."""

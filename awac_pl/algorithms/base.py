@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from awac_pl.policies.actor import Normalizer, moments
 from awac_pl.policies.policy import Policy
 
 
-class Learner(lightning.LightningModule):
+class Learner(lightning.LightningModule, ABC):
     """K updates per training step, counted, checked and measured; evaluations; checkpoints that resume to the bit.
 
     A learner adds its networks, ``configure_optimizers`` with one optimizer, ``loss``, ``move_targets`` and ``policy``.

@@ -10,13 +10,13 @@ from typing import Any, cast
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from awac_pl.algorithms.awac import AWAC
+from awac_pl.algorithms.base import Learner
 from awac_pl.envs.rollouts import Block, RolloutWorkers, collect_block
 from awac_pl.envs.seeds import EPISODES_PER_SEED
 from awac_pl.episode import score_episodes
 from awac_pl.errors import AwacError
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
-from awac_pl.policies.numpy_policy import NumpyPolicy
+from awac_pl.policies.policy import Policy
 from awac_pl.replay.data_module import ReplayDataModule
 
 
@@ -50,7 +50,7 @@ class EnvironmentInteraction(Callback):
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take in this epoch's block, and start on the next."""
         data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        module = cast(AWAC, pl_module)
+        module = cast(Learner, pl_module)
         if not data.is_online(trainer.current_epoch):
             return
         online_epoch = trainer.current_epoch - data.offline_epochs
@@ -95,13 +95,13 @@ class EnvironmentInteraction(Callback):
             own = own_state(ranks, "environment interaction")
             self.own_episodes, self.own_env_steps = own["episodes"], own["env_steps"]
 
-    def _job(self, data: ReplayDataModule, module: AWAC, online_epoch: int) -> tuple[RolloutWorkers, NumpyPolicy, int, int]:
+    def _job(self, data: ReplayDataModule, module: Learner, online_epoch: int) -> tuple[RolloutWorkers, Policy, int, int]:
         """Arguments of ``collect_block`` for the block of that online epoch."""
         first_seed = data.seed * EPISODES_PER_SEED + rank() * (EPISODES_PER_SEED // world_size()) + self.own_episodes
         share = math.ceil((online_epoch + 1) * self.env_steps_per_epoch / world_size())
         return data.workers, module.policy(), first_seed, share - self.own_env_steps
 
-    def _count_and_log(self, block: Block, module: AWAC) -> None:
+    def _count_and_log(self, block: Block, module: Learner) -> None:
         blocks = gather_objects(block)
         episodes = [episode for block in blocks for episode in block.episodes]
         if not episodes:

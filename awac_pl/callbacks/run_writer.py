@@ -1,4 +1,4 @@
-"""The run folder: config, manifest, metrics, and what came of the run. MLflow gets the same from it (``run_logger.py``)."""
+"""The run folder: config, manifest, metrics, and what came of the run. ``tracking/logger.py`` uploads it."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def run(arguments: list[str]) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings(
         "ignore", message="LightningCLI's args parameter is intended.*"
-    )  # it is: cli.py has read sys.argv
+    )  # it is: main.py has read sys.argv
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=r"You called `self.log\(.*no logger configured.*")  # validate, test
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # inside Lightning

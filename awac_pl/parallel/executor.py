@@ -97,9 +97,9 @@ class Executor:
             for connection in [c for c in self._workers if c not in running]:
                 if not waiting or error is not None:
                     break
-                index, attempt = running[connection] = waiting.popleft()
+                running[connection] = waiting.popleft()
                 with contextlib.suppress(OSError):  # it is dead, which the next lines find out
-                    connection.send(jobs[index])
+                    connection.send(jobs[running[connection][0]])
             for ready in wait(list(running)):
                 connection = cast(Connection, ready)
                 index, attempt = running.pop(connection)

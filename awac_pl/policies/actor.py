@@ -56,10 +56,6 @@ class Normalizer(nn.Module):
         """``[..., O]``."""
         return (observation - self.mean) / self.scale
 
-    def fold_into(self, policy: NumpyPolicy) -> NumpyPolicy:
-        """The same policy for observations as they are."""
-        return policy.normalizing(self.mean.cpu().numpy(), self.scale.cpu().numpy())
-
 
 class Actor(nn.Module):
     """Gaussian policy: ``mean = tanh(mlp(s))``, a log standard deviation per action that does not depend on s.
@@ -125,12 +121,18 @@ class Actor(nn.Module):
         """Actions ``[B, A]`` around means ``[B, A]``, not clipped; a gradient reaches the means, not the deviation."""
         return mean + torch.randn_like(mean) * self.log_std.detach().exp()
 
-    def to_numpy(self, deterministic: bool = False) -> NumpyPolicy:
-        """A snapshot for workers; later training does not change it."""
+    def to_numpy(self, deterministic: bool = False, normalizer: Normalizer | None = None) -> NumpyPolicy:
+        """A snapshot for workers; later training does not change it.
+
+        With the normalizer of this network's inputs, it is a policy for observations as they are.
+        """
         layers = cast(list[nn.Linear], list(self.layers))
-        return NumpyPolicy(
+        policy = NumpyPolicy(
             weights=tuple(layer.weight.data.cpu().numpy().T.copy() for layer in layers),
             biases=tuple(layer.bias.data.cpu().numpy().copy() for layer in layers),
             std=self.log_std.detach().exp().cpu().numpy().copy(),
             deterministic=deterministic,
         )
+        if normalizer is None:
+            return policy
+        return policy.normalizing(normalizer.mean.cpu().numpy(), normalizer.scale.cpu().numpy())

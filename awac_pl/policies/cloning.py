@@ -38,8 +38,7 @@ class Clone:
 
     def policy(self, deterministic: bool = False) -> NumpyPolicy:
         """The policy for workers."""
-        policy = self.actor.to_numpy(deterministic)
-        return policy if self.normalizer is None else self.normalizer.fold_into(policy)
+        return self.actor.to_numpy(deterministic, self.normalizer)
 
 
 def fit_clone(
