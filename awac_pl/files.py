@@ -16,6 +16,8 @@ def replacing(path: Path) -> Iterator[Path]:
     staging = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield staging
+        with staging.open("rb") as file:
+            os.fsync(file.fileno())  # or a crash of the machine could leave an empty file under the new name
         os.replace(staging, path)
     finally:
         staging.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from awac_pl.errors import AwacError, first_line
 
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """All that a checkpoint holds; its tensors stay in the file until they are used.
+    """All that a checkpoint holds, after a check of every byte; its tensors stay in the file until they are used.
 
     Raises:
         AwacError: the file is not there, is damaged, or is no checkpoint of a fit.
@@ -23,6 +23,9 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(checkpoint):
         raise AwacError(f"{checkpoint}: is no checkpoint, or is cut off")
     try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            if (damaged := archive.testzip()) is not None:  # compares checksums; torch.load does not
+                raise zipfile.BadZipFile(f"{damaged} is damaged")
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise AwacError(f"{checkpoint}: cannot be read as a checkpoint ({first_line(error)})") from error

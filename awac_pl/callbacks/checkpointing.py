@@ -1,0 +1,49 @@
+"""Checkpoints on disk: written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from awac_pl.algorithms.checkpoints import read_checkpoint
+from awac_pl.errors import AwacError, first_line
+from awac_pl.files import replacing
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its target, flushes it to the disk, and only then replaces the target.
+
+    The ``last.ckpt`` that is replaced stays as ``last.previous.ckpt``. So a full disk or a crash at any moment leaves a
+    checkpoint to resume from. Lightning's own class stages in ``$TMPDIR``, which may be on another disk, and copies.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
+        """Write ``path``.
+
+        Raises:
+            AwacError: the file cannot be written; ``path`` is as it was.
+        """
+        target = Path(path)
+        try:
+            with replacing(target) as staging:
+                with staging.open("wb") as file:
+                    torch.save(checkpoint, file)
+                if target.name == "last.ckpt" and target.exists():
+                    with replacing(target.with_name("last.previous.ckpt")) as previous:
+                        os.link(target, previous)
+        except (OSError, RuntimeError) as error:  # torch hides the reason behind an error of its own
+            reason = error if isinstance(error, OSError) else error.__context__ or error
+            kept = f"; {target.name} is as it was" if target.exists() else ""
+            raise AwacError(f"cannot write the checkpoint {target} ({first_line(reason)}){kept}") from error
+
+    def load_checkpoint(self, path: str | os.PathLike, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+        """Read ``path`` on the CPU; nothing in it is run.
+
+        Raises:
+            AwacError: see ``read_checkpoint``.
+        """
+        return read_checkpoint(Path(path))
