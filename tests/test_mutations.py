@@ -118,7 +118,9 @@ def test_files_to_import(kind: str, seeds: range, tmp_path: Path, reach_dataset:
     shutil.rmtree(local_root() / "mine")
     faults = try_all(original, damaged, stored, seeds, log) if seeds.start else {}
     shutil.rmtree(local_root() / "mine", ignore_errors=True)
-    faults |= try_all(original, damaged, ["data", "inspect", str(damaged), "--task", REACH, "--reward", "environment"], seeds, log)
+    faults |= try_all(
+        original, damaged, ["data", "inspect", str(damaged), "--task", REACH, "--reward", "environment"], seeds, log
+    )
     report(faults)
     assert file_digest(data_file(reach_dataset)) == kept
     assert not list(local_root().rglob(".*"))  # nothing half-done

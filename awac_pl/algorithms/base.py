@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import lightning
@@ -31,6 +31,7 @@ class Learner(lightning.LightningModule, ABC):
         matmul_precision: see ``AWAC``.
 
     The counters ``updates`` (gradient updates) and ``env_steps`` (online environment steps) are persistent buffers.
+    ``epoch_metrics`` holds what ``log_epoch`` got in this epoch.
     """
 
     updates: Tensor
@@ -50,6 +51,7 @@ class Learner(lightning.LightningModule, ABC):
         self._compile, self._matmul_precision = compile, matmul_precision
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
+        self.epoch_metrics: dict[str, float] = {}
         self._metrics: list[TensorDict] = []
         self._episodes: list[Episode] = []
 
@@ -167,14 +169,29 @@ class Learner(lightning.LightningModule, ABC):
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
 
+    def log_epoch(self, metrics: Mapping[str, Tensor | float]) -> None:
+        """Log the epoch's values of training metrics, the mean over all ranks."""
+        self.epoch_metrics |= {name: float(value) for name, value in metrics.items()}
+        self.log_dict(dict(metrics), on_step=False, on_epoch=True, logger=False, batch_size=1, sync_dist=True)
+
+    def on_train_epoch_end(self) -> None:
+        """Forget the metrics of this epoch; the callbacks have read them."""
+        self.epoch_metrics = {}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the learner's class, and the random state, which Lightning leaves out."""
+        """Add what Lightning leaves out: the learner's class, the random state, the metrics of an epoch under way."""
         checkpoint["algorithm"] = type(self).__name__
         checkpoint["random_state"] = gather_random_states(self.device)
+        checkpoint["epoch_metrics"] = self.epoch_metrics
+        checkpoint["chunk_metrics"] = gather_objects([dict(chunk.items()) for chunk in self._metrics])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random state for ``on_train_start``."""
         self._random_states = checkpoint["random_state"]
+        self.epoch_metrics = checkpoint.get("epoch_metrics", {})
+        chunks = checkpoint.get("chunk_metrics", [[]])
+        own = chunks[rank()] if rank() < len(chunks) else []
+        self._metrics = [TensorDict(chunk).to(self.device) for chunk in own]
 
     def on_train_start(self) -> None:
         """Restore the random state as late as possible, behind everything that might draw while it sets up."""
@@ -195,4 +212,4 @@ class Learner(lightning.LightningModule, ABC):
     def _log_epoch(self) -> None:
         means = TensorDict.stack(self._metrics).mean(dim=0)
         self._metrics = []
-        self.log_dict(dict(means.items()), on_step=False, on_epoch=True, logger=False, batch_size=1, sync_dist=True)
+        self.log_epoch(dict(means.items()))

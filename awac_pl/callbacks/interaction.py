@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 
 import lightning
+import numpy as np
+import torch
 from lightning.pytorch.callbacks import Callback
+from torch.utils._pytree import tree_map
 
 from awac_pl.algorithms.base import Learner
 from awac_pl.envs.rollouts import Block, RolloutWorkers, collect_block
 from awac_pl.envs.seeds import EPISODES_PER_SEED
 from awac_pl.episode import score_episodes
 from awac_pl.errors import AwacError
+from awac_pl.parallel import interruption
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy
 from awac_pl.replay.data_module import ReplayDataModule
@@ -46,6 +52,8 @@ class EnvironmentInteraction(Callback):
         self.own_env_steps = 0
         self._background: ThreadPoolExecutor | None = None
         self._next_block: Future[Block] | None = None
+        self._next_policy: tuple[int, Policy] | None = None  # of the next block: its online epoch, its policy
+        self._restored: tuple[int, Mapping[str, Any]] | None = None
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take in this epoch's block, and start on the next."""
@@ -54,10 +62,12 @@ class EnvironmentInteraction(Callback):
         if not data.is_online(trainer.current_epoch):
             return
         online_epoch = trainer.current_epoch - data.offline_epochs
-        if self._next_block is None:
-            block = collect_block(*self._job(data, module, online_epoch))
-        else:
-            block, self._next_block = self._next_block.result(), None
+        with interruption.allowed() if world_size() == 1 else contextlib.nullcontext():
+            if self._next_block is None:
+                block = collect_block(*self._job(data, module.policy(), online_epoch))
+            else:
+                block = self._next_block.result()
+        self._next_block = self._next_policy = None
         data.replay.add_online(block.episodes)
         self.own_episodes += len(block.episodes)
         self.own_env_steps += block.env_steps
@@ -65,9 +75,17 @@ class EnvironmentInteraction(Callback):
 
         more_to_come = trainer.max_epochs in (None, -1) or trainer.current_epoch + 1 < trainer.max_epochs
         if more_to_come and not self.synchronous and data.workers.num_workers > 0:
-            self._background = self._background or ThreadPoolExecutor(1, "awac-interaction")
-            job = self._job(data, module, online_epoch + 1)
-            self._next_block = self._background.submit(collect_block, *job)
+            self._start_next(data, module.policy(), online_epoch + 1)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start again on a block that was under way when the checkpoint was written, with the policy that it had."""
+        if self._restored is None:
+            return
+        data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        online_epoch, arrays = self._restored
+        self._restored = None
+        if not self.synchronous and data.workers.num_workers > 0:
+            self._start_next(data, with_arrays(cast(Learner, pl_module).policy(), arrays), online_epoch)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Let go of the background thread."""
@@ -81,13 +99,17 @@ class EnvironmentInteraction(Callback):
         self._stop()
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters. A block under way is not saved: a resumed run collects it again from the same seeds."""
+        """Counters. Of a block under way the policy is saved: a resumed run collects it again from the same seeds."""
         own = {"episodes": self.own_episodes, "env_steps": self.own_env_steps}
-        return {"episodes": self.episodes, "failures": self.failures, "ranks": gather_objects(own)}
+        under_way = self._next_policy and (self._next_policy[0], as_arrays(self._next_policy[1]))
+        return {
+            "episodes": self.episodes, "failures": self.failures, "ranks": gather_objects(own), "under_way": under_way,
+        }  # fmt: skip
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore the counters."""
         self.episodes, self.failures = state_dict["episodes"], state_dict["failures"]
+        self._restored = state_dict.get("under_way")
         ranks = state_dict["ranks"]
         if world_size() == 1:  # goes on behind the episodes of all of them
             self.own_episodes, self.own_env_steps = (sum(own[key] for own in ranks) for key in ("episodes", "env_steps"))
@@ -95,11 +117,17 @@ class EnvironmentInteraction(Callback):
             own = own_state(ranks, "environment interaction")
             self.own_episodes, self.own_env_steps = own["episodes"], own["env_steps"]
 
-    def _job(self, data: ReplayDataModule, module: Learner, online_epoch: int) -> tuple[RolloutWorkers, Policy, int, int]:
+    def _start_next(self, data: ReplayDataModule, policy: Policy, online_epoch: int) -> None:
+        """Collect the block of that online epoch in the background."""
+        self._background = self._background or ThreadPoolExecutor(1, "awac-interaction")
+        self._next_policy = online_epoch, policy
+        self._next_block = self._background.submit(collect_block, *self._job(data, policy, online_epoch))
+
+    def _job(self, data: ReplayDataModule, policy: Policy, online_epoch: int) -> tuple[RolloutWorkers, Policy, int, int]:
         """Arguments of ``collect_block`` for the block of that online epoch."""
         first_seed = data.seed * EPISODES_PER_SEED + rank() * (EPISODES_PER_SEED // world_size()) + self.own_episodes
         share = math.ceil((online_epoch + 1) * self.env_steps_per_epoch / world_size())
-        return data.workers, module.policy(), first_seed, share - self.own_env_steps
+        return data.workers, policy, first_seed, share - self.own_env_steps
 
     def _count_and_log(self, block: Block, module: Learner) -> None:
         blocks = gather_objects(block)
@@ -113,9 +141,22 @@ class EnvironmentInteraction(Callback):
         metrics = {f"rollout/{name}": scores[name] for name in ("success_rate", "episode_return", "episode_length")}
         metrics["rollout/regret"] = self.failures / self.episodes
         metrics["rollout/env_steps_per_s"] = sum(block.env_steps / max(block.seconds, 1e-9) for block in blocks)
-        module.log_dict(metrics, on_step=False, on_epoch=True, logger=False, batch_size=1, sync_dist=True)
+        module.log_epoch(metrics)
 
     def _stop(self) -> None:
         if self._background is not None:
             self._background.shutdown(wait=False, cancel_futures=True)
-        self._background = self._next_block = None
+        self._background = self._next_block = self._next_policy = None
+
+
+def as_arrays(policy: Policy) -> dict[str, Any]:
+    """The fields of a policy, its arrays as tensors, for a checkpoint."""
+    fields = {field.name: getattr(policy, field.name) for field in dataclasses.fields(cast(Any, policy))}
+    return tree_map(lambda value: torch.from_numpy(value) if isinstance(value, np.ndarray) else value, fields)
+
+
+def with_arrays(policy: Policy, fields: Mapping[str, Any]) -> Policy:
+    """A policy like this one with the fields that ``as_arrays`` gave."""
+    return dataclasses.replace(
+        cast(Any, policy), **tree_map(lambda value: value.numpy() if isinstance(value, torch.Tensor) else value, fields)
+    )

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import psutil
@@ -22,10 +22,12 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from awac_pl.algorithms.base import Learner
 from awac_pl.datasets.cloned import cloning_result
 from awac_pl.datasets.minari_io import data_file
 from awac_pl.errors import first_line
 from awac_pl.files import write_text
+from awac_pl.parallel.interruption import Interrupted
 from awac_pl.policies.products import processor
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.report.page import write_report
@@ -128,6 +130,7 @@ class RunWriter(Callback):
             "env_steps": env_steps,
             "seconds": round(time.time() - self._started, 3),
         }
+        row |= {name: _rounded(value) for name, value in cast(Learner, pl_module).epoch_metrics.items()}
         row |= _with_prefix(trainer, "train/") | (_with_prefix(trainer, "rollout/") if online else {}) | self._evaluation
         self._evaluation = {}
         self.rows.append(row)
@@ -155,7 +158,7 @@ class RunWriter(Callback):
     ) -> None:
         """Say in the manifest how the run ended."""
         if self._manifest.get("status") == "running":
-            stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+            stopped = isinstance(exception, Interrupted | KeyboardInterrupt | SIGTERMException)
             self._finish(trainer, "interrupted" if stopped else "failed", "" if stopped else repr(exception))
 
     def summary(self, trainer: lightning.Trainer) -> str:
@@ -248,7 +251,11 @@ def _report_evaluation(row: Mapping[str, float]) -> None:
 
 def _with_prefix(trainer: lightning.Trainer, prefix: str) -> dict[str, float]:
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
-    return {name: round(value, 6) if math.isfinite(value) else value for name, value in metrics.items()}
+    return {name: _rounded(value) for name, value in metrics.items()}
+
+
+def _rounded(value: float) -> float:
+    return round(value, 6) if math.isfinite(value) else value
 
 
 def _tolerate(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:

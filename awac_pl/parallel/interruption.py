@@ -28,6 +28,7 @@ class Interrupted(SystemExit):
 class _State:
     """Of this process; a signal handler has no other place."""
 
+    active = False
     received: int | None = None
     deferred = False
 
@@ -47,6 +48,18 @@ def check() -> None:
         raise Interrupted(_State.received)
 
 
+def signal_number() -> int:
+    """Of the signal that was received; SIGTERM where another process was told."""
+    return _State.received or signal.SIGTERM
+
+
+def take_over() -> None:
+    """Handle ``SIGNALS`` again, after somebody else has put his handlers in place of ours."""
+    if _State.active:
+        for signum in SIGNALS:
+            signal.signal(signum, _handle)
+
+
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
     """Handle ``SIGNALS`` until the end of the block: the first one raises ``Interrupted``, the second ends at once.
@@ -57,13 +70,13 @@ def handled() -> Iterator[None]:
         yield
         return
     before = {signum: signal.signal(signum, _handle) for signum in SIGNALS}
-    _State.received, _State.deferred = None, False
+    _State.active, _State.received, _State.deferred = True, None, False
     try:
         yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-        _State.received, _State.deferred = None, False
+        _State.active, _State.received, _State.deferred = False, None, False
 
 
 @contextlib.contextmanager

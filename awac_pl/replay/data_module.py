@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import tempfile
@@ -24,6 +25,7 @@ from awac_pl.envs.tasks import TASKS, RewardKind, Spaces, Task, find_task, inspe
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError
 from awac_pl.files import file_digest
+from awac_pl.parallel import interruption
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy
 from awac_pl.replay.buffer import Replay, merge_states
@@ -155,7 +157,8 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.storage = storage
         self._scratch: tempfile.TemporaryDirectory | None = None
         self.datasets: list[dict[str, Any]] = []
-        self._evaluated_at = 0
+        self._evaluated_at = self._evaluated_before = 0
+        self._evaluated_epoch: int | None = None
         self.capacity = capacity
         self.device = device
         self.offline_ratio = offline_ratio
@@ -189,7 +192,8 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     def evaluate(self, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
         """Whole episodes of a policy, one per seed."""
-        return self.workers.rollout(policy, seeds, whole_episodes=True)
+        with interruption.allowed() if world_size() == 1 else contextlib.nullcontext():
+            return self.workers.rollout(policy, seeds, whole_episodes=True)
 
     def is_online(self, epoch: int) -> bool:
         """Whether this epoch comes after pretraining."""
@@ -282,6 +286,7 @@ class ReplayDataModule(lightning.LightningDataModule):
             "replay": gather_objects(self.replay.state_dict()),
             "digests": [facts["sha256"] for facts in self.datasets],
             "evaluated_at": self._evaluated_at,
+            "evaluation": (self._evaluated_epoch, self._evaluated_before),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -299,6 +304,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         states = state_dict["replay"]
         self.replay.load_state_dict(merge_states(states) if world_size() == 1 else own_state(states, "replay buffer"))
         self._evaluated_at = state_dict["evaluated_at"]
+        self._evaluated_epoch, self._evaluated_before = state_dict.get("evaluation", (None, 0))
 
     def teardown(self, stage: str) -> None:
         """Close the workers, of which the next stage gets new ones, and let go of a memory-mapped buffer's file."""
@@ -313,8 +319,10 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     def episodes_at(self, epoch: int, env_steps: int) -> int:
         """How many episodes the evaluation after this epoch takes."""
-        passed = any(self._evaluated_at < milestone <= env_steps for milestone in MILESTONES)
+        if epoch != self._evaluated_epoch:  # else an interrupted evaluation begins again
+            self._evaluated_epoch, self._evaluated_before = epoch, self._evaluated_at
         self._evaluated_at = env_steps
+        passed = any(self._evaluated_before < milestone <= env_steps for milestone in MILESTONES)
         last = self.trainer is not None and epoch + 1 == self.trainer.max_epochs
         milestone = passed or last or epoch + 1 == self.offline_epochs
         return self.milestone_episodes if milestone else self.evaluation_episodes

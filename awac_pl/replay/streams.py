@@ -23,6 +23,13 @@ class ChunkStream:
         self.length = length
         self.sample = sample
 
+    def state_dict(self) -> dict:
+        """Nothing: what comes next follows from the replay buffer and its random state."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """See ``state_dict``; Lightning takes a loader with both for resumable within an epoch."""
+
     def __len__(self) -> int:
         return self.length
 

@@ -1,0 +1,94 @@
+"""Signals end a run at once, and what they leave goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from awac_pl.callbacks.checkpointing import DurableCheckpointIO
+from awac_pl.callbacks.interaction import EnvironmentInteraction
+from awac_pl.callbacks.run_writer import RunWriter
+from awac_pl.callbacks.stopping import Stopping
+from awac_pl.parallel import interruption
+from awac_pl.parallel.interruption import Interrupted
+from awac_pl.replay.data_module import ReplayDataModule
+from awac_pl.runs.metrics import read_metrics
+from tests.test_training import fit, make_data, make_module
+
+
+class SignalAt(Callback):
+    """Sends this process a signal while a chunk is trained on."""
+
+    def __init__(self, epoch: int, chunk: int) -> None:
+        self.at = epoch, chunk
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if (trainer.current_epoch, batch_idx) == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def signal_in_rollout(data: ReplayDataModule, number: int) -> None:
+    """Send the signal when the workers are asked for episodes for that time."""
+    rollout, calls = data.workers.rollout, iter(range(1000))
+
+    def interrupted(*args, **kwargs):
+        if next(calls) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return rollout(*args, **kwargs)
+
+    data.workers.rollout = interrupted  # type: ignore[method-assign]
+
+
+CHUNKS = [{"after": SignalAt(*at)} for at in ((0, 0), (1, 2), (3, 0), (3, 3), (4, 3), (5, 1))]
+
+
+@pytest.mark.parametrize(
+    ("workers", "every", "moments"),
+    [
+        (0, 1, [*CHUNKS, *({"rollout": number} for number in range(10))]),
+        (0, 2, [*CHUNKS, *({"rollout": number} for number in range(6))]),
+        (1, 1, [CHUNKS[2], {"rollout": 6}]),  # the next block is collected meanwhile
+    ],
+)
+def test_a_run_ended_by_a_signal_goes_on_to_the_bit(
+    tmp_path: Path, reach_dataset: str, workers: int, every: int, moments: list[dict]
+) -> None:
+    def run(folder: Path, *, after: Callback | None = None, rollout: int | None = None, resume: bool = False):
+        data = make_data(reach_dataset, workers=workers, seed=4, milestone_episodes=12, evaluation_episodes=4)
+        if rollout is not None:
+            signal_in_rollout(data, rollout)
+        module = make_module(data)
+        callbacks = [
+            Stopping(),
+            RunWriter({}),
+            *([after] if after else []),
+            EnvironmentInteraction(env_steps_per_epoch=20, synchronous=False),
+            ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False, every_n_epochs=every,
+                            save_on_train_epoch_end=True),
+        ]  # fmt: skip
+        last = folder / "checkpoints" / "last.ckpt" if resume else None
+        with interruption.handled():
+            fit(folder, data, *callbacks, module=module, max_epochs=6, check_val_every_n_epoch=every, ckpt_path=last,
+                plugins=[DurableCheckpointIO()])  # fmt: skip
+        rows = read_metrics(folder / "metrics.csv")
+        for row in rows:
+            del row["seconds"]
+            row.pop("rollout/env_steps_per_s", None)
+        return module.state_dict(), data.replay.buffer[:], rows
+
+    straight = run(tmp_path / "straight")
+    for index, moment in enumerate(moments):
+        folder = tmp_path / f"cut-{index}"
+        with pytest.raises(Interrupted, match="stopped by SIGTERM") as stopped:
+            run(folder, **moment)
+        assert stopped.value.code == 143
+        torch.manual_seed(99)
+        resumed = run(folder, resume=(folder / "checkpoints" / "last.ckpt").exists())
+        assert resumed[2] == straight[2], moment
+        torch.testing.assert_close(resumed[0], straight[0], rtol=0, atol=0)
+        torch.testing.assert_close(resumed[1].to_dict(), straight[1].to_dict(), rtol=0, atol=0)
