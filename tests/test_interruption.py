@@ -56,8 +56,12 @@ CHUNKS = [{"after": SignalAt(*at)} for at in ((0, 0), (1, 2), (3, 0), (3, 3), (4
     ],
 )
 def test_a_run_ended_by_a_signal_goes_on_to_the_bit(
-    tmp_path: Path, reach_dataset: str, workers: int, every: int, moments: list[dict]
+    tmp_path: Path, reach_dataset: str, workers: int, every: int, moments: list[dict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        "awac_pl.callbacks.run_writer.write_report", lambda *args, **kwargs: None
+    )  # it takes most of the time
+
     def run(folder: Path, *, after: Callback | None = None, rollout: int | None = None, resume: bool = False):
         data = make_data(reach_dataset, workers=workers, seed=4, milestone_episodes=12, evaluation_episodes=4)
         if rollout is not None:

@@ -77,7 +77,7 @@ def _as_if_saved_by_lightning(trainer: lightning.Trainer) -> bool:
         evaluation = loop.epoch_loop.val_loop.batch_progress
         for progress in (evaluation.total, evaluation.current):
             progress.reset()
-            progress.ready = progress.started = 1
+            progress.ready = cast(Any, progress).started = 1
         return True
     epochs = loop.epoch_progress
     if cast(Any, epochs.total).started < epochs.total.ready:  # between two epochs: as it was after the first of them
