@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import shlex
-import signal
+import sys
 import threading
 import time
 import warnings
@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from awac_pl.algorithms.awac import AWAC
+from awac_pl.callbacks.checkpointing import DurableCheckpointIO
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
+from awac_pl.callbacks.stopping import Stopping
 from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.commands.presets import expand
 from awac_pl.errors import AwacError, nearest
+from awac_pl.parallel.interruption import Interrupted
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.folder import RunFolder, choose_run_folder, run_of
 from awac_pl.runs.manifest import git_commit
@@ -56,6 +58,10 @@ class AwacCLI(LightningCLI):
         self.run_folder: RunFolder | None = None
         try:
             super().__init__(*args, **kwargs)  # parses, builds and runs
+        except Interrupted:
+            if self.run_folder is not None and (self.run_folder.path / "checkpoints" / "last.ckpt").exists():
+                print(f"awac: go on with: awac fit … --run_dir {self.run_folder.path} --ckpt_path last", file=sys.stderr)
+            raise
         finally:
             if self.run_folder is not None:
                 self.run_folder.release()
@@ -157,21 +163,29 @@ class AwacCLI(LightningCLI):
                 "commit": git_commit(),
             }
             self.config_init[self.subcommand].trainer.callbacks = [
+                Stopping(),  # before everything else, so that it saves what others clear
                 *(self.config_init[self.subcommand].trainer.callbacks or []),
                 *([] if config.trainer.enable_progress_bar is False else [AwacProgressBar()]),
                 RunWriter(tags),
-                # The best one follows the evaluations; this one is where a run that was stopped goes on.
-                ModelCheckpoint(
-                    dirpath=config.checkpoint.dirpath,
-                    filename="last",
-                    every_n_epochs=config.checkpoint.every_n_epochs,
-                    save_on_train_epoch_end=True,
-                    enable_version_counter=False,
-                ),
             ]
+            kwargs["plugins"] = [DurableCheckpointIO(), *(self.config_init[self.subcommand].trainer.plugins or [])]
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = _run_logger(config)
         return super().instantiate_trainer(**kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> lightning.Trainer:
+        """Add the checkpoint to resume from, behind the best one: it holds which one that was."""
+        if self.subcommand == "fit":
+            checkpoint = self.config[self.subcommand].checkpoint
+            last = ModelCheckpoint(
+                dirpath=checkpoint.dirpath,
+                filename="last",
+                every_n_epochs=checkpoint.every_n_epochs,
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            )
+            callbacks = [*callbacks, last]
+        return super()._instantiate_trainer(config, callbacks)
 
 
 def _end_with(parent: int) -> None:
@@ -211,10 +225,7 @@ def run(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     arguments = _with_run_config(expand(_expand_overrides(arguments)))
     _check_config_files(arguments)
-    try:
-        _run_cli(arguments)
-    except SIGTERMException as error:
-        raise SystemExit(128 + signal.SIGTERM) from error  # Lightning would exit with 0
+    _run_cli(arguments)
 
 
 def _run_cli(arguments: list[str]) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from importlib import import_module
 from pathlib import Path
 
 from awac_pl import __version__
 from awac_pl.errors import AwacError
+from awac_pl.parallel import interruption
 
 #: Commands of Lightning's own command line, which ``fit.py`` extends.
 LIGHTNING = ("fit", "validate", "test")
 #: Every other command, and the file that runs it. ``record`` is the old name of ``video``.
 OWN = {name: name for name in ("init", "sync", "data", "video", "export", "deploy", "report")} | {"record": "video"}
+#: A full disk, a quota, a file too large, a read-only disk or folder.
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 DESCRIPTION = """\
 Offline-to-online reinforcement learning with AWAC.
@@ -49,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 2 for a mistake of the user, told in one line.
+        The exit status: 2 for a mistake of the user, told in one line; 128 + its number after a signal.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not {"", str(Path.cwd())} & set(sys.path):
@@ -59,13 +63,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", choices=[*LIGHTNING, *OWN], metavar="command")
     command = parser.parse_args(arguments[:1]).command
     try:
-        if command in LIGHTNING:
-            from awac_pl.commands.fit import run
+        with interruption.handled():
+            if command in LIGHTNING:
+                from awac_pl.commands.fit import run
 
-            run(arguments)
-        else:
-            import_module(f"awac_pl.commands.{OWN[command]}").run(arguments[1:])
+                run(arguments)
+            else:
+                import_module(f"awac_pl.commands.{OWN[command]}").run(arguments[1:])
     except AwacError as error:
         print(f"awac: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in OUT_OF_SPACE:
+            raise
+        print(f"awac: error: {error.filename or 'a file'} cannot be written: {error.strerror}", file=sys.stderr)
+        return 2
+    except interruption.Interrupted as error:
+        print(f"awac: {error}", file=sys.stderr)
+        return int(error.code or 0)
     return 0
