@@ -281,7 +281,7 @@ def test_writing_is_whole_or_not_at_all(reach, reach_dataset: str, datasets_root
     with pytest.raises(
         DatasetError, match=r"toy/reach-v0: cannot be written \(no space left on device\); nothing was changed"
     ):
-        save_dataset(reach_dataset, reach_episodes(2), *reach, {})
+        save_dataset(reach_dataset, reach_episodes(2), *reach, {}, overwrite=True)
     assert file_digest(data_file(datasets_root)) == before
     assert sorted(path.name for path in (datasets_root / "toy").iterdir()) == ["namespace_metadata.json", "reach-v0"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -262,3 +263,20 @@ def test_the_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
 def test_the_doctor_knows_another_tasks_data() -> None:
     (finding, *_) = inspect_dataset("awac/door/expert-v0", PEN)["findings"]
     assert finding["finding"] == "observations of [39], actions of [28]; AdroitHandPenSparse-v1 needs 45 and 24"
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused_before_it_does(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("observations.npy", bytes(70 << 20))
+    with pytest.raises(DatasetError, match=r"bomb.npz: 'observations.npy' declares 73400320 bytes and holds \d{5}; damaged"):
+        import_dataset(tmp_path / "bomb.npz", "mine/pen-v0", PEN, progress=False)
+
+
+def test_no_dataset_is_replaced_unless_that_is_meant(tmp_path: Path) -> None:
+    file = dapg(tmp_path / "d.pickle", broken())
+    import_dataset(file, "mine/pen-v0", PEN, progress=False)
+    for target in ("mine/pen-v0", "awac/pen/expert-v0"):  # the second one is built in
+        with pytest.raises(DatasetError, match=f"there is a dataset '{target}'; choose another id, or pass --overwrite"):
+            import_dataset(file, target, PEN, progress=False)
+    import_dataset(dapg(file, broken(), broken()), "mine/pen-v0", PEN, progress=False, overwrite=True)
+    assert len(read("mine/pen-v0")) == 2

@@ -80,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
             )  # fmt: skip
     for name in ("import", "relabel", "subsample", "combine", "record"):
         made[name].add_argument("--to", required=True, help="id of the dataset to write")
+    for name in HELP:
+        if name not in ("list", "inspect"):
+            made[name].add_argument("--overwrite", action="store_true", help="replace what is there under that name")
     for name in ("inspect", "import"):
         made[name].add_argument(
             "--format", choices=["dapg", "rlkit", "d4rl", "npz"], help="of a file (default: by its suffix)"
@@ -122,10 +125,14 @@ def _load(
     options: argparse.Namespace, *sources: str, any_environment: bool = False
 ) -> tuple[list[Episode], Task, Spaces, Any]:
     """The episodes of some datasets, downloaded where they are remote, and what ``editing.store`` wants to know."""
+    from awac_pl.datasets.catalog import check_free
     from awac_pl.datasets.downloading import fetch_dataset
     from awac_pl.datasets.editing import load_all
 
     task = _task(options)
+    if options.command != "export":
+        for target in options.to if isinstance(options.to, list) else [options.to]:
+            check_free(target, options.overwrite)  # before the work
     for source in sources:
         fetch_dataset(source)
     episodes, spaces, facts = load_all(sources, task, any_environment=any_environment)
@@ -210,42 +217,45 @@ def _draw(curves: dict[str, list], title: str, path: Path) -> None:
 def _import(options: argparse.Namespace) -> None:
     from awac_pl.datasets.importing import import_dataset
 
-    report = import_dataset(Path(options.source), options.to, _task(options), form=options.format, licence=options.licence)
+    report = import_dataset(
+        Path(options.source), options.to, _task(options),
+        form=options.format, licence=options.licence, overwrite=options.overwrite,
+    )  # fmt: skip
     _say({"dataset": options.to, **report})
 
 
-def _relabel(options: argparse.Namespace) -> None:
+def _store(options: argparse.Namespace, target: str, *content: Any) -> None:
+    """Write a dataset and say what it holds; ``content`` is what ``editing.store`` takes behind the id."""
     from awac_pl.datasets.editing import store
 
-    episodes, task, spaces, facts = _load(options, options.source, any_environment=True)
-    _say(store(options.to, episodes, task, spaces, facts, f"{options.source}, relabelled for {options.task}"))
+    _say(store(target, *content, overwrite=options.overwrite))
+
+
+def _relabel(options: argparse.Namespace) -> None:
+    episodes, *rest = _load(options, options.source, any_environment=True)
+    _store(options, options.to, episodes, *rest, f"{options.source}, relabelled for {options.task}")
 
 
 def _subsample(options: argparse.Namespace) -> None:
-    from awac_pl.datasets.editing import choose, store
+    from awac_pl.datasets.editing import choose
 
-    episodes, task, spaces, facts = _load(options, options.source)
+    episodes, *rest = _load(options, options.source)
     chosen = choose(
         episodes, options.episodes, random_seed=options.random, successful=options.successful, cut_after_success=options.cut
     )
-    _say(
-        store(options.to, chosen, task, spaces, facts, f"{len(chosen)} of the {len(episodes)} episodes of {options.source}")
-    )
+    _store(options, options.to, chosen, *rest, f"{len(chosen)} of the {len(episodes)} episodes of {options.source}")
 
 
 def _combine(options: argparse.Namespace) -> None:
-    from awac_pl.datasets.editing import store
-
-    episodes, task, spaces, facts = _load(options, *options.source)
-    _say(store(options.to, episodes, task, spaces, facts, " + ".join(options.source)))
+    _store(options, options.to, *_load(options, *options.source), " + ".join(options.source))
 
 
 def _split(options: argparse.Namespace) -> None:
-    from awac_pl.datasets.editing import split, store
+    from awac_pl.datasets.editing import split
 
-    episodes, task, spaces, facts = _load(options, options.source)
+    episodes, *rest = _load(options, options.source)
     for target, part in zip(options.to, split(episodes, options.share, options.seed), strict=True):
-        _say(store(target, part, task, spaces, facts, f"{len(part)} of the {len(episodes)} episodes of {options.source}"))
+        _store(options, target, part, *rest, f"{len(part)} of the {len(episodes)} episodes of {options.source}")
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -256,7 +266,7 @@ def _export(options: argparse.Namespace) -> None:
     if form is None:
         raise DatasetError(f"{options.to}: write to a .npz or a .hdf5 file")
     episodes, _, spaces, _ = _load(options, options.source)
-    export(episodes, spaces, options.to, form)  # type: ignore[arg-type]
+    export(episodes, spaces, options.to, form, overwrite=options.overwrite)  # type: ignore[arg-type]
     _say({"file": str(options.to), "episodes": len(episodes), "steps": sum(map(len, episodes))})
 
 
@@ -265,7 +275,7 @@ def _record(options: argparse.Namespace) -> None:
 
     checkpoint, task = Path(options.source), _task(options, clip_actions=not options.replay)  # a replay is kept as it is
     if options.replay:
-        scores = record_replay(checkpoint, options.to, task)
+        scores = record_replay(checkpoint, options.to, task, overwrite=options.overwrite)
     else:
         scores = record_policy(
             checkpoint,
@@ -275,6 +285,7 @@ def _record(options: argparse.Namespace) -> None:
             deterministic=options.deterministic,
             num_workers=options.workers,
             seed=options.seed,
+            overwrite=options.overwrite,
         )
     _say({"dataset": options.to, **scores})
 
@@ -296,6 +307,7 @@ def _clone(options: argparse.Namespace) -> None:
         num_workers=options.workers,
         seed=options.seed,
         normalize_observations=options.normalize_observations,
+        overwrite=options.overwrite,
     )
     print(f"{target}: {options.episodes} episodes of a policy cloned from {source}")
     _say(result)

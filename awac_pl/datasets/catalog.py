@@ -43,6 +43,16 @@ def check_dataset_id(dataset_id: str) -> None:
         raise DatasetError(f"'{dataset_id}' is no dataset id; it must look like namespace/name-v0")
 
 
+def check_free(dataset_id: str, overwrite: bool) -> None:
+    """Refuse to write a dataset over another one, unless that is meant.
+
+    Raises:
+        DatasetError: there is one of that id, or the id is not of its form.
+    """
+    if find_dataset(dataset_id) is not None and not overwrite:
+        raise DatasetError(f"there is a dataset '{dataset_id}'; choose another id, or pass --overwrite to replace it")
+
+
 def find_dataset(dataset_id: str) -> Path | None:
     """The ``data`` folder of a local or built-in dataset; None where there is none.
 
@@ -70,11 +80,11 @@ def read_metadata(dataset_id: str) -> dict[str, Any]:
             return metadata
         with h5py.File(path, "r") as file:
             return {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(
             f"{beside}: not the JSON of a dataset ({first_line(error)}); make or download the dataset anew"
         ) from error
-    except (OSError, RuntimeError) as error:
+    except Exception as error:
         raise unreadable(path, error) from error
 
 
@@ -82,7 +92,7 @@ def recorded_environment(metadata: dict[str, Any]) -> str | None:
     """Id of the environment that a dataset was recorded in, as its metadata say; None where they do not."""
     try:
         named = json.loads(metadata["env_spec"])["id"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         recipe = metadata.get("recipe")
         named = metadata.get("env_id") or (recipe.get("env_id") if isinstance(recipe, dict) else None)
     return named if isinstance(named, str) else None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from awac_pl.datasets.catalog import POLICY_FILE, check_dataset_id, data_file, find_dataset, read_metadata
+from awac_pl.datasets.catalog import POLICY_FILE, check_free, data_file, find_dataset, read_metadata
 from awac_pl.datasets.minari_io import load_dataset, save_dataset
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import CLONING_SEEDS, EVALUATION_SEEDS
@@ -40,6 +40,7 @@ def clone_dataset(
     num_workers: int = 2,
     seed: int = 0,
     normalize_observations: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, float]:
     """Clone a dataset's policy, roll it out stochastically and store the episodes as a new Minari dataset.
@@ -54,6 +55,7 @@ def clone_dataset(
         num_workers: rollout processes.
         seed: of the fit and of the stored episodes.
         normalize_observations: see ``fit_clone``.
+        overwrite: replace a dataset of that id.
         progress: show progress bars.
 
     Returns:
@@ -61,9 +63,9 @@ def clone_dataset(
         deterministically and stochastically.
 
     Raises:
-        DatasetError: the source does not fit the task, or the target is no dataset id.
+        DatasetError: the source does not fit the task, or the target is taken or no dataset id.
     """
-    check_dataset_id(target)
+    check_free(target, overwrite)
     recipe = clone_recipe(source, task, num_demonstrations, num_episodes, seed, normalize_observations)
     workers = RolloutWorkers(task, num_workers, inspect_spaces(task))
     try:
@@ -87,7 +89,7 @@ def clone_dataset(
         "cloning": result,
         "early_stopping": clone.early_stopping,
     }
-    save_dataset(target, stored, task, workers.spaces, metadata, policy=clone.policy())
+    save_dataset(target, stored, task, workers.spaces, metadata, policy=clone.policy(), overwrite=overwrite)
     log.info("%s: %s", target, json.dumps(result))
     return result
 
@@ -123,7 +125,7 @@ def make_missing(source: str, names: Sequence[str], task: Task, recipe: Mapping[
     for name in names:
         if find_dataset(name) is None:
             log.info("making %s: %d episodes of a policy cloned from %s", name, recipe["num_episodes"], source)
-            clone_dataset(source, name, task, **recipe, **options)
+            clone_dataset(source, name, task, overwrite=True, **recipe, **options)  # another run may be making it, too
 
 
 def check_recipe(name: str, source: str, task: Task, recipe: Mapping[str, Any]) -> None:

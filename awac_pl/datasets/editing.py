@@ -35,9 +35,11 @@ def load_all(
     return [episode for one in loaded for episode in one.episodes], spaces, [one.facts() for one in loaded]
 
 
-def store(target: str, episodes: Sequence[Episode], task: Task, spaces: Spaces, origin: Any, what: str) -> dict[str, Any]:
+def store(
+    target: str, episodes: Sequence[Episode], task: Task, spaces: Spaces, origin: Any, what: str, *, overwrite: bool = False
+) -> dict[str, Any]:
     """Write them under a new id, and say what was written."""
-    save_dataset(target, episodes, task, spaces, {"description": what, "origin": origin})
+    save_dataset(target, episodes, task, spaces, {"description": what, "origin": origin}, overwrite=overwrite)
     return {
         "dataset": target,
         "episodes": len(episodes),
@@ -112,15 +114,19 @@ def split(episodes: Sequence[Episode], share: float, seed: int) -> tuple[list[Ep
     return [episodes[index] for index in parts[0]], [episodes[index] for index in parts[1]]
 
 
-def export(episodes: Sequence[Episode], spaces: Spaces, file: Path, form: Literal["npz", "d4rl"]) -> None:
+def export(
+    episodes: Sequence[Episode], spaces: Spaces, file: Path, form: Literal["npz", "d4rl"], *, overwrite: bool = False
+) -> None:
     """Write arrays for other programs, whole or not at all; actions in the environment's units.
 
     ``d4rl``: HDF5 of flat columns with ``next_observations``, ``terminals`` and ``timeouts``. ``npz``: one row per episode,
     which must be of one length.
 
     Raises:
-        DatasetError: ``npz`` of episodes of several lengths.
+        DatasetError: the file is there, or ``npz`` is to hold episodes of several lengths.
     """
+    if file.exists() and not overwrite:
+        raise DatasetError(f"there is a file {file}; choose another name, or pass --overwrite to replace it")
     lengths = sorted({len(episode) for episode in episodes})
     if form == "npz" and len(lengths) > 1:
         raise DatasetError(f"episodes have {lengths[0]} to {lengths[-1]} steps; npz needs one length, d4rl does not")

@@ -8,6 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
+from awac_pl.datasets.catalog import check_free
 from awac_pl.datasets.minari_io import save_dataset
 from awac_pl.datasets.relabelling import relabel_episode
 from awac_pl.envs.rollouts import RolloutWorkers
@@ -26,6 +27,7 @@ def record_policy(
     deterministic: bool = False,
     num_workers: int = 2,
     seed: int = 0,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, float]:
     """Roll out a checkpoint's policy and store whole episodes.
@@ -37,6 +39,7 @@ def record_policy(
         AwacError: the checkpoint is not one.
         DatasetError: it is of a task of other dimensions.
     """
+    check_free(target, overwrite)
     module = load_module(checkpoint)
     spaces = inspect_spaces(task)
     if (size := module.hparams["observation_dim"]) != spaces.observation_dim:
@@ -55,12 +58,17 @@ def record_policy(
     scores = score_episodes(episodes)
     origin = {"checkpoint": str(checkpoint), "deterministic": deterministic}
     save_dataset(
-        target, episodes, task, spaces, {"description": f"{num_episodes} episodes of {checkpoint.name}", "origin": origin}
+        target,
+        episodes,
+        task,
+        spaces,
+        {"description": f"{num_episodes} episodes of {checkpoint.name}", "origin": origin},
+        overwrite=overwrite,
     )
     return scores
 
 
-def record_replay(checkpoint: Path, target: str, task: Task) -> dict[str, float]:
+def record_replay(checkpoint: Path, target: str, task: Task, *, overwrite: bool = False) -> dict[str, float]:
     """Store the online episodes of a checkpoint's replay buffer, of all ranks.
 
     Where the buffer had begun to overwrite them, the oldest episode starts in its middle.
@@ -73,6 +81,7 @@ def record_replay(checkpoint: Path, target: str, task: Task) -> dict[str, float]
         DatasetError: it holds no online transitions, or rewards of several steps and the task cannot tell success from
             observations.
     """
+    check_free(target, overwrite)
     state = read_checkpoint(checkpoint)
     discount = state["hyper_parameters"]["discount"]
     binary = state["hyper_parameters"]["return_range"] is not None  # an environment's own reward tells no success
@@ -107,6 +116,11 @@ def record_replay(checkpoint: Path, target: str, task: Task) -> dict[str, float]
     scores = score_episodes(episodes)
     origin = {"checkpoint": str(checkpoint), "replay": True}
     save_dataset(
-        target, episodes, task, spaces, {"description": f"the online episodes of {checkpoint.name}", "origin": origin}
+        target,
+        episodes,
+        task,
+        spaces,
+        {"description": f"the online episodes of {checkpoint.name}", "origin": origin},
+        overwrite=overwrite,
     )
     return scores

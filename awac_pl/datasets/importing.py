@@ -17,10 +17,10 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from awac_pl.datasets.catalog import check_dataset_id
+from awac_pl.datasets.catalog import check_free
 from awac_pl.datasets.minari_io import count_successes, save_dataset
 from awac_pl.datasets.relabelling import relabel_episode
-from awac_pl.datasets.safe_hdf5 import read_array, unreadable
+from awac_pl.datasets.safe_hdf5 import read_array, reading, too_large
 from awac_pl.envs.tasks import Task, inspect_spaces
 from awac_pl.errors import DatasetError
 from awac_pl.files import file_digest
@@ -77,6 +77,7 @@ def import_dataset(
     *,
     form: Format | None = None,
     licence: str | None = None,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Read a file's episodes, check and relabel them, and store them as a Minari dataset, whole or not at all.
@@ -91,6 +92,7 @@ def import_dataset(
         task: whose environment the episodes come from.
         form: of the file; by its suffix where None.
         licence: text for the metadata.
+        overwrite: replace a dataset of that id.
         progress: show a progress bar.
 
     Returns:
@@ -100,7 +102,7 @@ def import_dataset(
     Raises:
         DatasetError: the file cannot be read, would run code, or does not fit the task; names file, episode and key.
     """
-    check_dataset_id(target)
+    check_free(target, overwrite)
     form = choose_format(file, form)
     spaces = inspect_spaces(task)
     episodes, clipped, values, largest, agreeing, compared = [], 0, 0, 0.0, 0, 0
@@ -136,7 +138,7 @@ def import_dataset(
     }
     origin = {"file": file.name, "format": form, "sha256": file_digest(file), **report}
     metadata = {"description": f"{len(episodes)} episodes imported from {file.name}", "origin": origin}
-    save_dataset(target, episodes, task, spaces, metadata | ({"licence": licence} if licence else {}))
+    save_dataset(target, episodes, task, spaces, metadata | ({"licence": licence} if licence else {}), overwrite=overwrite)
     return report
 
 
@@ -160,14 +162,8 @@ def read_recordings(file: Path, form: Format) -> Iterator[RawEpisode]:
     Raises:
         DatasetError: the file cannot be read as that format, or asks for more than arrays.
     """
-    try:
+    with reading(file, form):
         yield from READERS[form](file)
-    except DatasetError as error:
-        message = str(error)
-        raise DatasetError(message if str(file) in message else f"{file}: {message}") from error
-    except (OSError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile, AttributeError,
-            IndexError, ImportError, UnicodeDecodeError) as error:  # fmt: skip
-        raise unreadable(file, error, form) from error
 
 
 def _read_dapg(file: Path) -> Iterator[RawEpisode]:
@@ -250,6 +246,11 @@ def _read_d4rl(file: Path) -> Iterator[RawEpisode]:
 
 
 def _read_npz(file: Path) -> Iterator[RawEpisode]:
+    with zipfile.ZipFile(file) as archive:
+        for part in archive.infolist():
+            if too_large(part.file_size, part.compress_size):
+                sizes = f"declares {part.file_size} bytes and holds {part.compress_size}"
+                raise DatasetError(f"'{part.filename}' {sizes}; damaged, or made to harm")
     with file.open("rb") as stream, np.load(stream, allow_pickle=False) as source:
         missing = {"observations", "actions"} - set(source.files)
         if missing:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from awac_pl.datasets.catalog import data_file, environment_mismatch, read_metadata, recorded_environment, reward_mismatch
 from awac_pl.datasets.importing import Format, RawEpisode, choose_format, read_recordings
-from awac_pl.datasets.safe_hdf5 import read_array, read_group, unreadable
+from awac_pl.datasets.safe_hdf5 import read_array, read_group, reading
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, unscale_action
 from awac_pl.errors import DatasetError
 
@@ -59,28 +59,25 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, 
 def _stored(dataset_id: str) -> Iterator[RawEpisode]:
     """The episodes of a Minari dataset, with whatever is wrong with them."""
     path = data_file(dataset_id)
-    try:
-        with h5py.File(path, "r") as file:
-            for name in sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:])):
-                where, group = f"{path}: {name}", read_group(file, name, str(path))
-                columns = {
-                    key: read_array(group, key, where, finite=False)
-                    for key in ("observations", "actions", "rewards", "terminations", "truncations")
-                    if key in group
-                }
-                if "observations" not in columns or "actions" not in columns:
-                    raise DatasetError(f"{where}: no observations and actions; it is not a Minari episode")
-                infos = read_group(group, "infos", where) if "infos" in group else {}
-                yield RawEpisode(
-                    observations=columns["observations"],
-                    actions=columns["actions"],
-                    rewards=columns.get("rewards"),
-                    terminated=columns.get("terminations"),
-                    truncated=columns.get("truncations"),
-                    success=read_array(infos, "success", where, finite=False) if "success" in infos else None,
-                )
-    except (OSError, RuntimeError) as error:
-        raise unreadable(path, error) from error
+    with reading(path), h5py.File(path, "r") as file:
+        for name in sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:])):
+            where, group = f"{path}: {name}", read_group(file, name, str(path))
+            columns = {
+                key: read_array(group, key, where, finite=False)
+                for key in ("observations", "actions", "rewards", "terminations", "truncations")
+                if key in group
+            }
+            if "observations" not in columns or "actions" not in columns:
+                raise DatasetError(f"{where}: no observations and actions; it is not a Minari episode")
+            infos = read_group(group, "infos", where) if "infos" in group else {}
+            yield RawEpisode(
+                observations=columns["observations"],
+                actions=columns["actions"],
+                rewards=columns.get("rewards"),
+                terminated=columns.get("terminations"),
+                truncated=columns.get("truncations"),
+                success=read_array(infos, "success", where, finite=False) if "success" in infos else None,
+            )
 
 
 def _describe(recordings: Sequence[RawEpisode], task: Task, spaces: Spaces) -> dict[str, Any]:

@@ -19,9 +19,9 @@ import h5py
 import numpy as np
 
 from awac_pl import __version__
-from awac_pl.datasets.catalog import POLICY_FILE, check_dataset_id, check_environment, data_file, local_root, read_metadata
+from awac_pl.datasets.catalog import POLICY_FILE, check_environment, check_free, data_file, local_root, read_metadata
 from awac_pl.datasets.relabelling import relabel_episode
-from awac_pl.datasets.safe_hdf5 import read_array, read_group, unreadable
+from awac_pl.datasets.safe_hdf5 import read_array, read_group, reading
 from awac_pl.envs.tasks import Spaces, Task, scale_action, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError, first_line
@@ -93,18 +93,15 @@ def read_episodes(
         raise DatasetError(f"num_demonstrations is {num_episodes}; it must be at least 1")
     if not 0 < share <= 1:
         raise DatasetError(f"train_split is {share}; it must lie in (0, 1]")
-    try:
-        with h5py.File(path, "r") as file:
-            names = sorted((name for name in file if re.fullmatch(r"episode_\d+", name)), key=lambda name: int(name[8:]))
-            if not names:
-                raise DatasetError(f"{path}: has no episodes; make or download the dataset anew")
-            if num_episodes is not None and num_episodes > len(names):
-                raise DatasetError(f"{path}: has {len(names)} episodes, {num_episodes} were asked for")
-            names = names[:num_episodes]
-            for name in names[: max(1, int(share * len(names) + 1e-9))]:
-                yield _read_episode(read_group(file, name, str(path)), f"{path}: {name}", task, spaces)
-    except (OSError, RuntimeError) as error:
-        raise unreadable(path, error) from error
+    with reading(path), h5py.File(path, "r") as file:
+        names = sorted((name for name in file if re.fullmatch(r"episode_\d+", name)), key=lambda name: int(name[8:]))
+        if not names:
+            raise DatasetError(f"{path}: has no episodes; make or download the dataset anew")
+        if num_episodes is not None and num_episodes > len(names):
+            raise DatasetError(f"{path}: has {len(names)} episodes, {num_episodes} were asked for")
+        names = names[:num_episodes]
+        for name in names[: max(1, int(share * len(names) + 1e-9))]:
+            yield _read_episode(read_group(file, name, str(path)), f"{path}: {name}", task, spaces)
 
 
 def load_dataset(
@@ -130,8 +127,9 @@ def save_dataset(
     metadata: dict[str, Any],
     root: Path | None = None,
     policy: NumpyPolicy | None = None,
+    overwrite: bool = False,
 ) -> Path:
-    """Write episodes as a Minari dataset, whole or not at all; an older one of this id is replaced.
+    """Write episodes as a Minari dataset, whole or not at all.
 
     Args:
         dataset_id: Minari id.
@@ -141,14 +139,16 @@ def save_dataset(
         metadata: JSON values, added to Minari's own.
         root: datasets folder; ``local_root()`` by default.
         policy: who acted; kept beside the data as ``policy.safetensors``.
+        overwrite: replace a dataset of that id.
 
     Returns:
         The dataset's folder.
 
     Raises:
-        DatasetError: the id is not of its form, there are no episodes, or the disk takes no more.
+        DatasetError: the id is not of its form or taken, there are no episodes, or the disk takes no more.
     """
-    check_dataset_id(dataset_id)
+    if root is None:
+        check_free(dataset_id, overwrite)
     if not episodes:
         raise DatasetError(f"dataset '{dataset_id}': no episodes to write")
     folder = (root or local_root()) / dataset_id
@@ -211,8 +211,13 @@ def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> 
     if not uses_binary_reward(task, spaces):
         rewards = read_array(group, "rewards", where, rows=(steps,))
         terminated = read_array(group, "terminations", where, rows=(steps,)).astype(bool)
-    seed = int(group.attrs["seed"]) if "seed" in group.attrs else None
+    seed = _seed(group.attrs.get("seed"))
     return relabel_episode(observations, actions, where, task, spaces, success, rewards, terminated, seed)
+
+
+def _seed(recorded: Any) -> int | None:
+    """A reset's seed; None where it is none (Minari 0.3 and 0.4 write ``"None"``)."""
+    return int(recorded) if isinstance(recorded, int | np.integer) else None
 
 
 def _write_episode(group: h5py.Group, index: int, episode: Episode, spaces: Spaces) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -11,6 +13,32 @@ from awac_pl.errors import DatasetError, first_line
 
 #: gzip shrinks by a factor of 1,032 at most; what declares more than its bytes can unpack to is no data.
 LARGEST_RATIO = 1100
+#: Recordings shrink by a factor of 20 at most; what is larger than ``LARGE`` bytes and shrinks by more than this is no data.
+LARGEST_RATIO_OF_LARGE = 100
+LARGE = 64 << 20
+
+
+def too_large(size: int, stored: int) -> bool:
+    """Whether ``size`` bytes out of ``stored`` ones are more than recordings can unpack to."""
+    return size > stored * (LARGEST_RATIO if size <= LARGE else LARGEST_RATIO_OF_LARGE)
+
+
+@contextmanager
+def reading(path: Path, form: str = "HDF5") -> Iterator[None]:
+    """Whatever goes wrong while a stranger's file is read is one line about that file.
+
+    Readers of damaged files raise errors of every kind; a list of them would always miss one.
+
+    Raises:
+        DatasetError: names the file.
+    """
+    try:
+        yield
+    except DatasetError as error:
+        message = str(error)
+        raise DatasetError(message if str(path) in message else f"{path}: {message}") from error
+    except Exception as error:
+        raise unreadable(path, error, form) from error
 
 
 def unreadable(path: Path, error: Exception, form: str = "HDF5") -> DatasetError:
@@ -69,7 +97,7 @@ def read_array(
     if rows is not None and dataset.shape not in [(count,) for count in rows]:
         raise DatasetError(f"{where}: '{key}' is {list(dataset.shape)}, expected [{rows[0]}]")
     stored = dataset.id.get_storage_size()
-    if dataset.nbytes > LARGEST_RATIO * stored:
+    if too_large(dataset.nbytes, stored):
         raise DatasetError(f"{where}: '{key}' declares {dataset.nbytes} bytes and holds {stored}; damaged, or made to harm")
     array = dataset[()].astype(np.float32)
     bad = ~np.isfinite(array)
