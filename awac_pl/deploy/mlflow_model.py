@@ -1,4 +1,4 @@
-"""An exported policy in MLflow: a model beside the graph, and versions of it in the registry."""
+"""An exported policy in MLflow: a model in the export, and its versions in the registry."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ def save_mlflow_model(folder: Path, sizes: tuple[int, int]) -> None:
         folder: with graph, contract and examples.
         sizes: O and A.
     """
-    number = np.dtype(np.float32)
     with np.load(folder / EXAMPLES) as examples:
         example = examples["observation"][:1]
     with warnings.catch_warnings():
@@ -36,13 +35,12 @@ def save_mlflow_model(folder: Path, sizes: tuple[int, int]) -> None:
         from mlflow.models import Model, ModelSignature
         from mlflow.types import Schema, TensorSpec
 
+        inputs, outputs = (Schema([TensorSpec(np.dtype(np.float32), (-1, size))]) for size in sizes)
         pyfunc.save_model(
             folder / MLFLOW_MODEL,
             python_model=str(Path(__file__).with_name("serving.py")),
             artifacts={"policy": str(folder / ONNX), "contract": str(folder / CONTRACT)},
-            signature=ModelSignature(
-                inputs=Schema([TensorSpec(number, (-1, sizes[0]))]), outputs=Schema([TensorSpec(number, (-1, sizes[1]))])
-            ),
+            signature=ModelSignature(inputs, outputs),
             input_example=example,
             pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "onnxruntime")],
         )
@@ -58,8 +56,8 @@ def register_policy(folder: Path, name: str, client: mlflow.MlflowClient) -> str
     """Log an export to MLflow as a run of its own and register its model.
 
     Args:
-        folder: what ``export_policy`` wrote.
-        name: of the registered model; made where there is none yet.
+        folder: an export.
+        name: of the registered model; created if it does not exist.
         client: of the tracking server.
 
     Returns:
