@@ -151,7 +151,7 @@ def test_a_checkpoint_outside_a_run_folder_needs_its_task(
     moved = tmp_path / "moved.ckpt"
     shutil.copy(checkpoint, moved)
     line = refused(capsys, "--ckpt_path", moved, "--to", tmp_path / "out")
-    assert "moved.ckpt: lies in no run folder, so its task is unknown; say --task" in line
+    assert "moved.ckpt: lies in no run folder, so its task is unknown; pass --task" in line
     opened, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda path, **options: opened.append(path) or load(path, **options))
     assert main(["export", "--ckpt_path", str(moved), "--to", str(tmp_path / "out"), "--task", WIDE]) == 0

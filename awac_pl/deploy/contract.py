@@ -45,10 +45,10 @@ class Contract:
     facts: dict[str, Any]
 
 
-def write_contract(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write ``contract.json`` beside the files of an export; returns its content, the facts and digests of all files."""
+def write_contract(folder: Path, contract: Mapping[str, Any]) -> dict[str, Any]:
+    """Write ``contract.json`` beside the files of an export, with digests of all files; returns its content."""
     digests = {name: file_digest(folder / name) for name in (ONNX, WEIGHTS, EXAMPLES)}
-    body = {"format": FORMAT, **facts, "sha256": digests}
+    body = {"format": FORMAT, **contract, "sha256": digests}
     body["sha256"] = {**digests, CONTRACT: _digest(body)}
     (folder / CONTRACT).write_text(json.dumps(body, indent=2) + "\n")
     return body

@@ -76,7 +76,7 @@ def export_policy(checkpoint: Path, target: Path, *, task_name: str | None = Non
         episode, interface = _act(checkpoint, policy, task, spaces, state)
         _next(bar, "parity")
         graph = policy_graph(policy, spaces.action_low, spaces.action_high)
-        facts = interface | {
+        contract = interface | {
             "task": task.name,
             "parity": check_parity(graph, module, policy, spaces, episode.observations),
             "training_run": {**run, "updates": int(module.updates), "env_steps": int(module.env_steps)},
@@ -84,7 +84,7 @@ def export_policy(checkpoint: Path, target: Path, *, task_name: str | None = Non
             "versions": {"awac_pl": __version__, **{name: version(name) for name in _PACKAGES}},
         }
         _next(bar, "files")
-        return _write(target, graph, policy, episode, spaces, facts)
+        return _write(target, graph, policy, episode, spaces, contract)
 
 
 def _next(bar: tqdm, part: str) -> None:
@@ -96,10 +96,11 @@ def _act(
     checkpoint: Path, policy: NumpyPolicy, task: Task, spaces: Spaces, state: Mapping[str, Any]
 ) -> tuple[Episode, dict[str, Any]]:
     """An episode of the policy, and the contract's part about the environment."""
+    online = [rank["online"]["observation"].numpy() for rank in state["ReplayDataModule"]["replay"] if rank["online"]]
     environment = make_environment(task)
     try:
         episode = run_episode(environment, task, spaces, policy, seed=0)
-        return episode, _interface(environment, task, spaces, _seen(state, episode))
+        return episode, _interface(environment, task, spaces, np.concatenate([*online, episode.observations]))
     except RolloutError as error:
         raise AwacError(f"{checkpoint}: its policy cannot act: {error}") from error
     finally:
@@ -107,9 +108,9 @@ def _act(
 
 
 def _write(
-    target: Path, graph: bytes, policy: NumpyPolicy, episode: Episode, spaces: Spaces, facts: Mapping[str, Any]
+    target: Path, graph: bytes, policy: NumpyPolicy, episode: Episode, spaces: Spaces, contract: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write all files beside the target, then move them there; returns the content of ``contract.json``."""
+    """Write all files into a folder beside the target, then rename it; returns the content of ``contract.json``."""
     chosen = np.unique(np.linspace(0, len(episode) - 1, NUM_EXAMPLES).astype(int))
     actions = scale_action(episode.actions[chosen], spaces.action_low, spaces.action_high).astype(np.float32)
     staging = target.with_name(f".{target.name}-{os.getpid()}.tmp")
@@ -118,14 +119,14 @@ def _write(
         (staging / ONNX).write_bytes(graph)
         (staging / WEIGHTS).write_bytes(policy.to_bytes())
         np.savez(staging / EXAMPLES, observation=episode.observations[chosen], action=actions, step=chosen)
-        contract = write_contract(staging, facts)
+        content = write_contract(staging, contract)
         save_mlflow_model(staging, (spaces.observation_dim, spaces.action_dim))
         os.rename(staging, target)
     except OSError as error:
         raise AwacError(f"{target}: cannot be written ({first_line(error)})") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return contract
+    return content
 
 
 def check_parity(
@@ -171,7 +172,7 @@ def _training_run(checkpoint: Path, name: str | None) -> tuple[Task, dict[str, A
     folder = run_of(checkpoint)
     if folder is None:
         if name is None:
-            raise AwacError(f"{checkpoint}: lies in no run folder, so its task is unknown; say --task")
+            raise AwacError(f"{checkpoint}: lies in no run folder, so its task is unknown; pass --task")
         unknown = dict.fromkeys(("folder", "preset", "seed", "commit", "status", "scores"))
         return find_task(name), {"checkpoint": checkpoint.name, **unknown}
     try:
@@ -182,7 +183,7 @@ def _training_run(checkpoint: Path, name: str | None) -> tuple[Task, dict[str, A
     except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise AwacError(f"{folder}: its manifest.json or config.yaml is damaged ({first_line(error)})") from error
     if name not in (None, recorded):
-        raise AwacError(f"{checkpoint}: is of task {recorded}, as its run folder says, not {name}; leave --task away")
+        raise AwacError(f"{checkpoint}: is of task {recorded}, as its run folder says, not {name}; omit --task")
     return find_task(recorded, horizon=data.get("horizon")), {
         "checkpoint": checkpoint.name,
         "folder": folder.name,
@@ -222,9 +223,3 @@ def _interface(environment: gymnasium.Env, task: Task, spaces: Spaces, seen: np.
 
 def _numbered(word: str, count: int) -> list[str]:
     return [f"{word}_{index}" for index in range(count)]
-
-
-def _seen(state: Mapping[str, Any], episode: Episode) -> np.ndarray:
-    """Observations ``[N, O]``: the online ones in the checkpoint's replay buffer, and those of an episode."""
-    online = [rank["online"]["observation"].numpy() for rank in state["ReplayDataModule"]["replay"] if rank["online"]]
-    return np.concatenate([*online, episode.observations])

@@ -68,13 +68,13 @@ def register_policy(folder: Path, name: str, client: mlflow.MlflowClient) -> str
     """
     from mlflow.exceptions import MlflowException
 
-    facts = read_contract(folder).facts
+    contract = read_contract(folder).facts
     try:
         experiment = client.get_experiment_by_name("awac")
         database = Destination(client.tracking_uri).database
         files = str(database.parent / "mlartifacts") if database else None
         number = experiment.experiment_id if experiment else client.create_experiment("awac", files)
-        tags = {"task": facts["task"], "training_run": facts["training_run"]["folder"] or "unknown"}
+        tags = {"task": contract["task"], "training_run": contract["training_run"]["folder"] or "unknown"}
         run = client.create_run(number, run_name=f"export-{folder.name}", tags=tags)
         client.log_artifacts(run.info.run_id, str(folder))
         client.set_terminated(run.info.run_id)
