@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from tensordict import TensorDict
 
 from awac_pl.algorithms.awac import AWAC
-from awac_pl.algorithms.compiling import ChunkGraph, Circumstances, CompileMode, choose_mode, compiled
+from awac_pl.algorithms.compiling import ChunkGraph, CompileMode, choose_mode, compiled, find_obstacles
 from awac_pl.replay.buffer import Replay
 from awac_pl.replay.data_module import ReplayDataModule
 from benchmarks.floor import ceiling, floor, multipliers, products
@@ -54,10 +54,10 @@ def make_module(hidden: Sequence[int], device: torch.device, **options: Any) -> 
 def bare(module: AWAC, batches: TensorDict, updates: int, mode: CompileMode = "auto") -> Callable[[], None]:
     """Updates on batches that are there, without the Trainer."""
     device = module.device
-    circumstances = Circumstances(device, "32-true", 1)
-    mode = choose_mode(mode, circumstances)
+    obstacles = find_obstacles(device, "32-true", 1)
+    mode = choose_mode(mode, obstacles)
     optimizer = module.configure_optimizers()
-    if mode != "off" and not circumstances.against_by_hand():
+    if mode != "off" and not obstacles["by_hand"]:
         fast = module.fast_update(optimizer, mode)  # type: ignore[arg-type]
 
         def by_hand() -> None:

@@ -11,7 +11,7 @@ from tensordict import TensorDict
 
 from awac_pl.algorithms import base as module_file
 from awac_pl.algorithms.awac import AWAC
-from awac_pl.algorithms.compiling import ChunkGraph, Circumstances, choose_mode, compiled
+from awac_pl.algorithms.compiling import ChunkGraph, choose_mode, compiled, find_obstacles
 from tests.test_module import make_chunk, make_module, train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -39,7 +39,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
     ],
 )
 def test_what_is_chosen_and_said(caplog, asked, device, precision, world_size, expected, said) -> None:
-    assert choose_mode(asked, Circumstances(device, precision, world_size)) == expected
+    assert choose_mode(asked, find_obstacles(device, precision, world_size)) == expected
     assert said in caplog.text
     assert bool(said) == bool(caplog.text)
 

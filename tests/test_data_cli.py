@@ -87,7 +87,7 @@ def test_success_that_only_the_file_knows(tmp_path: Path, capsys: pytest.Capture
     assert main(["data", "import", str(tmp_path / "with.npz"), *task]) == 0
     assert "successes              1" in capsys.readouterr().out
     assert main(["data", "import", str(tmp_path / "without.npz"), *task]) == 2
-    assert main(["data", "import", str(tmp_path / "without.npz"), *task, "--reward", "environment"]) == 0
+    assert main(["data", "import", str(tmp_path / "without.npz"), *task, "--reward", "environment", "--overwrite"]) == 0
     assert read_metadata("my/reach-v0")["reward"] == "environment"
     (local_root() / "my/reach-v0/data/metadata.json").write_text("{")
     assert main(["data", "list"]) == 0

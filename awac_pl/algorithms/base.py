@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
-from torch import Tensor
+from torch import Tensor, nn
 
-from awac_pl.algorithms.compiling import ChunkGraph, Circumstances, CompileMode, choose_mode, compiled
+from awac_pl.algorithms.compiling import ChunkGraph, CompileMode, choose_mode, compiled, find_obstacles
+from awac_pl.algorithms.losses import polyak_update
 from awac_pl.episode import Episode, score_episodes
 from awac_pl.errors import AwacError, TrainingDivergedError
 from awac_pl.parallel.ranks import gather_objects, gather_random_states, rank, restore_random_state
-from awac_pl.policies.actor import Normalizer, moments
-from awac_pl.policies.policy import Policy
+from awac_pl.policies.actor import Actor, Normalizer, moments
+from awac_pl.policies.numpy_policy import NumpyPolicy
+from awac_pl.policies.products import choose_engine
 
 
 class Learner(lightning.LightningModule, ABC):
-    """K updates per training step, counted, checked and measured; evaluations; checkpoints that resume to the bit.
+    """An actor that learns by K updates per training step and is evaluated. Checkpoints resume to the bit.
 
-    A learner adds its networks, ``configure_optimizers`` with one optimizer, ``loss``, ``move_targets`` and ``policy``.
+    A learner adds its other networks and ``loss``, and calls ``follow`` for target networks. It passes the arguments below
+    on (``def __init__(self, *, its_own, **shared): super().__init__(**shared)``); the command line offers all of them.
 
     Args:
-        observation_dim: O.
-        normalize_observations: the networks get observations of mean 0 and deviation 1 in the demonstrations.
-        compile: see ``AWAC``.
-        matmul_precision: see ``AWAC``.
+        observation_dim: O; linked from the data.
+        action_dim: A; linked from the data.
+        return_range: smallest and largest discounted return the task's reward allows, None if unknown; linked from the
+            data. ``clamp_target`` uses it.
+        normalize_observations: the networks, and those of a policy cloned for the run, get observations of mean 0 and
+            deviation 1 in the first dataset, the demonstrations.
+        actor_hidden_sizes: width of each hidden layer of the actor.
+        log_std_range: bounds of the policy's log standard deviation.
+        initial_std: the policy's standard deviation at the start.
+        discount: gamma, in [0, 1).
+        actor_average: rate per update at which a second actor follows the first. The second one acts, is evaluated and is
+            exported; the losses use the first. Its curve is steadier. 0 for none.
+        learning_rate: Adam's, for all networks.
+        actor_weight_decay: Adam's L2 penalty on the actor; other networks have none.
+        compile: how updates are run; speed only. ``off`` is PyTorch's autograd. ``by_hand`` has AWAC's gradients written
+            out (``fast_update.py``; not where callbacks watch gradients). ``default`` and ``reduce-overhead`` are modes of
+            ``torch.compile``, which takes a minute the first time. ``graph`` captures the K updates of a chunk in a CUDA
+            graph. ``auto`` is ``graph`` on one CUDA device, ``by_hand`` in one process on a CPU, and ``off`` elsewhere.
+        matmul_engine: which library multiplies float32 matrices on a CPU: ``native`` is PyTorch's choice; ``auto`` is
+            ``onednn`` on AMD processors with AVX-512 (``products.py``). Speed and rounding only.
+        matmul_precision: of float32 products, as in ``torch.set_float32_matmul_precision``; ``high`` is TF32.
 
     The counters ``updates`` (gradient updates) and ``env_steps`` (online environment steps) are persistent buffers.
     ``epoch_metrics`` holds what ``log_epoch`` got in this epoch.
@@ -39,16 +62,39 @@ class Learner(lightning.LightningModule, ABC):
 
     def __init__(
         self,
-        observation_dim: int,
         *,
+        observation_dim: int,
+        action_dim: int,
+        return_range: tuple[float, float] | None = None,
         normalize_observations: bool = False,
+        actor_hidden_sizes: Sequence[int] = (256, 256),
+        log_std_range: tuple[float, float] = (-6.0, 0.0),
+        initial_std: float = 0.05,
+        discount: float = 0.99,
+        actor_average: float = 0.0,
+        learning_rate: float = 3e-4,
+        actor_weight_decay: float = 1e-4,
         compile: CompileMode = "auto",
+        matmul_engine: Literal["auto", "native", "onednn"] = "auto",
         matmul_precision: Literal["highest", "high", "medium"] = "highest",
     ) -> None:
         super().__init__()
+        self.save_hyperparameters()  # those of the subclass, too
         self.automatic_optimization = False
-        self.normalizer = Normalizer(observation_dim) if normalize_observations else None
+        if not 0 <= actor_average <= 1:
+            raise AwacError(f"model.actor_average is {actor_average}; it is a rate in [0, 1]")
+        self.sizes = (observation_dim, action_dim)
+        self.return_range, self.discount, self.actor_average = return_range, discount, actor_average
+        self.learning_rate, self.actor_weight_decay = learning_rate, actor_weight_decay
         self._compile, self._matmul_precision = compile, matmul_precision
+        self.normalizer = Normalizer(observation_dim) if normalize_observations else None
+        self.actor = Actor(*self.sizes, actor_hidden_sizes, log_std_range, initial_std)
+        self.actor.engine = choose_engine(matmul_engine)
+        self._followers: list[tuple[list[Tensor], list[Tensor], Callable[[Learner], float]]] = []
+        self.average_actor: Actor | None = None
+        if actor_average:
+            self.average_actor = copy.deepcopy(self.actor).requires_grad_(False)
+            self.follow(self.average_actor, self.actor, "actor_average")
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
         self.epoch_metrics: dict[str, float] = {}
@@ -57,32 +103,60 @@ class Learner(lightning.LightningModule, ABC):
 
     @abstractmethod
     def loss(self, batch: TensorDict, *, watch: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one batch ``[B]``, normalised, and its metrics if ``watch``; moves no weight."""
+        """Loss of one batch ``[B]`` with normalised observations, and its metrics if ``watch``; changes no weight."""
 
-    @abstractmethod
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One Adam over two groups: the actor, and all other networks except those that follow another one."""
+        actor = list(self.actor.parameters())
+        apart = {*actor, *(parameter for slow, _, _ in self._followers for parameter in slow)}
+        return torch.optim.Adam(
+            [
+                {"params": actor, "weight_decay": self.actor_weight_decay},
+                {"params": [parameter for parameter in self.parameters() if parameter not in apart], "weight_decay": 0.0},
+            ],
+            lr=self.learning_rate,
+            fused=True,
+            capturable=self.device.type == "cuda",  # its step counters live on the device, too
+        )
+
+    def follow(self, slow: nn.Module, online: nn.Module, rate: str) -> None:
+        """After each update, move the weights of ``slow`` towards those of ``online``, by the attribute named ``rate``."""
+        self._followers.append((list(slow.parameters()), list(online.parameters()), attrgetter(rate)))
+
     def move_targets(self) -> None:
-        """What follows the weights after each update."""
+        """Move the networks that follow another one."""
+        for slow, online, rate in self._followers:
+            polyak_update(slow, online, rate(self))
 
-    @abstractmethod
-    def policy(self, deterministic: bool = False) -> Policy:
-        """A snapshot of the policy for workers, free of torch."""
+    @property
+    def acting_actor(self) -> Actor:
+        """The average actor if there is one, else the actor."""
+        return self.actor if self.average_actor is None else self.average_actor
+
+    def mean_action(self, observation: Tensor) -> Tensor:
+        """The acting policy's mean action ``[B, A]`` for observations ``[B, O]``, not normalised."""
+        return self.acting_actor(observation if self.normalizer is None else self.normalizer(observation))
+
+    def policy(self, deterministic: bool = False) -> NumpyPolicy:
+        """A snapshot of the acting policy for workers, free of torch."""
+        return self.acting_actor.to_numpy(deterministic, self.normalizer)
 
     def is_plain(self) -> bool:
-        """Whether ``fast_update`` may stand in for autograd."""
+        """Whether ``fast_update`` may replace autograd: nobody changed the loss, networks, optimizer or gradients."""
         return False
 
     def fast_update(self, optimizer: torch.optim.Optimizer, mode: CompileMode) -> Callable[[TensorDict], TensorDict]:
-        """The updates of a chunk without autograd; ``mode`` is ``by_hand`` or one of ``torch.compile``."""
+        """A function that runs a chunk's updates without autograd; ``mode`` is ``by_hand`` or one of ``torch.compile``."""
         raise NotImplementedError
 
     def before_first_update(self, batch: TensorDict) -> None:
-        """Look at the first batch of a run."""
+        """Check the networks on a run's first batch."""
 
     def setup(self, stage: str) -> None:
-        """Choose how the updates of a fit are run.
+        """Choose how a fit runs its updates, and measure the demonstrations if observations are normalised.
 
         Raises:
-            AwacError: ``trainer.precision`` is a float16 one, whose loss scaling does not fit K updates in one step.
+            AwacError: ``trainer.precision`` is float16; its loss scaling does not fit K updates in one step.
         """
         if stage != "fit":
             return
@@ -94,14 +168,13 @@ class Learner(lightning.LightningModule, ABC):
             demonstrations = self.trainer.datamodule.demonstrations()  # type: ignore[attr-defined]
             self.normalizer.measure(gather_objects(moments(demonstrations)))
         device, ranks = self.trainer.strategy.root_device, self.trainer.world_size
-        circumstances = Circumstances(device, precision, ranks, self.is_plain())
-        self.compile_mode = choose_mode(self._compile, circumstances)
-        self._fast: Callable[[TensorDict], TensorDict] | None = None
+        obstacles = find_obstacles(device, precision, ranks, self.is_plain())
+        self.compile_mode = choose_mode(self._compile, obstacles)
         self._loss = self.loss
         self._run: Callable[[TensorDict], TensorDict] = self._updates
         if self.compile_mode == "graph":
             self._run = ChunkGraph(self._updates)
-        elif self.compile_mode != "off" and not circumstances.against_by_hand():
+        elif self.compile_mode != "off" and not obstacles["by_hand"]:
             self._run = self._updates_by_hand
         elif self.compile_mode != "off":
             self._loss = compiled(self.loss, self.compile_mode)
@@ -126,14 +199,14 @@ class Learner(lightning.LightningModule, ABC):
             self._log_epoch()
 
     def normalized(self, rows: TensorDict) -> TensorDict:
-        """Transitions as the networks get them."""
+        """Transitions with normalised observations, if the run has a normaliser."""
         if self.normalizer is None:
             return rows
         columns = {key: self.normalizer(rows[key]) for key in ("observation", "next_observation")}
         return rows.copy().update(columns)
 
     def _updates(self, chunk: TensorDict) -> TensorDict:
-        """The updates of a chunk, but for the optimizer's last step; the metrics of the last one."""
+        """All updates of a chunk except the optimizer's last step; returns the last update's metrics."""
         optimizer = self.optimizers().optimizer  # type: ignore[union-attr]
         last = len(chunk) - 1
         for index, batch in enumerate(chunk.unbind(0)):
@@ -146,23 +219,22 @@ class Learner(lightning.LightningModule, ABC):
         return TensorDict(metrics)
 
     def _updates_by_hand(self, chunk: TensorDict) -> TensorDict:
-        """The same without autograd."""
-        if self._fast is None:  # not before the weights are where they stay
-            self._fast = self.fast_update(self.optimizers().optimizer, self.compile_mode)  # type: ignore[union-attr]
-        return self._fast(chunk)
+        """The same without autograd. Built at the first chunk: before, Lightning may still move the weights in memory."""
+        self._run = self.fast_update(self.optimizers().optimizer, self.compile_mode)  # type: ignore[union-attr]
+        return self._run(chunk)
 
     def validation_step(self, seeds: list[int], batch_idx: int) -> None:
-        """Roll out one episode per evaluation seed with the mean action."""
+        """Run one episode per evaluation seed with the mean action."""
         self._episodes += self.trainer.datamodule.evaluate(self.policy(deterministic=True), seeds)  # type: ignore[attr-defined]
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the episodes of the last evaluation."""
+        """Drop the episodes of the last evaluation."""
         self._episodes = []
 
     def on_validation_epoch_end(self) -> None:
         """Log the measures of this evaluation, over the episodes of all ranks."""
         scores = score_episodes([episode for episodes in gather_objects(self._episodes) for episode in episodes])
-        fitting = self.trainer.state.fn == "fit"  # then RunWriter logs, against env_steps
+        fitting = self.trainer.state.fn == "fit"  # during a fit RunWriter logs, against env_steps
         self.log_dict({f"eval/{name}": value for name, value in scores.items()}, logger=not fitting)
 
     test_step = validation_step
@@ -179,7 +251,7 @@ class Learner(lightning.LightningModule, ABC):
         self.epoch_metrics = {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning leaves out: the learner's class, the random state, the metrics of an epoch under way."""
+        """Add what Lightning does not save: the learner's class name, the random state, the metrics of an unfinished epoch."""
         checkpoint["algorithm"] = type(self).__name__
         checkpoint["random_state"] = gather_random_states(self.device)
         checkpoint["epoch_metrics"] = self.epoch_metrics
@@ -194,10 +266,10 @@ class Learner(lightning.LightningModule, ABC):
         self._metrics = [TensorDict(chunk).to(self.device) for chunk in own]
 
     def on_train_start(self) -> None:
-        """Restore the random state as late as possible, behind everything that might draw while it sets up."""
+        """Restore the random state as late as possible: the set-up may draw random numbers."""
         states = self.__dict__.pop("_random_states", None)
         if states is None:
-            if rank():  # rank 0 goes on with the run's own seed
+            if rank():  # rank 0 keeps the run's own seed
                 torch.manual_seed(torch.initial_seed() + rank())
             return
         restore_random_state(states, self.device)

@@ -9,14 +9,18 @@ from typing import Any
 import torch
 
 from awac_pl.algorithms.awac import AWAC
+from awac_pl.algorithms.base import Learner
 from awac_pl.errors import AwacError, first_line
+
+#: Learners by the name in their checkpoints; those of version 0.1 have none.
+ALGORITHMS: dict[str, type[Learner]] = {"AWAC": AWAC}
 
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """All that a checkpoint holds, after a check of every byte; its tensors stay in the file until they are used.
+    """The content of a checkpoint, after a check of its checksums; its tensors stay in the file until they are used.
 
     Raises:
-        AwacError: the file is not there, is damaged, or is no checkpoint of a fit.
+        AwacError: the file does not exist, is damaged, or is no checkpoint of a fit.
     """
     if not checkpoint.is_file():
         raise AwacError(f"no checkpoint {checkpoint}")
@@ -34,20 +38,25 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-#: Learners by the name that their checkpoints carry; those of version 0.1 carry none.
-ALGORITHMS = {"AWAC": AWAC}
-
-
-def load_module(checkpoint: Path) -> AWAC:
+def load_module(checkpoint: Path, state: dict[str, Any] | None = None) -> Learner:
     """The learner of a checkpoint, on the CPU.
 
+    Args:
+        checkpoint: of a fit.
+        state: its content, if ``read_checkpoint`` has read it already.
+
     Raises:
-        AwacError: see ``read_checkpoint``; or its weights do not fit this version's module.
+        AwacError: see ``read_checkpoint``; or the checkpoint does not fit this version's learner.
     """
-    name = read_checkpoint(checkpoint).get("algorithm", "AWAC")
+    state = read_checkpoint(checkpoint) if state is None else state
+    name = state.get("algorithm", "AWAC")
     if name not in ALGORITHMS:
         raise AwacError(f"{checkpoint}: is of the algorithm '{name}'; this version has {', '.join(ALGORITHMS)}")
+    arguments = {key: value for key, value in state["hyper_parameters"].items() if key != "_instantiator"}
     try:
-        return ALGORITHMS[name].load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+        module = ALGORITHMS[name](**arguments)
+        module.load_state_dict(state["state_dict"])
+        module.on_load_checkpoint(state)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise AwacError(f"{checkpoint}: holds no module of this version ({first_line(error)})") from error
+    return module

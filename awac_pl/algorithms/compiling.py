@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -16,50 +15,41 @@ CompileMode = Literal["auto", "off", "by_hand", "default", "reduce-overhead", "g
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Circumstances:
-    """What decides how updates can be run.
+def find_obstacles(device: torch.device, precision: str, world_size: int, plain: bool = True) -> dict[str, str]:
+    """What the modes ``graph`` and ``by_hand`` need and lack; an empty text if nothing.
 
     Args:
-        device: where they run.
+        device: of the updates.
         precision: ``trainer.precision``.
         world_size: number of processes that train together.
-        plain: nobody has changed the learner's loss, networks, optimizer or gradients.
+        plain: see ``Learner.is_plain``.
     """
-
-    device: torch.device
-    precision: str
-    world_size: int
-    plain: bool = True
-
-    def against_graph(self) -> str:
-        """What a CUDA graph would need and is not there; empty if nothing."""
-        if self.device.type != "cuda":
-            return f"a CUDA device, not {self.device.type}"
-        if self.world_size > 1:
-            return "one process: gradients are exchanged between the updates"
-        return "" if self.precision in ("32", "32-true") else f"trainer.precision 32-true, not {self.precision}"
-
-    def against_by_hand(self) -> str:
-        """What ``FastUpdate`` would need and is not there; empty if nothing."""
-        if self.device.type != "cpu":
-            return f"a CPU, not {self.device.type}"
-        if self.world_size > 1:
-            return "one process: gradients are exchanged between the updates"
-        if self.precision not in ("32", "32-true", "64", "64-true"):
-            return f"trainer.precision 32-true or 64-true, not {self.precision}"
-        return "" if self.plain else "AWAC's own loss, networks, optimizer and gradients"
+    obstacles = {}
+    for mode, kind, name, precisions in (
+        ("graph", "cuda", "a CUDA device", ("32-true",)),
+        ("by_hand", "cpu", "a CPU", ("32-true", "64-true")),
+    ):
+        obstacles[mode] = ""
+        if device.type != kind:
+            obstacles[mode] = f"{name}, not {device.type}"
+        elif world_size > 1:
+            obstacles[mode] = "one process: gradients are exchanged between the updates"
+        elif precision not in precisions and f"{precision}-true" not in precisions:
+            obstacles[mode] = f"trainer.precision {' or '.join(precisions)}, not {precision}"
+    if not plain and not obstacles["by_hand"]:
+        obstacles["by_hand"] = "AWAC's own loss, networks, optimizer and gradients"
+    return obstacles
 
 
-def choose_mode(asked: CompileMode, circumstances: Circumstances) -> CompileMode:
+def choose_mode(asked: CompileMode, obstacles: Mapping[str, str]) -> CompileMode:
     """Resolve the requested mode to a supported one; warn if they differ.
 
-    ``auto`` is ``graph`` where a graph can be captured, ``by_hand`` on a CPU, else ``off``. It is never ``torch.compile``,
-    which is some 10 % faster than ``by_hand`` and takes 50 s the first time, 5 s later.
+    ``auto`` is ``graph`` or ``by_hand`` where possible, else ``off``. It is never ``torch.compile``, which is some 10 %
+    faster than ``by_hand`` and takes 50 s the first time, 5 s later.
     """
-    obstacles = {"graph": circumstances.against_graph(), "by_hand": circumstances.against_by_hand()}
     if asked == "auto":
-        return next((mode for mode in ("graph", "by_hand") if not obstacles[mode]), "off")
+        modes: tuple[CompileMode, ...] = ("graph", "by_hand")
+        return next((mode for mode in modes if not obstacles[mode]), "off")
     if obstacle := obstacles.get(asked):
         log.warning("model.compile: %s needs %s; the updates run eagerly", asked, obstacle)
         return "off"
@@ -69,11 +59,11 @@ def choose_mode(asked: CompileMode, circumstances: Circumstances) -> CompileMode
 class ChunkGraph:
     """A function of a TensorDict as a CUDA graph: two eager calls, then one capture, then replays of it.
 
-    Every call runs the function once. A chunk of another shape is captured anew. (tensordict's ``CudaGraphModule`` runs the
-    function before it captures it; gradients then point into a graph that has not run yet.)
+    Every call runs the function once. A chunk of another shape is captured anew. tensordict's ``CudaGraphModule`` does not
+    serve: it runs the function before it captures it, and gradients then point into a graph that has not run yet.
 
     Args:
-        function: of one TensorDict, returns a TensorDict; whatever else it reads or writes keeps its place in memory.
+        function: of one TensorDict, returns a TensorDict; the other tensors that it uses keep their place in memory.
     """
 
     WARMUP = 2
@@ -119,21 +109,21 @@ class ChunkGraph:
 
 
 def compiled(function: Callable[..., Any], mode: CompileMode) -> Callable[..., Any]:
-    """``torch.compile``, at the first call; if that fails, the function itself, with one line."""
+    """``torch.compile`` at the first call; if that fails, one warning and the function itself."""
     run: Callable[..., Any] = torch.compile(function, mode=mode)
-    proven = False
+    first = True
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal run, proven
-        if proven:
-            return run(*args, **kwargs)
+        nonlocal run, first
         try:
             result = run(*args, **kwargs)
         except Exception as error:
+            if not first:
+                raise
             log.warning("model.compile: %s failed, the updates run eagerly: %s", mode, first_line(error))
             run = function
             result = run(*args, **kwargs)
-        proven = True
+        first = False
         return result
 
     return call

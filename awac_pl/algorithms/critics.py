@@ -1,4 +1,4 @@
-"""Critics: an ensemble evaluated together, and how it starts. A trailing dimension of 1 never leaves this file."""
+"""The ensemble of critics and its initial weights. A trailing dimension of 1 never leaves this file."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ class CriticEnsemble(nn.Module):
         hidden_sizes: width of each hidden ReLU layer.
         num_critics: E.
         layer_norm: normalise the inputs of every hidden ReLU (RLPD, arXiv 2302.02948).
-        max_output: upper clamp of the output (the authors' code: 0); None leaves it free. A clamped output has no
-            gradient above the bound.
+        max_output: upper clamp of the output (the authors' code: 0), without gradient above it; None for no clamp.
 
-    ``engine`` says which library multiplies; see ``products.py``.
+    ``engine`` is the library that multiplies; see ``products.py``.
     """
 
     def __init__(
@@ -60,13 +59,13 @@ class CriticEnsemble(nn.Module):
         return q if self.max_output is None else q.clamp(max=self.max_output)
 
     def unclamped(self, observation: Tensor, action: Tensor, *, frozen: bool = False) -> Tensor:
-        """The same before ``max_output``."""
+        """The values of ``forward`` without the clamp ``max_output``."""
         hidden = torch.cat([observation, action], dim=-1).expand(len(self.weights[0]), -1, -1)
         last = len(self.weights) - 1
         fast = self.engine == "onednn" and usable(observation, self.weights[0])
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             weight, bias = (weight.detach(), bias.detach()) if frozen else (weight, bias)
-            if fast:  # it has no batched product
+            if fast:  # oneDNN has no batched product
                 critics = zip(hidden, weight, bias[:, 0], strict=True)
                 hidden = torch.stack([DenseFunction.apply(*critic, False, self.engine) for critic in critics])
             else:
@@ -82,7 +81,8 @@ class CriticEnsemble(nn.Module):
 def initialize_as_rlkit(actor: Actor, *ensembles: CriticEnsemble) -> None:
     """Draw all weights again as the authors' code does (rlkit, ``torch/networks/mlp.py``).
 
-    Hidden layers lie in +-1/sqrt(fan-out), the actor's last layer in +-0.001, that of critics in +-0.003; biases are 0.
+    Weights are uniform in +-1/sqrt(fan-out), those of the actor's last layer in +-0.001, of the critics' last layer in
+    +-0.003; biases are 0.
     """
     linear = cast(list[nn.Linear], list(actor.layers))
     networks = [([layer.weight for layer in linear], [layer.bias for layer in linear], 0, 1e-3)]
@@ -97,14 +97,14 @@ def initialize_as_rlkit(actor: Actor, *ensembles: CriticEnsemble) -> None:
 
 @torch.no_grad()
 def wake_critics(critics: CriticEnsemble, target_critics: CriticEnsemble, batch: Mapping[str, Tensor]) -> None:
-    """Lower each critic whose values all start above ``max_output``, and say so: it has no gradient and would never move.
+    """Lower each critic whose values all start above ``max_output``, with a warning: without gradient it never learns.
 
-    Its last bias goes down until the mean of its values lies at the bound, in its target, too. The authors' code has no such
-    step: there, a run that starts with such critics is plain cloning.
+    The last bias of the critic and of its target is lowered until the mean value lies at the bound. The authors' code has
+    no such step; a run with such critics only clones the data.
 
     Args:
         critics: with a ``max_output``.
-        target_critics: follow them.
+        target_critics: of these critics.
         batch: ``[B]``, the first one of a run.
     """
     bound = cast(float, critics.max_output)

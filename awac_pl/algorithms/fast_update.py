@@ -1,16 +1,15 @@
 """The updates of a chunk on a CPU, with the gradients written out.
 
 The equations are those of ``losses.py``; this file adds their gradients. Autograd records every operation, and on small
-batches that costs as much as the products that it records. Written out, forward passes that share weights also become one
+batches this costs as much as the matrix products. Without it, two forward passes with the same weights also become one
 product: the actor at s and s', a critic at (s, a) and (s, a_pi). The tests compare every option with autograd.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
-import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from tensordict import TensorDict
@@ -20,62 +19,47 @@ from awac_pl.algorithms import losses
 from awac_pl.algorithms.compiling import CompileMode, compiled
 from awac_pl.algorithms.critics import CriticEnsemble
 from awac_pl.policies.actor import Actor
-from awac_pl.policies.products import Engine, Layers
+from awac_pl.policies.products import Layers
+
+if TYPE_CHECKING:
+    from awac_pl.algorithms.awac import AWAC
 
 
-def is_plain(module: lightning.LightningModule, learner: type) -> bool:
-    """Whether nobody has changed what ``FastUpdate`` does in its own way.
+def is_plain(learner: AWAC, original: type[AWAC]) -> bool:
+    """Whether the learner computes what ``FastUpdate`` computes.
 
-    That is the learner's loss, networks and optimizer, weights that are not frozen, and hooks around the backward pass, be
-    they the module's or a callback's.
+    Its loss, networks and optimizer are the original's, no weight is frozen, and neither it nor a callback has a hook around
+    the backward pass.
     """
-    own = ("loss", "configure_optimizers", "manual_backward", "on_before_backward", "on_after_backward")
-    if any(getattr(type(module), name) is not getattr(learner, name) or name in vars(module) for name in own):
-        return False
     hooks = ("on_before_backward", "on_after_backward")
-    callbacks = [type(callback) for callback in module.trainer.callbacks]  # type: ignore[attr-defined]
+    own = ("loss", "weigh", "sum_up", "configure_optimizers", "manual_backward", *hooks)
+    if any(getattr(type(learner), name) is not getattr(original, name) or name in vars(learner) for name in own):
+        return False
+    callbacks = [type(callback) for callback in learner.trainer.callbacks]  # type: ignore[attr-defined]
     if any(getattr(callback, name) is not getattr(Callback, name) for callback in callbacks for name in hooks):
         return False
-    actor, critics, targets = (cast(nn.Module, getattr(module, name)) for name in ("actor", "critics", "target_critics"))
-    learning = all(parameter.requires_grad for network in (actor, critics) for parameter in network.parameters())
-    return learning and type(actor) is Actor and type(critics) is type(targets) is CriticEnsemble
+    actor, critics = learner.actor, learner.critics
+    frozen = not all(parameter.requires_grad for network in (actor, critics) for parameter in network.parameters())
+    return not frozen and type(actor) is Actor and type(critics) is type(learner.target_critics) is CriticEnsemble
 
 
 class FastUpdate:
     """The updates of a chunk ``[K, B]``, but for the optimizer's last step: the same numbers as autograd's, to rounding.
 
     Args:
-        actor: learns.
-        critics: learn.
-        target_critics: follow.
-        optimizer: ``AWAC.configure_optimizers``'s; after each chunk its state is as if it had made every step.
-        options: asked for at each chunk, so that they may change during a fit.
-        target_range: see ``losses.td_target``.
-        follow: called after each step, moves what follows the weights.
-        engine: which library multiplies.
-        compile_with: a mode of ``torch.compile`` for the gradients; None for none.
+        learner: whose networks learn; its options may change between chunks.
+        optimizer: its optimizer; after each chunk its state is as if it had made every step.
+        mode: ``by_hand``, or a mode of ``torch.compile`` for the gradients.
     """
 
-    def __init__(
-        self,
-        actor: Actor,
-        critics: CriticEnsemble,
-        target_critics: CriticEnsemble,
-        optimizer: torch.optim.Adam,
-        options: Callable[[], losses.Options],
-        target_range: tuple[float, float] | None,
-        follow: Callable[[], None],
-        engine: Engine,
-        compile_with: CompileMode | None = None,
-    ) -> None:
-        self._gradients = self.gradients if compile_with is None else compiled(self.gradients, compile_with)
-        engine = engine if actor.std_logit.dtype == torch.float32 else "native"  # oneDNN has no doubles
-        self.actor, self.target_range = actor, target_range
-        self._ask_options, self.options = options, options()
-        self.max_output = critics.max_output
+    def __init__(self, learner: AWAC, optimizer: torch.optim.Adam, mode: CompileMode) -> None:
+        self._gradients = self.gradients if mode == "by_hand" else compiled(self.gradients, mode)
+        self.learner, self.max_output = learner, learner.critics.max_output
+        actor, critics = learner.actor, learner.critics
+        engine = actor.engine if actor.std_logit.dtype == torch.float32 else "native"  # oneDNN takes no doubles
         for parameter in (*actor.parameters(), *critics.parameters()):
             parameter.grad = torch.zeros_like(parameter)
-        linear = [layer for layer in actor.layers if isinstance(layer, nn.Linear)]
+        linear = cast(list[nn.Linear], list(actor.layers))
         self._actor = Layers(
             [layer.weight for layer in linear], [layer.bias for layer in linear],
             out_first=True, layer_norm=False, engine=engine,
@@ -88,13 +72,12 @@ class FastUpdate:
                 )
                 for index in range(len(ensemble.weights[0]))
             ]
-            for ensemble in (critics, target_critics)
+            for ensemble in (critics, learner.target_critics)
         )  # fmt: skip
         self._of_logit = cast(Tensor, actor.std_logit.grad)
-        self._follow = follow
         self._adam = _Adam(optimizer)
-        # glibc gives large pieces back to the system and faults them in again, update after update, until it has seen a
-        # large one freed, which moves its thresholds. Elsewhere this line does nothing.
+        # glibc returns large blocks to the system and faults them in again at each update, until a large block is freed:
+        # this raises its thresholds. With other allocators this line does nothing.
         torch.empty(30 * 2**20, dtype=torch.uint8)
 
     @torch.no_grad()
@@ -102,14 +85,13 @@ class FastUpdate:
         """The metrics of the last update."""
         columns = {name: column.unbind(0) for name, column in chunk.items()}
         last = len(chunk) - 1
-        self.options = self._ask_options()
         self._adam.begin_chunk()
         for index in range(last + 1):
             batch = {name: column[index] for name, column in columns.items()}
             metrics = self._gradients(batch, self._noise(batch["action"]), index == last)
             if index < last:
                 self._adam.step()
-                self._follow()
+                self.learner.move_targets()
         self._adam.end_chunk()
         return TensorDict(metrics)
 
@@ -118,90 +100,69 @@ class FastUpdate:
 
         Args:
             batch: columns ``[B]``.
-            noise: standard normal, ``[B, A]``: for the next actions, and for each sampled action of the baseline.
-            watch: compute metrics.
-
-        Returns:
-            Metrics, if they are watched.
+            noise: standard normal, ``[B, A]`` for the next actions and for each sampled action of the baseline.
+            watch: return metrics.
         """
-        options, size = self.options, len(batch["action"])
-        observation, action = batch["observation"], batch["action"]
-        low, high = self.actor.log_std_range
-        share = torch.sigmoid(self.actor.std_logit)
-        log_std = low + (high - low) * share
-        std = log_std.exp()
-        states = torch.cat([observation, batch["next_observation"]])
+        learner, size = self.learner, len(batch["action"])
+        low, high = learner.actor.log_std_range
+        share = torch.sigmoid(learner.actor.std_logit)
+        std = (low + (high - low) * share).exp()
+        states = torch.cat([batch["observation"], batch["next_observation"]])
         mean, next_mean = self._actor.forward(states).tanh_().split(size)
         target = self._target(batch, torch.addcmul(next_mean, noise[0], std))
 
         actions = mean  # of the baseline, [N * B, A]
         if sampled := noise[1:]:
             actions = torch.cat([torch.addcmul(mean, one, std) for one in sampled])
-        clip = options.clip_next_action
-        values, of_actions = self._of_critics(batch, actions.clamp(-1, 1) if sampled and clip else actions, target)
+        values, of_actions = self._of_critics(batch, learner.clipped(actions) if sampled else actions, target)
         q, q_policy = values[:, :size], values[:, size:].view(len(values), -1, size)  # [E, B], [E, N, B]
-        advantage = (target if options.advantage == "td" else q.amin(dim=0)) - q_policy.amin(dim=0).mean(dim=0)
-        weights = losses.advantage_weights(
-            advantage, options.temperature, form=options.weight_form, clip=options.advantage_clip,
-            max_weight=options.max_weight,
-        )  # fmt: skip
+        _, weights = learner.weigh(q, target, q_policy)
 
         # d/d mean and d/d log std of -mean_B(w log pi(a|s)), where log pi is -z^2 / 2 - log std, summed over actions
-        standardised = (action - mean) / std
+        standardised = (batch["action"] - mean) / std
         pull = weights / -size
         weighted = standardised * pull[:, None]
         of_mean = weighted / std
         of_log_std = (weighted * standardised).sum(dim=0) - pull.sum()
-        uphill = options.value_gradient > 0
-        if uphill:
-            q_uphill = q_policy.mean(dim=(0, 1))
-            of_actions = of_actions * (-options.value_gradient / (q_policy.numel() * losses.scale_of(q_uphill)))
-            if sampled:  # clipped actions do not move, the others move the mean
-                of_actions = of_actions * (actions.abs() <= 1) if clip else of_actions
-                of_actions = of_actions.view(-1, *mean.shape).sum(dim=0)
-            of_mean = of_mean + of_actions
+        if learner.options.value_gradient > 0:
+            scale = losses.scale_of(q_policy.mean(dim=(0, 1)))
+            of_actions = of_actions * (-learner.options.value_gradient / (q_policy.numel() * scale))
+            if sampled and learner.options.clip_next_action:  # clipped actions do not move
+                of_actions = of_actions * (actions.abs() <= 1)
+            of_mean = of_mean + of_actions.view(-1, *mean.shape).sum(dim=0)
         self._actor.backward(torch.ops.aten.tanh_backward(of_mean, mean), size)
         self._of_logit.copy_(torch.ops.aten.sigmoid_backward(of_log_std * (high - low), share))
-
-        if not watch:
-            return {}
-        actor_loss = losses.actor_loss(self.actor.log_prob(mean, action), weights)
-        if uphill:
-            uphill_loss = losses.value_gradient_loss(q_uphill, losses.scale_of(q_uphill))
-            actor_loss = actor_loss + options.value_gradient * uphill_loss
-        critic_loss = losses.critic_loss(q, target)
-        return losses.metrics(
-            batch, options.discount, critic_loss, actor_loss, q, target, advantage, weights, log_std, self.max_output
-        )
+        return learner.sum_up(batch, q, target, mean, q_policy, watch=True)[1] if watch else {}
 
     def _noise(self, like: Tensor) -> list[Tensor]:
         """In the order in which ``AWAC.loss`` draws it."""
-        sampled = self.options.baseline_samples if self.options.baseline == "sampled_actions" else 0
+        options = self.learner.options
+        sampled = options.baseline_samples if options.baseline == "sampled_actions" else 0
         return [torch.randn_like(like) for _ in range(1 + sampled)]
 
     def _target(self, batch: Mapping[str, Tensor], next_action: Tensor) -> Tensor:
-        if self.options.clip_next_action:
-            next_action = next_action.clamp(-1, 1)
-        rows = torch.cat([batch["next_observation"], next_action], dim=1)
+        """``[B]``, for next actions that are not clipped yet."""
+        rows = torch.cat([batch["next_observation"], self.learner.clipped(next_action)], dim=1)
         next_q = torch.cat([critic.forward(rows, keep=False) for critic in self._targets], dim=1).t()
         if self.max_output is not None:
             next_q = next_q.clamp(max=self.max_output)
-        return losses.td_target(batch["reward"], batch["discount"], batch["terminated"], next_q, self.target_range)
+        target_range = self.learner.target_range
+        return losses.td_target(batch["reward"], batch["discount"], batch["terminated"], next_q, target_range)
 
     def _of_critics(self, batch: Mapping[str, Tensor], actions: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of the critics' loss, and the values of the batch's actions and of others ``[N * B, A]``.
+        """Gradients of the critics' loss, and values of the batch's actions and of other ``actions`` ``[N * B, A]``.
 
         Returns:
-            ``[E, (1 + N) * B]``, and the gradient of the sum of the others' values with respect to these actions, where
-            ``value_gradient`` needs it.
+            Values ``[E, (1 + N) * B]``. The gradient ``[N * B, A]`` of the sum of the other actions' values with respect
+            to these actions, if ``value_gradient`` needs it; else zeros.
         """
         observation, size = batch["observation"], len(target)
         repeated = observation.repeat(1 + len(actions) // size, 1)
         rows = torch.cat([repeated, torch.cat([batch["action"], actions])], dim=1)
-        uphill = self.options.value_gradient > 0
+        uphill = self.learner.options.value_gradient > 0
         input_from = observation.shape[1] if uphill else None
         values, of_actions = [], torch.zeros_like(actions)
-        for critic in self._critics:  # one after the other, while what a layer left is in the processor's cache
+        for critic in self._critics:  # one after the other: a critic's activations stay in the processor's cache
             raw = critic.forward(rows)[:, 0]
             value = raw if self.max_output is None else raw.clamp(max=self.max_output)
             of_value = (value[:size] - target) * (2 / size)
@@ -217,9 +178,9 @@ class FastUpdate:
 
 
 class _Adam:
-    """Steps of a fused ``torch.optim.Adam``, without its bookkeeping, which takes as long as the numbers.
+    """Steps of a fused ``torch.optim.Adam`` by ``torch._fused_adam_``, which it calls itself.
 
-    ``torch._fused_adam_`` is what ``torch.optim.Adam`` calls itself.
+    This leaves out its bookkeeping, which takes as long as the numbers.
     """
 
     def __init__(self, optimizer: torch.optim.Adam) -> None:
@@ -229,7 +190,7 @@ class _Adam:
         self._step = torch.zeros(())
 
     def begin_chunk(self) -> None:
-        """Take over the optimizer's state, where it has any yet."""
+        """Take over the optimizer's state, if it has one yet."""
         if not (states := self.optimizer.state):
             return
         if not self._moments:
@@ -255,10 +216,10 @@ class _Adam:
             )  # fmt: skip
 
     def end_chunk(self) -> None:
-        """Bring the optimizer up to date; the last step is its own."""
+        """Bring the optimizer up to date, for the chunk's last step, which is its own."""
         if self._moments:
             for state in self.optimizer.state.values():
                 state["step"].copy_(self._step)
         for group, gradients in zip(self.optimizer.param_groups, self._gradients, strict=True):
             for parameter, gradient in zip(group["params"], gradients, strict=True):
-                parameter.grad = gradient  # whoever watches a run may have let go of it
+                parameter.grad = gradient  # a callback may have set it to None

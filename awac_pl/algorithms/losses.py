@@ -7,34 +7,12 @@ Shapes: ``B`` transitions, ``E`` critics. Rewards, flags, values, weights and lo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 WeightForm = Literal["softmax", "exp"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What an update depends on beside networks and data; ``AWAC`` explains each.
-
-    To change one during a fit, assign ``module.options = dataclasses.replace(module.options, temperature=0.3)``.
-    """
-
-    discount: float
-    polyak: float
-    temperature: float
-    weight_form: WeightForm
-    advantage_clip: float | None
-    max_weight: float | None
-    advantage: Literal["critic", "td"]
-    baseline: Literal["mean_action", "sampled_actions"]
-    baseline_samples: int
-    value_gradient: float
-    clip_next_action: bool
-    actor_average: float
 
 
 def td_target(
@@ -51,7 +29,7 @@ def td_target(
         discount: ``[B]``, gamma, or gamma^k where a transition spans k steps.
         terminated: ``[B]`` bool; a truncated step is not terminated and bootstraps.
         next_q: ``[E, B]``, target critics at the next observation and an action of the current policy there.
-        target_range: smallest and largest return the reward allows; y is clamped into it. None leaves it free.
+        target_range: smallest and largest return the reward allows, to clamp y; None for no clamp.
 
     Returns:
         ``[B]``, detached.
@@ -83,8 +61,8 @@ def advantage_weights(
 ) -> Tensor:
     """Weights of the likelihood, ``exp(A / lambda)`` up to a factor.
 
-    ``softmax``: ``B * softmax_B(min(A, clip) / lambda)``, mean exactly 1, so the learning rate keeps its meaning at
-    every batch size (the authors' code). ``exp``: ``min(exp(A / lambda), max_weight)`` (the paper, eq. 13).
+    ``softmax``: ``B * softmax_B(min(A, clip) / lambda)`` (the authors' code). Its mean is exactly 1, so the learning rate
+    has the same meaning at every batch size. ``exp``: ``min(exp(A / lambda), max_weight)`` (the paper, eq. 13).
 
     Args:
         advantage: ``[B]``, in units of return.
@@ -127,7 +105,7 @@ def value_gradient_loss(q: Tensor, scale: Tensor) -> Tensor:
 
 
 def scale_of(q: Tensor) -> Tensor:
-    """``mean_B |Q|``, at least 1e-6: values ``[B]`` over it weigh the same whatever the size of the returns."""
+    """``mean_B |Q|``, at least 1e-6: values ``[B]`` divided by it do not depend on the size of the returns."""
     return q.detach().abs().mean().clamp(min=1e-6)
 
 
@@ -144,22 +122,14 @@ def metrics(
     log_std: Tensor,
     max_output: float | None = None,
 ) -> dict[str, Tensor]:
-    """What one update has to show for itself, as scalars.
+    """Metrics of one update, as scalars.
 
-    Args:
-        batch: the transitions ``[B]``.
-        discount: gamma of one environment step.
-        critic_loss: scalar.
-        actor_loss: scalar.
-        q: ``[E, B]``, of the actions in the batch.
-        target: ``[B]``.
-        advantage: ``[B]``.
-        weights: ``[B]``.
-        log_std: ``[A]``, of the policy.
-        max_output: the critics' clamp; values there have no gradient.
+    ``batch`` holds transitions ``[B]``, ``discount`` is gamma of one environment step. ``q`` is ``[E, B]``, ``log_std`` of
+    the policy ``[A]``, the losses are scalars, the rest is ``[B]``. Values at ``max_output``, the critics' clamp, have no
+    gradient.
     """
     at_bound = {} if max_output is None else {"train/critic_at_bound": (q >= max_output).float().mean()}
-    failing = (batch["discount"] - 1) / (1 - discount)  # binary rewards of no success at all
+    failing = (batch["discount"] - 1) / (1 - discount)  # reward of a transition without success, if rewards are binary
     rewarded = batch["reward"] > failing + 1e-3
     return at_bound | {
         "train/loss": (critic_loss + actor_loss).detach(),

@@ -11,7 +11,7 @@ from typing import cast
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from awac_pl.algorithms.awac import AWAC
+from awac_pl.algorithms.base import Learner
 from awac_pl.datasets.cloned import cloned_policy
 from awac_pl.envs.rendering import makes_pictures, render_clips
 from awac_pl.envs.seeds import EVALUATION_SEEDS
@@ -23,7 +23,7 @@ from awac_pl.replay.data_module import ReplayDataModule
 log = logging.getLogger(__name__)
 
 
-def learned_policy(module: AWAC, deterministic: bool) -> dict[str, NumpyPolicy]:
+def learned_policy(module: Learner, deterministic: bool) -> dict[str, NumpyPolicy]:
     """A learner's policy under the name of its stage, ``pretrained`` or ``fine-tuned``."""
     return {"fine-tuned" if int(module.env_steps) else "pretrained": module.policy(deterministic)}
 
@@ -79,13 +79,13 @@ class VideoRecorder(Callback):
             return
         self._evaluations += 1
         if self._evaluations % self.every_n_evaluations == 0:
-            module = cast(AWAC, pl_module)
+            module = cast(Learner, pl_module)
             self._record(trainer, learned_policy(module, True), f"updates-{int(module.updates):07d}")
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Render what came of it: here and not when the fit ends, where RunWriter hands the run folder to MLflow."""
         data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        self._record(trainer, policy_before(data.dataset_ids, True) | learned_policy(cast(AWAC, pl_module), True), "last")
+        self._record(trainer, policy_before(data.dataset_ids, True) | learned_policy(cast(Learner, pl_module), True), "last")
 
     def _record(self, trainer: lightning.Trainer, policies: Mapping[str, NumpyPolicy], name: str) -> None:
         if not trainer.is_global_zero or self.episodes == 0:

@@ -1,6 +1,6 @@
-"""The contract of an exported policy: what goes in, what comes out, where it comes from. Light: a robot reads it, too.
+"""The contract of an exported policy: its inputs, outputs and origin. A robot reads it, so it imports nothing heavy.
 
-Digests catch a damaged or a swapped file. They are no signature: whoever can write the folder can write new digests.
+Digests detect a damaged or replaced file. They are not a signature: who can write the folder can write new digests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from awac_pl.errors import AwacError, first_line
 from awac_pl.files import file_digest
 
-#: Version of the folder's format. A reader refuses what it does not know.
+#: Version of the folder's format; readers refuse others.
 FORMAT = 1
 ONNX, WEIGHTS, EXAMPLES, CONTRACT = "policy.onnx", "policy.safetensors", "examples.npz", "contract.json"
 
@@ -27,13 +27,13 @@ class Contract:
     """What a runner must know.
 
     Args:
-        env_id: Gymnasium id of the environment that the policy was trained in.
+        env_id: Gymnasium id of the training environment.
         horizon: steps of a training episode.
-        control_hz: rate of its actions; None where the environment does not tell.
+        control_hz: actions per second in training; None if the environment does not say it.
         observation_names: one for each of the O values.
         action_low: ``[A]`` float32, in the environment's units.
         action_high: ``[A]`` float32.
-        facts: everything that ``contract.json`` holds.
+        facts: the whole content of ``contract.json``.
     """
 
     env_id: str
@@ -45,20 +45,20 @@ class Contract:
     facts: dict[str, Any]
 
 
-def write_contract(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write ``contract.json`` beside the files of an export; returns what it holds: the facts, and digests of all files."""
+def write_contract(folder: Path, contract: Mapping[str, Any]) -> dict[str, Any]:
+    """Write ``contract.json`` beside the files of an export, with digests of all files; returns its content."""
     digests = {name: file_digest(folder / name) for name in (ONNX, WEIGHTS, EXAMPLES)}
-    body = {"format": FORMAT, **facts, "sha256": digests}
+    body = {"format": FORMAT, **contract, "sha256": digests}
     body["sha256"] = {**digests, CONTRACT: _digest(body)}
     (folder / CONTRACT).write_text(json.dumps(body, indent=2) + "\n")
     return body
 
 
 def read_contract(folder: Path) -> Contract:
-    """Read ``contract.json`` and hold every file of the export against its digest.
+    """Read ``contract.json`` and compare every file of the export with its digest.
 
     Raises:
-        AwacError: the folder is no export, its format is unknown, or a file is not what was exported.
+        AwacError: the folder is no export, its format is unknown, or a file was changed.
     """
     path = folder / CONTRACT
     try:
@@ -67,9 +67,9 @@ def read_contract(folder: Path) -> Contract:
         raise AwacError(f"{folder}: is no exported policy: no {CONTRACT}") from None
     except (OSError, ValueError) as error:
         raise AwacError(f"{path}: cannot be read ({first_line(error)}); export the policy anew") from error
-    if not isinstance(body, dict) or body.get("format") != FORMAT:
-        found = body.get("format") if isinstance(body, dict) else None
-        raise AwacError(f"{path}: its format is {found}, this version knows {FORMAT}; export the policy anew")
+    version = body.get("format") if isinstance(body, dict) else None
+    if version != FORMAT:
+        raise AwacError(f"{path}: its format is {version}, this version knows {FORMAT}; export the policy anew")
     digests = body.get("sha256")
     digests = dict(digests) if isinstance(digests, dict) else {}
     if digests.pop(CONTRACT, None) != _digest({**body, "sha256": digests}):
@@ -89,5 +89,5 @@ def read_contract(folder: Path) -> Contract:
 
 
 def _digest(body: Mapping[str, Any]) -> str:
-    """Of the contents, not of the spelling: indentation and the order of keys do not matter."""
+    """SHA-256 of the content; indentation and the order of keys do not matter."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -1,10 +1,11 @@
-"""A checkpoint's policy leaves the house: one folder with its graph, its weights, and a contract to use them by."""
+"""Export a checkpoint's policy: one folder with its graph, its weights and a contract for their use."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 from tqdm import tqdm
 
 from awac_pl import __version__
-from awac_pl.algorithms.awac import AWAC
+from awac_pl.algorithms.base import Learner
 from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
 from awac_pl.deploy.contract import EXAMPLES, ONNX, WEIGHTS, write_contract
 from awac_pl.deploy.mlflow_model import save_mlflow_model
@@ -33,7 +34,7 @@ from awac_pl.runs.manifest import git_commit
 if TYPE_CHECKING:
     import gymnasium
 
-#: Observations on which all forms of the policy must agree, and by how much, on the scale of actions in [-1, 1].
+#: Number of observations on which all forms of the policy must agree, and how well, for actions in [-1, 1].
 PARITY_OBSERVATIONS = 10_000
 PARITY_TOLERANCE = 1e-5
 #: Pairs of observation and action in ``examples.npz``.
@@ -47,11 +48,11 @@ def export_policy(checkpoint: Path, target: Path, *, task_name: str | None = Non
     Args:
         checkpoint: of a fit.
         target: folder to write; may exist if it is empty.
-        task_name: of the checkpoint, where it lies in no run folder.
+        task_name: of the checkpoint, if it lies in no run folder.
         progress: show a progress bar.
 
     Returns:
-        What ``contract.json`` holds.
+        The content of ``contract.json``.
 
     Raises:
         AwacError: the folder is in use, the checkpoint is none or of a task of other sizes, its task cannot be found, or
@@ -60,73 +61,93 @@ def export_policy(checkpoint: Path, target: Path, *, task_name: str | None = Non
     target = target.resolve()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise AwacError(f"{target}: exists already; choose another folder, or remove it")
-    with tqdm(total=5, desc="export: checkpoint", unit="part", disable=not progress, leave=False) as bar:
-        state, module = read_checkpoint(checkpoint), load_module(checkpoint)
+    with tqdm(total=4, desc="export: checkpoint", unit="part", disable=not progress, leave=False) as bar:
+        state = read_checkpoint(checkpoint)
+        module = load_module(checkpoint, state)
+        policy = module.policy(deterministic=True)
         task, run = _training_run(checkpoint, task_name)
         _next(bar, "rollout")
         spaces = inspect_spaces(task)
-        sizes = (module.hparams["observation_dim"], module.hparams["action_dim"])
-        if sizes != (spaces.observation_dim, spaces.action_dim):
+        if module.sizes != (spaces.observation_dim, spaces.action_dim):
             raise AwacError(
-                f"{checkpoint}: its policy maps {sizes[0]} values to {sizes[1]} actions; {task.env_id} has "
+                f"{checkpoint}: its policy maps {module.sizes[0]} values to {module.sizes[1]} actions; {task.env_id} has "
                 f"{spaces.observation_dim} and {spaces.action_dim}: another task?"
             )
-        policy = module.policy(deterministic=True)
-        environment = make_environment(task)
-        try:
-            episode = run_episode(environment, task, spaces, policy, seed=0)
-            facts = _interface(environment, task, spaces, _seen(state, episode))
-        except RolloutError as error:
-            raise AwacError(f"{checkpoint}: its policy cannot act: {error}") from error
-        finally:
-            environment.close()
+        episode, interface = _act(checkpoint, policy, task, spaces, state)
         _next(bar, "parity")
         graph = policy_graph(policy, spaces.action_low, spaces.action_high)
-        parity = check_parity(graph, module, policy, spaces, episode.observations)
-        _next(bar, "files")
-        facts |= {
+        contract = interface | {
             "task": task.name,
-            "parity": parity,
+            "parity": check_parity(graph, module, policy, spaces, episode.observations),
             "training_run": {**run, "updates": int(module.updates), "env_steps": int(module.env_steps)},
             "exported": {"at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": git_commit()},
             "versions": {"awac_pl": __version__, **{name: version(name) for name in _PACKAGES}},
         }
-        staging = target.with_name(f".{target.name}-{os.getpid()}.tmp")
-        try:
-            staging.mkdir(parents=True)
-            (staging / ONNX).write_bytes(graph)
-            (staging / WEIGHTS).write_bytes(policy.to_bytes())
-            _write_examples(staging / EXAMPLES, episode, spaces)
-            contract = write_contract(staging, facts)
-            _next(bar, "MLflow model")
-            save_mlflow_model(staging, sizes)
-            os.rename(staging, target)
-        except OSError as error:
-            raise AwacError(f"{target}: cannot be written ({first_line(error)})") from error
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        bar.update()
-    return contract
+        _next(bar, "files")
+        return _write(target, graph, policy, episode, spaces, contract)
+
+
+def _next(bar: tqdm, part: str) -> None:
+    bar.update()
+    bar.set_description(f"export: {part}")
+
+
+def _act(
+    checkpoint: Path, policy: NumpyPolicy, task: Task, spaces: Spaces, state: Mapping[str, Any]
+) -> tuple[Episode, dict[str, Any]]:
+    """An episode of the policy, and the contract's part about the environment."""
+    online = [rank["online"]["observation"].numpy() for rank in state["ReplayDataModule"]["replay"] if rank["online"]]
+    environment = make_environment(task)
+    try:
+        episode = run_episode(environment, task, spaces, policy, seed=0)
+        return episode, _interface(environment, task, spaces, np.concatenate([*online, episode.observations]))
+    except RolloutError as error:
+        raise AwacError(f"{checkpoint}: its policy cannot act: {error}") from error
+    finally:
+        environment.close()
+
+
+def _write(
+    target: Path, graph: bytes, policy: NumpyPolicy, episode: Episode, spaces: Spaces, contract: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write all files into a folder beside the target, then rename it; returns the content of ``contract.json``."""
+    chosen = np.unique(np.linspace(0, len(episode) - 1, NUM_EXAMPLES).astype(int))
+    actions = scale_action(episode.actions[chosen], spaces.action_low, spaces.action_high).astype(np.float32)
+    staging = target.with_name(f".{target.name}-{os.getpid()}.tmp")
+    try:
+        staging.mkdir(parents=True)
+        (staging / ONNX).write_bytes(graph)
+        (staging / WEIGHTS).write_bytes(policy.to_bytes())
+        np.savez(staging / EXAMPLES, observation=episode.observations[chosen], action=actions, step=chosen)
+        content = write_contract(staging, contract)
+        save_mlflow_model(staging, (spaces.observation_dim, spaces.action_dim))
+        os.rename(staging, target)
+    except OSError as error:
+        raise AwacError(f"{target}: cannot be written ({first_line(error)})") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return content
 
 
 def check_parity(
-    graph: bytes, module: AWAC, policy: NumpyPolicy, spaces: Spaces, observations: np.ndarray
+    graph: bytes, module: Learner, policy: NumpyPolicy, spaces: Spaces, observations: np.ndarray
 ) -> dict[str, Any]:
-    """Hold onnxruntime and numpy against torch, on the observations of an episode and on random ones around them.
+    """Compare onnxruntime and numpy with torch, on the observations of an episode and on random ones around them.
 
     Args:
         graph: of ``policy_graph``.
-        module: whose mean action is the reference.
+        module: the reference is its mean action.
         policy: of the module.
         spaces: of the task's environment.
         observations: ``[T + 1, O]``.
 
     Returns:
-        For each form, the largest difference of an action in the environment's units; where its range is wider than that of
-        [-1, 1], divided by so much, because float32 is as much coarser there.
+        The number of observations, the tolerance, and for each form the largest difference of an action in the
+        environment's units. Where the range of an action is k times that of [-1, 1], its difference is divided by k > 1,
+        because float32 is coarser there.
 
     Raises:
-        AwacError: one of them is above ``PARITY_TOLERANCE``.
+        AwacError: a difference is above ``PARITY_TOLERANCE``.
     """
     rng = np.random.default_rng(0)
     around = rng.choice(observations, PARITY_OBSERVATIONS - min(len(observations), PARITY_OBSERVATIONS // 2))
@@ -146,19 +167,14 @@ def check_parity(
     return {"observations": len(rows), "tolerance": PARITY_TOLERANCE, "largest_difference": differences}
 
 
-def _next(bar: tqdm, part: str) -> None:
-    bar.update()
-    bar.set_description(f"export: {part}")
-
-
 def _training_run(checkpoint: Path, name: str | None) -> tuple[Task, dict[str, Any]]:
-    """The task of a checkpoint, and what its run folder says about the run."""
+    """The task of a checkpoint, and its run by the run folder's manifest."""
     folder = run_of(checkpoint)
     if folder is None:
         if name is None:
-            raise AwacError(f"{checkpoint}: lies in no run folder, so its task is unknown; say --task")
-        nothing = dict.fromkeys(("folder", "preset", "seed", "commit", "status", "scores"))
-        return find_task(name), {"checkpoint": checkpoint.name, **nothing}
+            raise AwacError(f"{checkpoint}: lies in no run folder, so its task is unknown; pass --task")
+        unknown = dict.fromkeys(("folder", "preset", "seed", "commit", "status", "scores"))
+        return find_task(name), {"checkpoint": checkpoint.name, **unknown}
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         data = yaml.safe_load((folder / "config.yaml").read_text())["data"]
@@ -167,18 +183,18 @@ def _training_run(checkpoint: Path, name: str | None) -> tuple[Task, dict[str, A
     except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise AwacError(f"{folder}: its manifest.json or config.yaml is damaged ({first_line(error)})") from error
     if name not in (None, recorded):
-        raise AwacError(f"{checkpoint}: is of task {recorded}, as its run folder says, not {name}; leave --task away")
+        raise AwacError(f"{checkpoint}: is of task {recorded}, as its run folder says, not {name}; omit --task")
     return find_task(recorded, horizon=data.get("horizon")), {
         "checkpoint": checkpoint.name,
         "folder": folder.name,
         **{key: tags.get(key) for key in ("preset", "seed", "commit")},
         "status": manifest.get("status"),
-        "scores": manifest.get("scores"),  # of the run as it ended, which is not where best.ckpt is from
+        "scores": manifest.get("scores"),  # of the run's end, also for best.ckpt, which is older
     }
 
 
 def _interface(environment: gymnasium.Env, task: Task, spaces: Spaces, seen: np.ndarray) -> dict[str, Any]:
-    """What goes in and what comes out."""
+    """The contract's part about observations and actions; ``seen`` ``[N, O]`` are observations of the training."""
     step, frames = getattr(environment.unwrapped, "dt", None), environment.metadata.get("render_fps")
     model: Any = getattr(environment.unwrapped, "model", None)
     actuators = [model.actuator(index).name for index in range(model.nu)] if hasattr(model, "actuator") else []
@@ -207,15 +223,3 @@ def _interface(environment: gymnasium.Env, task: Task, spaces: Spaces, seen: np.
 
 def _numbered(word: str, count: int) -> list[str]:
     return [f"{word}_{index}" for index in range(count)]
-
-
-def _seen(state: dict[str, Any], episode: Episode) -> np.ndarray:
-    """Observations ``[N, O]`` that the policy was trained on, as far as the checkpoint holds them, and an episode's."""
-    online = [rank["online"]["observation"].numpy() for rank in state["ReplayDataModule"]["replay"] if rank["online"]]
-    return np.concatenate([*online, episode.observations])
-
-
-def _write_examples(path: Path, episode: Episode, spaces: Spaces) -> None:
-    chosen = np.unique(np.linspace(0, len(episode) - 1, NUM_EXAMPLES).astype(int))
-    actions = scale_action(episode.actions[chosen], spaces.action_low, spaces.action_high)
-    np.savez(path, observation=episode.observations[chosen], action=actions.astype(np.float32), step=chosen)

@@ -1,4 +1,4 @@
-"""An exported policy in MLflow: a model beside the graph, and versions of it in the registry."""
+"""An exported policy in MLflow: a model in the export, and its versions in the registry."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ def save_mlflow_model(folder: Path, sizes: tuple[int, int]) -> None:
         folder: with graph, contract and examples.
         sizes: O and A.
     """
-    number = np.dtype(np.float32)
     with np.load(folder / EXAMPLES) as examples:
         example = examples["observation"][:1]
     with warnings.catch_warnings():
@@ -36,13 +35,12 @@ def save_mlflow_model(folder: Path, sizes: tuple[int, int]) -> None:
         from mlflow.models import Model, ModelSignature
         from mlflow.types import Schema, TensorSpec
 
+        inputs, outputs = (Schema([TensorSpec(np.dtype(np.float32), (-1, size))]) for size in sizes)
         pyfunc.save_model(
             folder / MLFLOW_MODEL,
             python_model=str(Path(__file__).with_name("serving.py")),
             artifacts={"policy": str(folder / ONNX), "contract": str(folder / CONTRACT)},
-            signature=ModelSignature(
-                inputs=Schema([TensorSpec(number, (-1, sizes[0]))]), outputs=Schema([TensorSpec(number, (-1, sizes[1]))])
-            ),
+            signature=ModelSignature(inputs, outputs),
             input_example=example,
             pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "onnxruntime")],
         )
@@ -58,8 +56,8 @@ def register_policy(folder: Path, name: str, client: mlflow.MlflowClient) -> str
     """Log an export to MLflow as a run of its own and register its model.
 
     Args:
-        folder: what ``export_policy`` wrote.
-        name: of the registered model; made where there is none yet.
+        folder: an export.
+        name: of the registered model; created if it does not exist.
         client: of the tracking server.
 
     Returns:
@@ -70,13 +68,13 @@ def register_policy(folder: Path, name: str, client: mlflow.MlflowClient) -> str
     """
     from mlflow.exceptions import MlflowException
 
-    facts = read_contract(folder).facts
+    contract = read_contract(folder).facts
     try:
         experiment = client.get_experiment_by_name("awac")
         database = Destination(client.tracking_uri).database
         files = str(database.parent / "mlartifacts") if database else None
         number = experiment.experiment_id if experiment else client.create_experiment("awac", files)
-        tags = {"task": facts["task"], "training_run": facts["training_run"]["folder"] or "unknown"}
+        tags = {"task": contract["task"], "training_run": contract["training_run"]["folder"] or "unknown"}
         run = client.create_run(number, run_name=f"export-{folder.name}", tags=tags)
         client.log_artifacts(run.info.run_id, str(folder))
         client.set_terminated(run.info.run_id)

@@ -1,4 +1,4 @@
-"""Acts with an exported policy: no torch, no Lightning, no MLflow. What a robot's computer needs of this package.
+"""Act with an exported policy, without torch, Lightning and MLflow: for a robot's computer.
 
 runner = PolicyRunner.load("exported/pen", action_limits=(-0.5, 0.5))
 action = runner.act(observation)
@@ -28,14 +28,14 @@ Backend = Literal["onnxruntime", "numpy"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """What came of ``PolicyRunner.run``.
+    """Result of ``PolicyRunner.run``.
 
     Args:
         env_steps: of all episodes.
-        environment_returns: one per episode, what the environment paid.
-        successes: one per episode, whether any step succeeded; None where the environment does not tell.
-        rate_hz: actions per second that were reached, resets not counted.
-        deadlines_missed: steps that were not done when the next action was due; 0 without a rate.
+        environment_returns: sum of the environment's rewards, one per episode.
+        successes: whether any step succeeded, one per episode; None if the environment does not report success.
+        rate_hz: actions per second, resets not counted.
+        deadlines_missed: steps that ended after the next action was due; 0 without a rate.
         action_us: median and 99th percentile of one ``act``, in microseconds.
     """
 
@@ -48,7 +48,7 @@ class RunReport:
 
 
 class PolicyRunner:
-    """The deterministic policy of an export, within limits that whoever runs it must name.
+    """The deterministic policy of an export, within action limits that its user must name.
 
     Args:
         contract: of the export.
@@ -82,7 +82,7 @@ class PolicyRunner:
             backend: ``onnxruntime`` runs ``policy.onnx``, ``numpy`` runs ``policy.safetensors``; on one thread.
 
         Raises:
-            AwacError: the folder is not what was exported (see ``read_contract``), or the limits do not fit.
+            AwacError: the export was changed (see ``read_contract``), or the limits do not fit.
         """
         folder = Path(folder)
         contract = read_contract(folder)
@@ -98,7 +98,8 @@ class PolicyRunner:
         """Action ``[A]`` float32 within the limits, in the environment's units, for one observation ``[O]`` of numbers.
 
         Raises:
-            AwacError: the observation has another size, is no array of numbers or not finite, or the action is not finite.
+            AwacError: the observation has a wrong size, is not an array of numbers, or a number in it or in the action is
+                not finite.
         """
         names = self.contract.observation_names
         try:
@@ -107,7 +108,7 @@ class PolicyRunner:
             raise AwacError(f"the observation is no array ({error})") from error
         if given.shape != (len(names),) or given.dtype.kind not in "fiu":
             raise AwacError(f"the observation is {given.dtype} {list(given.shape)}, the policy takes numbers [{len(names)}]")
-        with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
+        with np.errstate(over="ignore"):  # the value becomes infinite and is refused below
             row = given.astype(np.float32)
         if not np.isfinite(row).all():
             index = int(np.flatnonzero(~np.isfinite(row))[0])
@@ -125,13 +126,13 @@ class PolicyRunner:
         rate_hz: float | None = None,
         on_episode: Callable[[], object] = lambda: None,
     ) -> RunReport:
-        """Run one episode per seed; each ends where the environment ends it, at the latest after the contract's horizon.
+        """Run one episode per seed, until the environment ends it or the contract's horizon is reached.
 
         Args:
-            environment: any with ``[O]`` observations and a Box of ``[A]`` actions.
+            environment: with ``[O]`` observations and a Box of ``[A]`` actions.
             seeds: of the resets.
-            rate_hz: actions per second; None acts as soon as the environment has answered. A step that is late is
-                counted, and the clock goes on from there: nothing is caught up with.
+            rate_hz: actions per second; None acts as soon as the environment has answered. A late step counts as a missed
+                deadline, and the next one is due one period after it.
             on_episode: called after each episode.
 
         Raises:
@@ -140,51 +141,57 @@ class PolicyRunner:
         self._check_environment(environment)
         if rate_hz is not None and not 0 < rate_hz < np.inf:
             raise AwacError(f"the rate is {rate_hz} Hz; it must be above 0")
-        period = 0.0 if rate_hz is None else 1 / rate_hz
-        returns: list[float] = []
-        successes: list[bool | None] = []
+        results = []
         latencies: list[float] = []
-        seconds, missed = 0.0, 0
         for seed in seeds:
-            observation, _ = environment.reset(seed=seed)
-            paid, success = 0.0, None
-            start = due = time.perf_counter()
-            for step in range(self.contract.horizon):
-                asked = time.perf_counter()
-                try:
-                    action = self.act(observation)
-                except AwacError as error:
-                    raise AwacError(f"seed {seed}: step {step}: {error}") from error
-                latencies.append(time.perf_counter() - asked)
-                observation, reward, terminated, truncated, info = environment.step(action)
-                paid += float(reward)
-                if "success" in info:
-                    success = bool(success or info["success"])
-                if period:
-                    due += period
-                    early = due - time.perf_counter()
-                    if early < 0:
-                        missed += 1
-                        due -= early
-                    else:
-                        time.sleep(early)
-                if terminated or truncated:
-                    break
-            seconds += time.perf_counter() - start
-            returns.append(paid)
-            successes.append(success)
+            results.append(self._run_episode(environment, seed, None if rate_hz is None else 1 / rate_hz, latencies))
             on_episode()
-        if not returns:
+        if not results:
             raise AwacError("no seeds to run")
+        returns, successes, seconds, missed = zip(*results, strict=True)
         median, slow = (1e6 * np.percentile(latencies, [50, 99])).tolist()
         return RunReport(
             env_steps=len(latencies),
-            environment_returns=tuple(returns),
-            successes=tuple(successes),
-            rate_hz=len(latencies) / seconds,
-            deadlines_missed=missed,
+            environment_returns=returns,
+            successes=successes,
+            rate_hz=len(latencies) / sum(seconds),
+            deadlines_missed=sum(missed),
             action_us=(median, slow),
         )
+
+    def _run_episode(
+        self, environment: gymnasium.Env, seed: int, period: float | None, latencies: list[float]
+    ) -> tuple[float, bool | None, float, int]:
+        """One episode with ``period`` seconds between actions; appends the seconds of each ``act`` to ``latencies``.
+
+        Returns:
+            Sum of rewards, success, seconds without the reset, deadlines missed.
+        """
+        observation, _ = environment.reset(seed=seed)
+        total, success, missed = 0.0, None, 0
+        start = due = time.perf_counter()
+        for step in range(self.contract.horizon):
+            called = time.perf_counter()
+            try:
+                action = self.act(observation)
+            except AwacError as error:
+                raise AwacError(f"seed {seed}: step {step}: {error}") from error
+            latencies.append(time.perf_counter() - called)
+            observation, reward, terminated, truncated, info = environment.step(action)
+            total += float(reward)
+            if "success" in info:
+                success = bool(success or info["success"])
+            if period is not None:
+                due += period
+                early = due - time.perf_counter()
+                if early < 0:
+                    missed += 1
+                    due -= early
+                else:
+                    time.sleep(early)
+            if terminated or truncated:
+                break
+        return total, success, time.perf_counter() - start, missed
 
     def _check_environment(self, environment: gymnasium.Env) -> None:
         from gymnasium.spaces import Box

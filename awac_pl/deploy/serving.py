@@ -22,24 +22,24 @@ class ServedPolicy(PythonModel):
     """Observations ``[N, O]`` to actions ``[N, A]``, float32, in the environment's units; the signature checks sizes."""
 
     def load_context(self, context: Any) -> None:
-        """Read the graph, and hold it against the contract's digest.
+        """Read the graph and compare it with the contract's digest.
 
         Raises:
-            MlflowException: it is not the one that was exported.
+            MlflowException: the graph was changed after the export.
         """
         contract = json.loads(Path(context.artifacts["contract"]).read_text())
         graph = Path(context.artifacts["policy"]).read_bytes()
         if hashlib.sha256(graph).hexdigest() != contract["sha256"]["policy.onnx"]:
             raise MlflowException("policy.onnx is not the file that was exported; export the policy anew")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # the network is far too small for more
+        options.intra_op_num_threads = 1  # the network is too small for more
         self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         """Act.
 
         Raises:
-            MlflowException: a value is not finite; served, this is HTTP 400.
+            MlflowException: a value is not finite; a server answers with HTTP 400.
         """
         observations = np.asarray(model_input, dtype=np.float32)
         if not np.isfinite(observations).all():

@@ -1,4 +1,4 @@
-"""The policy as a network, and the normalisation of what it sees."""
+"""The policy as a network, and the normalisation of its observations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Moments = tuple[int, list[float], list[float]]
 
 
 def moments(observations: Tensor) -> Moments:
-    """Of observations ``[N, O]``."""
+    """The moments of observations ``[N, O]``."""
     rows = observations.double()
     return len(rows), rows.sum(dim=0).tolist(), rows.square().sum(dim=0).tolist()
 
@@ -26,8 +26,8 @@ def moments(observations: Tensor) -> Moments:
 class Normalizer(nn.Module):
     """``(s - mean) / scale`` per component of the observation, with the moments of recorded observations.
 
-    Adroit's positions vary by centimetres and its joints by a radian. A network that gets both as they are hardly sees
-    where the door is: from 25 human demonstrations a clone opens it never, and with normalised observations now and then.
+    In Adroit positions vary by centimetres and joints by a radian. Without normalisation a network hardly sees where the
+    door is: clones of 25 human demonstrations never open it; with normalisation they sometimes do.
 
     Args:
         observation_dim: O.
@@ -36,7 +36,7 @@ class Normalizer(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    #: A component that hardly varies in the data is magnified at most a hundred times.
+    #: A component that hardly varies in the data is magnified at most 100 times.
     SMALLEST_SCALE = 0.01
 
     def __init__(self, observation_dim: int) -> None:
@@ -45,7 +45,7 @@ class Normalizer(nn.Module):
         self.register_buffer("scale", torch.ones(observation_dim))
 
     def measure(self, parts: Iterable[Moments]) -> None:
-        """Take the mean and the deviation of observations, whose ``moments`` may come in several parts."""
+        """Set mean and scale from the ``moments`` of one or several sets of observations."""
         counts, sums, squares = (torch.tensor(part, dtype=torch.float64) for part in zip(*parts, strict=True))
         mean = sums.sum(dim=0) / counts.sum()
         variance = (squares.sum(dim=0) / counts.sum() - mean.square()).clamp(min=0)
@@ -58,19 +58,19 @@ class Normalizer(nn.Module):
 
 
 class Actor(nn.Module):
-    """Gaussian policy: ``mean = tanh(mlp(s))``, a log standard deviation per action that does not depend on s.
+    """Gaussian policy: ``mean = tanh(mlp(s))``, one log standard deviation per action, the same in all states.
 
-    The log standard deviation passes a sigmoid into ``log_std_range``. The density is a plain Normal around the mean,
-    without a correction for squashing, as in the authors' code.
+    A sigmoid keeps the log standard deviation in ``log_std_range``. The density is a Normal around the mean, without a
+    correction for the tanh, as in the authors' code.
 
     Args:
         observation_dim: O.
         action_dim: A.
         hidden_sizes: width of each hidden ReLU layer.
         log_std_range: lower and upper bound of the log standard deviation.
-        initial_std: standard deviation before training; must lie inside the range.
+        initial_std: standard deviation before training, inside this range.
 
-    ``engine`` says which library multiplies; see ``products.py``.
+    ``engine`` is the library that multiplies; see ``products.py``.
     """
 
     def __init__(
@@ -118,13 +118,13 @@ class Actor(nn.Module):
         return -0.5 * standardised.square().sum(dim=-1) - constant
 
     def sample(self, mean: Tensor) -> Tensor:
-        """Actions ``[B, A]`` around means ``[B, A]``, not clipped; a gradient reaches the means, not the deviation."""
+        """Actions ``[B, A]`` around means ``[B, A]``, not clipped; gradients pass to the means, not to the deviation."""
         return mean + torch.randn_like(mean) * self.log_std.detach().exp()
 
     def to_numpy(self, deterministic: bool = False, normalizer: Normalizer | None = None) -> NumpyPolicy:
-        """A snapshot for workers; later training does not change it.
+        """A snapshot for workers, which later training does not change.
 
-        With the normalizer of this network's inputs, it is a policy for observations as they are.
+        With the normalizer of this network's inputs, the snapshot takes raw observations.
         """
         layers = cast(list[nn.Linear], list(self.layers))
         policy = NumpyPolicy(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,18 +15,23 @@ from awac_pl.errors import DatasetError
 from awac_pl.policies.actor import Actor, Normalizer, moments
 from awac_pl.policies.numpy_policy import NumpyPolicy
 
+#: Transitions per update, Adam's settings, and the share of the episodes that is held out.
+BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, HELD_OUT = 256, 1e-3, 1e-4, 0.1
+#: Observations ``[N, O]`` and actions ``[N, A]``.
+Pairs = tuple[torch.Tensor, torch.Tensor]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Clone:
-    """A cloned policy and how well it predicts actions it has not seen.
+    """A cloned policy and how well it predicts unseen actions.
 
     Args:
         actor: the network, at the update with the best held-out likelihood.
-        updates: how many updates that took.
+        updates: number of this update.
         held_out_log_prob: mean log-likelihood per transition of the held-out episodes.
         train_log_prob: the same of the episodes it was fitted to.
-        early_stopping: how the end was found: episodes held out, updates between checks, checks without a better likelihood.
-        normalizer: of the observations; None where the network gets them as they are.
+        early_stopping: settings of the early stopping, and the update at which it stopped.
+        normalizer: of the observations; None if they are not normalised.
     """
 
     actor: Actor
@@ -44,13 +49,8 @@ class Clone:
 def fit_clone(
     episodes: Sequence[Episode],
     *,
-    hidden_sizes: Sequence[int] = (256, 256),
     seed: int = 0,
     max_updates: int = 20_000,
-    batch_size: int = 256,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 1e-4,
-    held_out: float = 0.1,
     patience: int = 10,
     check_every: int = 250,
     normalize_observations: bool = False,
@@ -60,16 +60,11 @@ def fit_clone(
 
     Args:
         episodes: at least 2.
-        hidden_sizes: of the actor.
         seed: of initial weights, batches and the choice of held-out episodes.
         max_updates: gradient updates at most.
-        batch_size: transitions per update.
-        learning_rate: Adam's.
-        weight_decay: Adam's.
-        held_out: share of the episodes held out, at least one.
         patience: stop after so many checks without a better likelihood.
         check_every: updates between checks.
-        normalize_observations: to mean 0 and deviation 1 in these episodes.
+        normalize_observations: to mean 0 and deviation 1 in the episodes it is fitted to.
         progress: show a progress bar.
 
     Raises:
@@ -79,53 +74,61 @@ def fit_clone(
         raise DatasetError(f"cloning needs at least 2 episodes (one is held out), got {len(episodes)}")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(episodes), generator=generator).tolist()
-    num_held_out = max(1, round(held_out * len(episodes)))
-    held_out_columns = to_transitions([episodes[index] for index in order[:num_held_out]])
-    train_columns = to_transitions([episodes[index] for index in order[num_held_out:]])
-    held_out_pair = [torch.from_numpy(held_out_columns[key]) for key in ("observation", "action")]
-    train_pair = [torch.from_numpy(train_columns[key]) for key in ("observation", "action")]
-    normalizer = Normalizer(train_pair[0].shape[1]) if normalize_observations else None
-    if normalizer is not None:
-        normalizer.measure([moments(train_pair[0])])
-        train_pair[0], held_out_pair[0] = normalizer(train_pair[0]), normalizer(held_out_pair[0])
-
+    num_held_out = max(1, round(HELD_OUT * len(episodes)))
+    held_out, train = (_pairs(episodes, part) for part in (order[:num_held_out], order[num_held_out:]))
+    normalizer = None
+    if normalize_observations:
+        normalizer = Normalizer(train[0].shape[1])
+        normalizer.measure([moments(train[0])])
+        held_out, train = ((normalizer(observation), action) for observation, action in (held_out, train))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        actor = Actor(train_pair[0].shape[1], train_pair[1].shape[1], hidden_sizes)
-    optimizer = torch.optim.Adam(actor.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
-
-    def log_prob(observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        return actor.log_prob(actor(observation), action).mean()
-
-    best, best_state, best_update, checks = -np.inf, copy.deepcopy(actor.state_dict()), 0, 0
+        actor = Actor(train[0].shape[1], train[1].shape[1])
     with tqdm(total=max_updates, desc="cloning", unit="update", disable=not progress, leave=False) as bar:
-        for update in range(1, max_updates + 1):
-            index = torch.randint(len(train_pair[0]), (batch_size,), generator=generator)
-            loss = -log_prob(train_pair[0][index], train_pair[1][index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if update % check_every:
-                continue
-            with torch.no_grad():
-                likelihood = float(log_prob(*held_out_pair))
-            bar.update(check_every)
-            bar.set_postfix(held_out=f"{likelihood:.2f}")
-            checks = 0 if likelihood > best else checks + 1
-            if likelihood > best:
-                best, best_state, best_update = likelihood, copy.deepcopy(actor.state_dict()), update
-            if checks >= patience:
-                break
+        best, updates, stopped_at = _fit(actor, train, held_out, generator, max_updates, patience, check_every, bar)
+    return Clone(
+        actor=actor, normalizer=normalizer, updates=updates, held_out_log_prob=best,
+        train_log_prob=_likelihood(actor, train),
+        early_stopping={
+            "held_out_episodes": num_held_out, "check_every": check_every, "patience": patience,
+            "max_updates": max_updates, "stopped_at": stopped_at,
+        },
+    )  # fmt: skip
+
+
+def _pairs(episodes: Sequence[Episode], chosen: Iterable[int]) -> Pairs:
+    columns = to_transitions([episodes[index] for index in chosen])
+    return torch.from_numpy(columns["observation"]), torch.from_numpy(columns["action"])
+
+
+@torch.no_grad()
+def _likelihood(actor: Actor, pairs: Pairs) -> float:
+    """Mean log-likelihood per transition."""
+    return float(actor.log_prob(actor(pairs[0]), pairs[1]).mean())
+
+
+def _fit(
+    actor: Actor, train: Pairs, held_out: Pairs, generator: torch.Generator, max_updates: int, patience: int,
+    check_every: int, bar: tqdm,
+) -> tuple[float, int, int]:  # fmt: skip
+    """Leaves the actor at its best check; returns the likelihood and the update of this check, and the last update."""
+    optimizer = torch.optim.Adam(actor.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    best, best_state, best_update, checks = -np.inf, copy.deepcopy(actor.state_dict()), 0, 0
+    for update in range(1, max_updates + 1):
+        index = torch.randint(len(train[0]), (BATCH_SIZE,), generator=generator)
+        loss = -actor.log_prob(actor(train[0][index]), train[1][index]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if update % check_every:
+            continue
+        likelihood = _likelihood(actor, held_out)
+        bar.update(check_every)
+        bar.set_postfix(held_out=f"{likelihood:.2f}")
+        checks += 1
+        if likelihood > best:
+            best, best_state, best_update, checks = likelihood, copy.deepcopy(actor.state_dict()), update, 0
+        elif checks >= patience:
+            break
     actor.load_state_dict(best_state)
-    with torch.no_grad():
-        return Clone(
-            actor=actor,
-            normalizer=normalizer,
-            updates=best_update,
-            held_out_log_prob=best,
-            train_log_prob=float(log_prob(*train_pair)),
-            early_stopping={
-                "held_out_episodes": num_held_out, "check_every": check_every, "patience": patience,
-                "max_updates": max_updates, "stopped_at": update,
-            },
-        )  # fmt: skip
+    return best, best_update, update

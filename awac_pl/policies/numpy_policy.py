@@ -31,7 +31,7 @@ class NumpyPolicy:
     def act(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Action ``[A]`` float32 for one observation ``[O]``: the mean in [-1, 1], or a sample, which may lie outside.
 
-        The generator advances only where the policy is stochastic.
+        Only a stochastic policy draws from the generator.
         """
         hidden = np.asarray(observation, dtype=np.float32)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
@@ -43,45 +43,44 @@ class NumpyPolicy:
         return mean + self.std * noise
 
     def normalizing(self, mean: np.ndarray, scale: np.ndarray) -> NumpyPolicy:
-        """This policy for observations as they are, where its own inputs are ``(observation - mean) / scale``.
+        """The same policy for raw observations, if its own inputs are ``(observation - mean) / scale``.
 
-        Both become part of the first layer, so that nothing outside needs to know of them.
+        The first layer takes over this normalisation.
         """
         weight = self.weights[0].astype(np.float64) / np.asarray(scale, np.float64)[:, None]
         bias = self.biases[0] - np.asarray(mean, np.float64) @ weight
-        first = (weight.astype(np.float32),), (bias.astype(np.float32),)
-        return replace(self, weights=first[0] + self.weights[1:], biases=first[1] + self.biases[1:])
+        return replace(
+            self,
+            weights=(weight.astype(np.float32), *self.weights[1:]),
+            biases=(bias.astype(np.float32), *self.biases[1:]),
+        )
 
     def to_bytes(self) -> bytes:
         """The policy as a safetensors file: ``weight_0``, ``bias_0``, …, ``std``."""
         from safetensors.numpy import save
 
-        layers = zip(self.weights, self.biases, strict=True)
-        arrays = {
-            f"{name}_{i}": array
-            for i, pair in enumerate(layers)
-            for name, array in zip(("weight", "bias"), pair, strict=True)
-        }
+        layers = {"weight": self.weights, "bias": self.biases}
+        arrays = {f"{name}_{index}": array for name, part in layers.items() for index, array in enumerate(part)}
         metadata = {"policy": json.dumps({"layers": len(self.weights), "deterministic": self.deterministic})}
         return save({**arrays, "std": self.std}, metadata)
 
     @classmethod
     def load(cls, path: Path) -> NumpyPolicy:
-        """Read what ``to_bytes`` wrote; nothing in the file can run code.
+        """Read a file of ``to_bytes``; nothing in it can run code.
 
         Raises:
-            AwacError: the file is not there, or holds no policy.
+            AwacError: the file does not exist, or holds no policy.
         """
         from safetensors import safe_open
 
         try:
             with safe_open(path, "numpy") as file:
-                facts = json.loads((file.metadata() or {})["policy"])
+                metadata = json.loads((file.metadata() or {})["policy"])
                 weights, biases = (
-                    tuple(file.get_tensor(f"{name}_{layer}") for layer in range(facts["layers"]))
+                    tuple(file.get_tensor(f"{name}_{layer}") for layer in range(metadata["layers"]))
                     for name in ("weight", "bias")
                 )
-                policy = cls(weights, biases, file.get_tensor("std"), deterministic=bool(facts["deterministic"]))
+                policy = cls(weights, biases, file.get_tensor("std"), deterministic=bool(metadata["deterministic"]))
         except Exception as error:
             raise AwacError(f"{path}: cannot be read as a policy ({first_line(error)}); export it anew") from error
         widths = [policy.weights[0].shape[0], *(len(bias) for bias in biases)]

@@ -9,14 +9,14 @@ from onnx import TensorProto, helper, numpy_helper
 from awac_pl import __version__
 from awac_pl.policies.numpy_policy import NumpyPolicy
 
-#: An operator set and a format of 2022, which have all that the graph needs, so that old runtimes read it.
+#: Operator set and format of 2022: they suffice for the graph, and old runtimes read them.
 OPSET, IR_VERSION = 17, 8
 
 
 def policy_graph(policy: NumpyPolicy, low: np.ndarray, high: np.ndarray) -> bytes:
     """The mean action as an ONNX model: ``observation`` [N, O] to ``action`` [N, A], in the environment's units.
 
-    The scaling of ``scale_action`` is part of the graph, and so are the bounds.
+    The graph includes the scaling of ``scale_action`` and the bounds.
     """
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []

@@ -1,4 +1,4 @@
-"""What acts: all that rollouts know of a policy."""
+"""The protocol of a policy: all that rollouts know of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Policy(Protocol):
-    """Chooses actions. It is copied to worker processes, so it can be pickled."""
+    """Chooses actions. Worker processes get copies, so it can be pickled."""
 
     def act(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Action ``[A]`` for one observation ``[O]``; all randomness comes from ``rng``."""

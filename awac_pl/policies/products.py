@@ -1,9 +1,8 @@
 """Dense layers on a CPU, and which library multiplies their matrices.
 
-PyTorch's wheels give float32 products to MKL. On an AMD processor MKL takes its AVX2 kernels even where the processor has
-AVX-512, and then runs at about half of what oneDNN reaches, which is part of the same wheel (pytorch/builder#504;
-pytorch/pytorch#125386: products of float32 go to MKL). PyTorch offers no switch for it, so ``onednn`` calls an operator that
-PyTorch keeps for its own compiler; it is tried out before it is used.
+PyTorch's wheels give float32 products to MKL (pytorch/pytorch#125386). On AMD processors MKL uses its AVX2 kernels even
+with AVX-512 (pytorch/builder#504), at about half the speed of oneDNN, which is in the same wheel. PyTorch has no switch for
+this, so ``onednn`` calls an operator of PyTorch's own compiler, after a trial.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from awac_pl.errors import first_line
 Engine = Literal["native", "onednn"]
 log = logging.getLogger(__name__)
 
-_SMALLEST = 8  # in a product with a smaller dimension oneDNN spends its time on rearranging the operands
+_SMALLEST = 8  # with a smaller dimension, oneDNN's time goes into rearranging the operands
 
 
 @functools.cache
 def choose_engine(asked: Literal["auto", "native", "onednn"] = "auto") -> Engine:
-    """Which library multiplies: decided by what the processor is, so that a resumed run computes the same bits.
+    """Which library multiplies. The processor decides, not a timing, so that a resumed run computes the same bits.
 
-    ``auto`` is ``onednn`` on an AMD processor with AVX-512 where PyTorch would call MKL, and ``native`` (whatever
-    PyTorch calls) elsewhere. Where oneDNN was chosen and cannot be used, one line says so.
+    ``native`` is PyTorch's choice. ``auto`` is ``onednn`` if PyTorch would call MKL on an AMD processor with AVX-512, else
+    ``native``. If oneDNN is chosen and cannot be used, a warning says so.
     """
     if asked == "native" or (asked == "auto" and not _mkl_misses_avx512()):
         return "native"
@@ -50,7 +49,7 @@ def matmul(left: Tensor, right: Tensor, engine: Engine, out: Tensor | None = Non
 
 
 def dense(rows: Tensor, weight: Tensor, bias: Tensor, relu: bool, engine: Engine) -> Tensor:
-    """``[B, in] x [in, out] + [out]``, through a ReLU where asked; not differentiable with ``onednn``."""
+    """``[B, in] x [in, out] + [out]``, and a ReLU if asked; not differentiable with ``onednn``."""
     if engine == "native" or min(*rows.shape, weight.shape[1]) < _SMALLEST:
         out = torch.addmm(bias, rows, weight)
         return out.relu_() if relu else out
@@ -70,7 +69,7 @@ class DenseFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Of rows, weight and bias, those that are needed."""
+        """Gradients of rows, weight and bias, if needed."""
         rows, weight, out = ctx.saved_tensors
         gradient = gradients[0] if out is None else torch.ops.aten.threshold_backward(gradients[0], out, 0)
         needs_rows, needs_weight, needs_bias, *_ = ctx.needs_input_grad
@@ -84,15 +83,17 @@ class DenseFunction(torch.autograd.Function):
 
 
 class Layers:
-    """The dense ReLU layers of one network, forward and backward; gradients go to ``grad`` of the parameters, if there.
+    """The dense ReLU layers of one network, forward and backward, without autograd.
+
+    Gradients go into the parameters' ``grad``, which must be there before if ``backward`` is used.
 
     Args:
-        weights: of each layer, ``[in, out]``, or ``[out, in]`` as ``nn.Linear`` has them.
+        weights: of each layer, ``[in, out]``.
         biases: of each layer, ``[out]``.
-        out_first: the weights are ``[out, in]``.
+        out_first: the weights are ``[out, in]``, as those of ``nn.Linear``.
         layer_norm: normalise the inputs of every hidden ReLU.
-        engine: which library multiplies.
-        critic: which of an ensemble, whose weights are ``[E, in, out]`` and biases ``[E, 1, out]``; None for one network.
+        engine: the library that multiplies.
+        critic: index in an ensemble with weights ``[E, in, out]`` and biases ``[E, 1, out]``; None for a single network.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Layers:
         self._of_weights = [weight.grad[place] for weight in weights if weight.grad is not None]
         self._of_biases = [bias.grad[row] for bias in biases if bias.grad is not None]
         self._inputs: list[Tensor] = []  # of each layer in the last forward pass
-        self._normalised: list[tuple[Tensor, Tensor, Tensor]] = []  # what went into each normalisation, its mean and 1 / std
+        self._normalised: list[tuple[Tensor, Tensor, Tensor]] = []  # input, mean and 1 / std of each normalisation
 
     def forward(self, rows: Tensor, keep: bool = True) -> Tensor:
         """Outputs ``[N, out]`` of rows ``[N, in]``; ``keep``: ``backward`` may follow."""
@@ -127,12 +128,12 @@ class Layers:
         return rows
 
     def backward(self, gradient: Tensor, batch: int, input_from: int | None = None) -> Tensor | None:
-        """Gradients of the parameters, and of the inputs where they are wanted.
+        """Gradients of the parameters from the first rows, and of the inputs from the others.
 
         Args:
             gradient: of the outputs, ``[N, out]``, for the first N rows of the last forward pass.
-            batch: the first so many rows move the parameters; the others tell the gradient of the inputs.
-            input_from: first column of the inputs whose gradient is wanted; None for none.
+            batch: number of rows whose gradients reach the parameters.
+            input_from: first column of the inputs' gradient; None for no such gradient.
 
         Returns:
             ``[N - batch, in - input_from]``, or None.
@@ -151,19 +152,19 @@ class Layers:
                     gradient, _, _ = torch.ops.aten.native_layer_norm_backward(
                         gradient, before, before.shape[1:], mean, inverse_std, None, None, [True, False, False]
                     )
-        self._inputs, self._normalised = [], []  # so that the next network finds its memory in the processor's cache
+        self._inputs, self._normalised = [], []  # frees memory that is in the processor's cache for the next network
         if input_from is None:
             return None
         return matmul(gradient[batch:], self._transposed[0][:, input_from:], self.engine)
 
 
 def _first(rows: Tensor, count: int) -> Tensor:
-    """The first so many rows; a slice of all of them would cost as much as a small operation."""
+    """The first rows; without the slice if it would take all, which costs as much as a small operation."""
     return rows if rows.shape[0] == count else rows[:count]
 
 
 def usable(rows: Tensor, weight: Tensor) -> bool:
-    """Whether ``DenseFunction`` may stand in for PyTorch's own operators: plain float32 on a CPU, nobody tracing."""
+    """Whether ``DenseFunction`` may replace PyTorch's operators: float32 rows on a CPU, no autocast, no tracing."""
     return (
         rows.device.type == "cpu"
         and rows.dim() == 2
@@ -175,7 +176,7 @@ def usable(rows: Tensor, weight: Tensor) -> bool:
 
 
 def processor() -> str:
-    """The processor's model, as the operating system names it."""
+    """The processor's model by the operating system's name."""
     return _cpu_info().get("model name") or platform.processor() or platform.machine()
 
 
@@ -186,7 +187,7 @@ def _mkl_misses_avx512() -> bool:
 
 
 def _cpu_info() -> dict[str, str]:
-    """The first processor of ``/proc/cpuinfo``; empty where there is none."""
+    """The first processor of ``/proc/cpuinfo``; empty if there is no such file."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return {}
@@ -195,7 +196,7 @@ def _cpu_info() -> dict[str, str]:
 
 
 def _obstacle() -> str:
-    """Why oneDNN cannot be used, found by trying it on a product as layers need them; empty if it can."""
+    """Why oneDNN cannot be used, by a trial on small products; empty if it can."""
     if not torch.backends.mkldnn.is_available():
         return "this PyTorch is built without it"
     generator = torch.Generator().manual_seed(0)
