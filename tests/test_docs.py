@@ -21,7 +21,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     """Page and words of every ``awac COMMAND`` in a code block or a code span."""
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
-        lines = re.findall(r"^(?:for .*; do )?(awac [a-z].*)", text, re.M) + re.findall(r"`(awac [a-z][^`\n]*)`", text)
+        lines = re.findall(r"^(?:\s*|for .*; do )(awac [a-z].*)", text, re.M) + re.findall(r"`(awac [a-z][^`\n]*)`", text)
         for line in lines:
             yield page.name, re.split(r"\s+#|;|&", line)[0].split()
 

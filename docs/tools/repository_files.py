@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from base64 import b64encode
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
@@ -20,8 +21,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 FIRST = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md")
 COPIED = {".gif", ".png", ".svg", ".csv"}
-LANGUAGES = {".py": "python", ".ipynb": "python", ".yaml": "yaml", ".sh": "bash", ".json": "json"}
+LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "bash", ".json": "json"}
 LINK = re.compile(r"(?<=]\()([^)\s#:]+)(?=[)#])")  # the path of a Markdown link or picture, not an address
+FORMULA = re.compile(r"\$\$?([^$]+)\$\$?")  # in notebooks; shown as code, since typesetting it takes a script
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -76,12 +78,29 @@ def _site_file(path: Path, config: MkDocsConfig) -> File:
 
 
 def _listing(path: Path) -> str:
-    """A page that shows a text file; of a notebook its text and its code."""
-    if path.suffix == ".ipynb":
-        cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text())["cells"]]
-    else:
-        cells = [("code", path.read_text())]
-    fence = f"~~~~~~{LANGUAGES.get(path.suffix, 'text')}"
-    parts = [text if kind == "markdown" else f"{fence}\n{text.rstrip()}\n~~~~~~" for kind, text in cells]
-    head: dict[str, Any] = {"title": path.relative_to(ROOT).as_posix(), "search": {"exclude": True}}
-    return "\n".join(["---", json.dumps(head), "---", f"`{head['title']}`", "", "\n\n".join(parts)])
+    """A page that shows a text file, or a notebook with what its cells have printed and drawn."""
+    parts = _cells(path) if path.suffix == ".ipynb" else [_fenced(path.read_text(), LANGUAGES.get(path.suffix, "text"))]
+    name = path.relative_to(ROOT).as_posix()
+    head = {"title": name, "search": {"exclude": True}}
+    return "\n\n".join([f"---\n{json.dumps(head)}\n---", f"`{name}`", *parts])
+
+
+def _cells(notebook: Path) -> Iterator[str]:
+    for cell in json.loads(notebook.read_text())["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            yield FORMULA.sub(lambda formula: f"`{' '.join(formula[1].split())}`", text)
+            continue
+        yield _fenced(text, "python")
+        for output in cell["outputs"]:
+            data = {kind: "".join(content) for kind, content in output.get("data", {}).items()}
+            picture = next((kind for kind in data if kind.startswith("image/")), None)
+            if picture is not None:
+                content = b64encode(data[picture].encode()).decode() if "svg" in picture else data[picture].replace("\n", "")
+                yield f"![output](data:{picture};base64,{content})"
+            else:
+                yield data.get("text/markdown") or _fenced(data.get("text/plain") or "".join(output["text"]))
+
+
+def _fenced(text: str, language: str = "text") -> str:
+    return f"~~~~~~{language}\n{text.rstrip()}\n~~~~~~"
