@@ -21,9 +21,9 @@ _HOMES = {
     "ReplayDataModule": "replay.data_module",
 }
 
-# Torch's threads spin while they wait for each other, for as long as libgomp likes; where others use the cores, too, a
-# thread that spins keeps the one that it waits for from running, and an update takes 30 times as long. A bounded spin costs
-# nothing on idle cores. Read when torch is loaded, so it must stand here.
+# Torch's threads spin while they wait for each other. On busy cores a spinning thread takes the core that the other thread
+# needs, and an update takes 30 times as long. A bounded spin costs nothing on idle cores. Torch reads the variable when it
+# is loaded, so it must be set here.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 

@@ -1,6 +1,6 @@
-"""An episode, its transitions and its measures: what everything that stores or moves data speaks.
+"""An episode, its transitions and its measures, as all folders exchange them.
 
-Of the measures, ``success`` counts an episode in which any step succeeds (as CORL, Cal-QL and WSRL report it),
+``success`` counts an episode in which any step succeeds (as CORL, Cal-QL and WSRL report it),
 ``success_final`` one that succeeds at its last step, ``success_share`` is the share of steps at the goal (as RLPD and IQL
 report it).
 """
@@ -19,18 +19,18 @@ TRANSITION_KEYS = ("observation", "action", "reward", "discount", "next_observat
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """One whole episode of T steps, in numpy, as a simulator or a file gives it.
+    """One whole episode of T steps, in numpy, from a simulator or a file.
 
     Args:
         observations: ``[T + 1, O]`` float32.
-        actions: ``[T, A]`` float32; -1 and 1 are the environment's own bounds, and what lies beyond them is clipped unless
+        actions: ``[T, A]`` float32; -1 and 1 are the environment's own bounds. Values beyond them are clipped unless
             ``Task.clip_actions`` is off.
         rewards: ``[T]`` float32.
-        terminated: ``[T]`` bool, an end that the dynamics know (no bootstrap behind it).
+        terminated: ``[T]`` bool, an end by the dynamics (no bootstrap after it).
         truncated: ``[T]`` bool, an end by time limit or by the recording.
-        success: ``[T]`` bool, whether the state *after* step t is a success; None where nobody can tell.
-        seed: the seed it was reset with; None for recorded data.
-        environment_rewards: ``[T]`` float32, what the environment paid, whatever ``rewards`` are; None for recorded data.
+        success: ``[T]`` bool, whether the state *after* step t is a success; None where it is unknown.
+        seed: seed of its reset; None for recorded data.
+        environment_rewards: ``[T]`` float32, the environment's own rewards; None for recorded data.
     """
 
     observations: np.ndarray
@@ -49,8 +49,8 @@ class Episode:
 def to_transitions(episodes: Sequence[Episode], n_step: int = 1, discount: float = 1.0) -> dict[str, np.ndarray]:
     """Flatten episodes into transition columns, in order.
 
-    A transition spans k steps: ``n_step`` of them, fewer where the episode ends before. Its reward is their discounted sum,
-    its next observation the one k steps on, its ``discount`` gamma^k, what a bootstrap behind them counts.
+    A transition spans k = ``n_step`` steps, or fewer at the end of an episode. Its reward is their discounted sum, its next
+    observation comes k steps later, and its ``discount``, the weight of the bootstrap, is gamma^k.
 
     Returns:
         ``TRANSITION_KEYS`` with ``[N, O]`` observations, ``[N, A]`` actions and ``[N]`` for the rest.
@@ -77,12 +77,12 @@ def _spans(episode: Episode, n_step: int, discount: float) -> dict[str, np.ndarr
 
 
 def score_episodes(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Average the measures of some episodes.
+    """Average the measures of episodes.
 
     Returns:
         ``success_rate``, ``success_final``, ``success_share`` (NaN where success is unknown), ``episode_return`` with
-        its standard deviation ``episode_return_std``, ``environment_return`` (what the
-        environment itself paid; NaN for recorded episodes), ``episode_length`` and ``episodes``, their number.
+        its standard deviation ``episode_return_std``, ``environment_return`` (by the environment's own rewards; NaN for
+        recorded episodes), ``episode_length``, and ``episodes``, their number.
 
     Raises:
         ValueError: no episodes.
@@ -92,14 +92,14 @@ def score_episodes(episodes: Sequence[Episode]) -> dict[str, float]:
     returns = np.array([episode.rewards.sum() for episode in episodes], dtype=np.float64)
     successes = [episode.success for episode in episodes if episode.success is not None]
     known = len(successes) == len(episodes)
-    paid = [episode.environment_rewards.sum() for episode in episodes if episode.environment_rewards is not None]
+    own = [episode.environment_rewards.sum() for episode in episodes if episode.environment_rewards is not None]
     return {
         "success_rate": float(np.mean([success.any() for success in successes])) if known else math.nan,
         "success_final": float(np.mean([success[-1] for success in successes])) if known else math.nan,
         "success_share": float(np.mean([success.mean() for success in successes])) if known else math.nan,
         "episode_return": float(returns.mean()),
         "episode_return_std": float(returns.std()),
-        "environment_return": float(np.mean(paid)) if len(paid) == len(episodes) else math.nan,
+        "environment_return": float(np.mean(own)) if len(own) == len(episodes) else math.nan,
         "episode_length": float(np.mean([len(episode) for episode in episodes])),
         "episodes": float(len(episodes)),
     }

@@ -1,4 +1,4 @@
-"""Errors meant for the person who made the mistake: one line, what, where, what to do."""
+"""Errors for the person who made the mistake: one line with what, where, and what to do."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class TrainingDivergedError(AwacError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its kind where it has none."""
+    """The first line of an error's message; its type where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint such as `` Did you mean 'pen'?``, or the list of what there is, or nothing."""
+    """A hint such as `` Did you mean 'pen'?``, or the list of known words where it is short, or nothing."""
     options = sorted(known)
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
     if close:

@@ -183,6 +183,13 @@ def test_mistakes_get_one_line(capsys: pytest.CaptureFixture, monkeypatch, tmp_p
     assert message in refused(capsys, "fit", "--config=conf/base.yaml", *arguments)
 
 
+def test_a_configuration_without_the_base_gets_one_line(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    (workplace / "mine.yaml").write_text(f"data:\n  task: {REACH}\n  datasets: [toy/reach-v0]\n")
+    line = refused(capsys, "fit", "--config=mine.yaml")
+    assert f"checkpoint.monitor is not set, as base.yaml does: put --config {ROOT / 'conf/base.yaml'} before yours" in line
+    assert not (workplace / "runs").exists()
+
+
 def test_a_wrong_key_in_a_file_is_named(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     (workplace / "wrong.yaml").write_text("data:\n  batchsize: 7\n")
     line = refused(capsys, "fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=wrong.yaml")
@@ -277,6 +284,29 @@ def test_help_is_quick_and_shows_examples() -> None:
     done = subprocess.run([sys.executable, "-m", "awac_pl", "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
     assert time.monotonic() - start < 3
     assert "awac fit --config conf/base.yaml" in done.stdout
+
+
+def test_completion(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A shell completes commands, options, choices, tasks and files from the printed script."""
+    pytest.importorskip("shtab")
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    (tmp_path / "folder.npz").touch()
+    for words, completed in {
+        ("da",): "data",
+        ("data", "sub"): "subsample",
+        ("data", "inspect", f"{tmp_path}/fold"): f"{tmp_path}/folder.npz",
+        ("data", "inspect", "x", "--task", "p"): "pen",
+        ("fit", "--tas"): "--task",
+        ("fit", "--preset", "q"): "quick",
+        ("fit", "--model.temp"): "--model.temperature",
+        ("fit", "--model.compile", "reduce"): "reduce-overhead",
+        ("fit", "--config", f"{tmp_path}/fold"): f"{tmp_path}/folder.npz",
+        ("test", "--ckpt_path", f"{tmp_path}/fold"): f"{tmp_path}/folder.npz",
+    }.items():
+        line = f"COMP_WORDS=(awac {' '.join(words)}) COMP_CWORD={len(words)}; _shtab_awac; echo ${{COMPREPLY[@]}}"
+        command = ["bash", "--norc", "-c", f". {tmp_path}/script; {line}"]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == completed
 
 
 @pytest.mark.usefixtures("short_cloning")

@@ -65,13 +65,14 @@ def test_files_stay_readable(path: Path) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "commands.main", "commands.deploy", "deploy.runner", "envs.rollouts", "envs.rendering", "envs.tasks", "episode",
+        "commands.main", "commands.data", "commands.deploy", "commands.export", "commands.init", "commands.report",
+        "commands.sync", "commands.video", "deploy.runner", "envs.rollouts", "envs.rendering", "envs.tasks", "episode",
         "policies.numpy_policy", "runs.summary",
     ],
 )  # fmt: skip
 def test_light_modules_stay_light(module: str) -> None:
-    """Workers, a robot and ``awac --help`` must not pay for torch."""
-    heavy = ("torch", "lightning", "mlflow", "minari")
+    """Workers, a robot and the help of the commands must not pay for torch."""
+    heavy = ("torch", "lightning", "mlflow", "minari", "jsonargparse")
     code = f"import sys, awac_pl.{module}; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

@@ -1,44 +1,57 @@
-"""``awac deploy``: act with an exported policy, without torch."""
+"""Act with an exported policy, without torch.
+
+awac deploy exported/pen --env pen --action_limits contract --episodes 10
+awac deploy exported/pen --env pen --action_limits=-0.5,0.5 --rate 50
+awac deploy exported/pen --env my_robot:Hand-v0 --action_limits=-0.2,0.2 --rate 100 --backend numpy
+"""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
-
-from numpy.typing import ArrayLike
+from typing import TYPE_CHECKING
 
 from awac_pl.errors import AwacError
 
-EXAMPLES = """\
-examples:
-  awac deploy exported/pen --env pen --action_limits contract --episodes 10
-  awac deploy exported/pen --env pen --action_limits=-0.5,0.5 --rate 50
-  awac deploy exported/pen --env my_robot:Hand-v0 --action_limits=-0.2,0.2 --rate 100 --backend numpy
-"""
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
-def run(arguments: list[str]) -> None:
-    """Run ``awac deploy``; not ``awac run``, because a run is a training run here.
-
-    Raises:
-        AwacError: the export, the limits or the environment do not fit; or something is not finite.
-    """
-    parser = argparse.ArgumentParser(
-        "awac deploy", description="Act with an exported policy, without torch.",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``awac deploy``; it is not ``awac run``, because a run is a training run here."""
     parser.add_argument("folder", type=Path, help="what awac export wrote")
     parser.add_argument("--env", required=True, help="Gymnasium environment id, or a task")
     parser.add_argument(
-        "--action_limits", required=True, metavar="contract|=LOW,HIGH",
-        help="of every action, in the environment's units; contract: the bounds it was trained with",
+        "--action_limits", required=True, type=_limits, metavar="contract|=LOW,HIGH",
+        help="of every action, in the environment's units; contract: the bounds of the training",
     )  # fmt: skip
     parser.add_argument("--episodes", type=int, default=1, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode's reset (default: %(default)s)")
-    parser.add_argument("--rate", type=float, metavar="HZ", help="actions per second (default: as fast as it goes)")
+    parser.add_argument("--rate", type=float, metavar="HZ", help="actions per second (default: as fast as possible)")
     parser.add_argument("--backend", choices=["onnxruntime", "numpy"], default="onnxruntime", help="(default: %(default)s)")
-    options = parser.parse_args(arguments)
+
+
+def _limits(text: str) -> tuple[float, float] | None:
+    """Two numbers; None for the contract's own bounds."""
+    if text == "contract":
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise AwacError(
+            f"--action_limits is '{text}'; write contract, or two numbers as in --action_limits=-0.5,0.5"
+        ) from None
+    return low, high
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run ``awac deploy``.
+
+    Raises:
+        AwacError: the export, the limits or the environment do not fit; or a value is not finite.
+    """
+    from dataclasses import replace
+
     from tqdm import tqdm
 
     from awac_pl.deploy.contract import read_contract
@@ -46,9 +59,7 @@ def run(arguments: list[str]) -> None:
     from awac_pl.envs.tasks import find_task, make_environment
 
     contract = read_contract(options.folder)
-    limits: tuple[ArrayLike, ArrayLike] = (contract.action_low, contract.action_high)
-    if options.action_limits != "contract":
-        limits = _two_numbers(options.action_limits)
+    limits: tuple[ArrayLike, ArrayLike] = options.action_limits or (contract.action_low, contract.action_high)
     runner = PolicyRunner.load(options.folder, action_limits=limits, backend=options.backend)
     task = find_task(options.env)
     if task.env_id == contract.env_id:
@@ -66,13 +77,3 @@ def run(arguments: list[str]) -> None:
     print(f"  successes    {f'{sum(known)} of {len(known)}' if known else 'unknown'}")
     print(f"  rate         {report.rate_hz:.1f} Hz, {report.deadlines_missed} deadlines missed")
     print(f"  an action    {report.action_us[0]:.0f} µs (99th percentile {report.action_us[1]:.0f} µs)")
-
-
-def _two_numbers(text: str) -> tuple[float, float]:
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        raise AwacError(
-            f"--action_limits is '{text}'; write contract, or two numbers as in --action_limits=-0.5,0.5"
-        ) from None
-    return low, high

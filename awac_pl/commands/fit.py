@@ -1,11 +1,10 @@
-"""``awac fit | validate | test``: LightningCLI with this package's classes. Heavy to import; ``main.py`` does it late."""
+"""``awac fit``, ``validate`` and ``test``: LightningCLI with this package's classes. Slow to import."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-import shlex
 import sys
 import threading
 import time
@@ -25,7 +24,7 @@ from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
 from awac_pl.callbacks.stopping import Stopping
 from awac_pl.callbacks.video_recorder import VideoRecorder
-from awac_pl.commands.presets import expand
+from awac_pl.commands.presets import check_files, conf, expand
 from awac_pl.errors import AwacError, nearest
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.replay.data_module import ReplayDataModule
@@ -34,12 +33,13 @@ from awac_pl.runs.manifest import git_commit
 from awac_pl.tracking.destination import find_destination
 from awac_pl.tracking.logger import RunFolderLogger
 
-#: Where rank 0 tells the processes that it starts which folder it has chosen.
+#: Environment variable in which rank 0 passes its run folder to the processes that it starts.
 RUN_DIR_VARIABLE = "AWAC_RUN_DIR"
+log = logging.getLogger("awac_pl")
 
 
 class AwacParser(LightningArgumentParser):
-    """A parser whose refusals are one line, with the nearest right key."""
+    """A parser whose errors are one line, with the nearest known key."""
 
     def error(self, message: str, *args: Any, **kwargs: Any) -> Any:
         """Raise instead of printing the usage.
@@ -66,35 +66,28 @@ class AwacCLI(LightningCLI):
             if self.run_folder is not None:
                 self.run_folder.release()
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Without ``predict``, which this package has not, and whose parser takes a third of a second to build."""
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Everything beside model, data and trainer."""
-        parser.add_argument(
-            "--preset",
-            type=str,
-            default="custom",
-            help="a preset of conf/preset, loaded behind conf/base.yaml and --task; beside --config it only names the run",
+        """Add the run's own options, the callbacks, and the links between sections."""
+        preset_help = (
+            "a preset of conf/preset, loaded after conf/base.yaml and --task; beside --config it only names the run"
         )
-        parser.add_argument(
-            "--run_dir",
-            type=str | None,
-            default=None,
-            help="run folder; by default the first free one of runs/TASK-PRESET-seedN",
-        )
-        parser.add_argument(
-            "--mlflow_uri",
-            type=str | None,
-            default=None,
-            help="MLflow tracking URI; $MLFLOW_TRACKING_URI by default, else sqlite:///mlflow.db; 'none' for no MLflow",
-        )
+        parser.add_argument("--preset", type=str, default="custom", help=preset_help)
+        folder_help = "run folder; by default the first free one of runs/TASK-PRESET-seedN"
+        parser.add_argument("--run_dir", type=str | None, default=None, help=folder_help)
+        uri_help = "MLflow tracking URI; $MLFLOW_TRACKING_URI by default, else sqlite:///mlflow.db; 'none' for no MLflow"
+        parser.add_argument("--mlflow_uri", type=str | None, default=None, help=uri_help)
         parser.add_argument("--mlflow_experiment", type=str, default="awac", help="MLflow experiment")
-        parser.add_argument(
-            "--group",
-            type=str | None,
-            default=None,
-            help="name for runs that differ in their seed alone: MLflow shows them below one parent run of that name, "
-            "which has their mean and standard deviation (for seed in 0 1 2; do awac fit ... --seed_everything=$seed "
-            "--group=pen-quick; done)",
+        group_help = (
+            "name for runs that differ only in their seed: MLflow shows them below one parent run of that name, which has "
+            "their mean and standard deviation (for seed in 0 1 2; do awac fit ... --seed_everything=$seed "
+            "--group=pen-quick; done)"
         )
+        parser.add_argument("--group", type=str | None, default=None, help=group_help)
         parser.add_lightning_class_args(EnvironmentInteraction, "interaction")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(VideoRecorder, "video")
@@ -107,7 +100,7 @@ class AwacCLI(LightningCLI):
         parser.link_arguments("trainer.check_val_every_n_epoch", "checkpoint.every_n_epochs")
 
     def _parse_ckpt_path(self) -> None:
-        """Evaluate with the checkpoint's own arguments; a fit that goes on follows the configuration it is given."""
+        """Evaluate with the checkpoint's own arguments; a resumed fit uses its configuration."""
         if self.config.get("subcommand") != "fit":
             super()._parse_ckpt_path()
 
@@ -120,14 +113,17 @@ class AwacCLI(LightningCLI):
         if self.subcommand != "fit":
             config.trainer.logger = False
             return
+        if ModelCheckpoint(**config.checkpoint.as_dict()).state_key == _last_checkpoint(config).state_key:
+            base = conf() / "base.yaml"
+            raise AwacError(
+                f"checkpoint.monitor is not set, as base.yaml does: put --config {base} before yours, or use --task"
+            )
         every = config.trainer.check_val_every_n_epoch or 1
-        for name, epochs in (
-            ("data.offline_epochs", config.data.offline_epochs),
-            ("trainer.max_epochs", config.trainer.max_epochs),
-        ):
+        for name in ("data.offline_epochs", "trainer.max_epochs"):
+            epochs = config[name]
             if epochs and epochs > 0 and epochs % every:
                 log.warning("%s %d is no multiple of trainer.check_val_every_n_epoch %d: no evaluation and no checkpoint "
-                            "right there", name, epochs, every)  # fmt: skip
+                            "at its end", name, epochs, every)  # fmt: skip
         config.run_dir = str(self._take_run_folder(config))
         config.trainer.default_root_dir = config.run_dir
         config.checkpoint.dirpath = str(Path(config.run_dir) / "checkpoints")
@@ -138,7 +134,7 @@ class AwacCLI(LightningCLI):
             config.ckpt_path = str(last)
 
     def _take_run_folder(self, config: Any) -> Path:
-        """Choose and lock it; of several processes the first one does, and tells those that it starts."""
+        """Choose and lock the run folder. Of several processes rank 0 does; the others get its path from the environment."""
         if rank_zero_only.rank:  # type: ignore[attr-defined]
             threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
             return Path(config.run_dir or os.environ.get(RUN_DIR_VARIABLE) or ".")
@@ -153,20 +149,15 @@ class AwacCLI(LightningCLI):
         return self.run_folder.path
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
-        """Add the run's record, the progress bar and MLflow."""
+        """Add the run's files, the progress bar and MLflow."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
-            tags = {
-                "task": config.data.task,
-                "preset": config.preset,
-                "seed": str(config.seed_everything),
-                "commit": git_commit(),
-            }
+            tags = {"task": config.data.task, "preset": config.preset, "seed": str(config.seed_everything)}
             self.config_init[self.subcommand].trainer.callbacks = [
-                Stopping(),  # before everything else, so that it saves what others clear
+                Stopping(),  # first: it saves what the others clear on an exception
                 *(self.config_init[self.subcommand].trainer.callbacks or []),
                 *([] if config.trainer.enable_progress_bar is False else [AwacProgressBar()]),
-                RunWriter(tags),
+                RunWriter(tags | {"commit": git_commit()}),
             ]
             kwargs["plugins"] = [DurableCheckpointIO(), *(self.config_init[self.subcommand].trainer.plugins or [])]
             if config.trainer.logger in (None, True):
@@ -174,29 +165,32 @@ class AwacCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> lightning.Trainer:
-        """Add the checkpoint to resume from, behind the best one: it holds which one that was."""
+        """Add ``last.ckpt`` after ``best.ckpt``, whose score it holds."""
         if self.subcommand == "fit":
-            checkpoint = self.config[self.subcommand].checkpoint
-            last = ModelCheckpoint(
-                dirpath=checkpoint.dirpath,
-                filename="last",
-                every_n_epochs=checkpoint.every_n_epochs,
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
-            )
-            callbacks = [*callbacks, last]
+            callbacks = [*callbacks, _last_checkpoint(self.config[self.subcommand])]
         return super()._instantiate_trainer(config, callbacks)
 
 
+def _last_checkpoint(config: Any) -> ModelCheckpoint:
+    """Writes ``last.ckpt``, from which a stopped run resumes; Lightning keeps it apart from ``best.ckpt`` by its monitor."""
+    return ModelCheckpoint(
+        dirpath=config.checkpoint.dirpath,
+        filename="last",
+        every_n_epochs=config.checkpoint.every_n_epochs,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
 def _end_with(parent: int) -> None:
-    """End this process when the one that started it is gone: nothing else tells a rank that waits for the others."""
+    """End this process after its parent has ended: no other signal reaches a rank that waits for the others."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def _run_logger(config: Any) -> RunFolderLogger | bool:
-    """Sends the run folder to MLflow: to the run that ``mlflow run`` has opened, a server, or a local SQLite file."""
+    """Uploads the run folder to MLflow: to the run that ``mlflow run`` opened, a server, or a local SQLite file."""
     if (config.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")) == "none":
         return False
     folder = Path(config.run_dir)
@@ -206,29 +200,34 @@ def _run_logger(config: Any) -> RunFolderLogger | bool:
 
 
 def run(arguments: list[str]) -> None:
-    """Parse, build and run; ``arguments`` start with the subcommand.
+    """Parse, build and run.
+
+    Args:
+        arguments: of the command line, after ``awac``.
 
     Raises:
         AwacError: the arguments do not make a run.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("awac_pl").setLevel(logging.INFO)
-    for name in ("lightning.pytorch", "lightning.fabric", "mlflow", "alembic"):  # notices, not news
+    log.setLevel(logging.INFO)
+    for name in ("lightning.pytorch", "lightning.fabric", "mlflow", "alembic"):  # their notices tell a user nothing
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings(
-        "ignore", message="LightningCLI's args parameter is intended.*"
-    )  # it is: main.py has read sys.argv
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=r"You called `self.log\(.*no logger configured.*")  # validate, test
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # inside Lightning
-    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`.*")  # evaluation needs no callbacks
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    arguments = _with_run_config(expand(_expand_overrides(arguments)))
-    _check_config_files(arguments)
-    _run_cli(arguments)
+    for message in (
+        ".*does not have many workers.*",
+        r"You called `self.log\(.*no logger configured.*",  # validate, test
+        ".*LeafSpec.* is deprecated",  # inside Lightning
+        "Be aware that when using `ckpt_path`.*",  # evaluation needs no callbacks
+        ".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    arguments = expand(arguments)
+    check_files(arguments)
+    run_cli(arguments)
 
 
-def _run_cli(arguments: list[str]) -> None:
+def run_cli(arguments: list[str]) -> None:
+    """Run the command line as it is given, with no name expanded."""
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended.*")  # main.py has read sys.argv
     AwacCLI(
         AWAC,
         ReplayDataModule,
@@ -242,39 +241,8 @@ def _run_cli(arguments: list[str]) -> None:
     )
 
 
-def _expand_overrides(arguments: list[str]) -> list[str]:
-    """``--overrides "--model.temperature=0.3 --trainer.max_epochs=40"``, as ``mlflow run`` passes it, in place."""
-    expanded: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        expanded += shlex.split(next(rest, "")) if argument == "--overrides" else [argument]
-    return expanded
-
-
-def _check_config_files(arguments: list[str]) -> None:
-    """Refuse a configuration file that is not there, naming the nearest one beside it."""
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        name = value if flag in ("--config", "-c") else flag.removeprefix("--config=") if "--config=" in flag else None
-        if name is None or Path(name).is_file():
-            continue
-        path = Path(name)
-        there = [other.stem for other in path.parent.glob("*.yaml")]
-        kind = path.parent.name if path.parent.name in ("task", "preset") else "configuration"
-        raise AwacError(f"unknown {kind} '{path.stem}': no file {path}.{nearest(path.stem, there)}")
-
-
-def _with_run_config(arguments: list[str]) -> list[str]:
-    """For ``validate`` and ``test`` of a checkpoint in a run folder: that run's configuration, unless one is given."""
-    if not arguments or arguments[0] == "fit" or any(argument.startswith(("--config", "-c")) for argument in arguments):
-        return arguments
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    values = [value if flag == "--ckpt_path" else flag.partition("=")[2] for flag, value in pairs if "--ckpt_path" in flag]
-    run = run_of(values[0]) if values else None
-    return arguments if run is None else [arguments[0], f"--config={run / 'config.yaml'}", *arguments[1:]]
-
-
 def _one_line(message: str, keys: set[str]) -> str:
-    """The gist of a jsonargparse message, with the nearest right key."""
+    """A jsonargparse message as one line; an unknown key with the nearest known one."""
     text = " ".join(message.replace("Validation failed:", "").split())
     unknown = re.search(
         r"[Uu]nrecognized arguments?: (\S+)|[Kk]ey '([^']+)' is not expected|does not accept option '([^']+)'", text
@@ -283,6 +251,3 @@ def _one_line(message: str, keys: set[str]) -> str:
         key = next(group for group in unknown.groups() if group).lstrip("-").split("=")[0]
         return f"unknown key '{key}'.{nearest(key, keys)}"
     return text
-
-
-log = logging.getLogger("awac_pl")

@@ -1,33 +1,33 @@
-"""``awac init``: an editable ``conf/`` with every task and preset."""
+"""Write conf/ with every task and preset, to be edited. awac fit reads it from there.
+
+awac init              conf/ in this folder
+awac init my_hand      my_hand/conf/
+"""
 
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
-from awac_pl.commands.presets import shipped
 from awac_pl.errors import AwacError
 
-EXAMPLES = """\
-examples:
-  awac init              conf/ in this folder
-  awac init my_hand      my_hand/conf/
-"""
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``awac init``."""
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(), help="where (default: this folder)")
 
 
-def run(arguments: list[str]) -> None:
+def run(options: argparse.Namespace) -> None:
     """Run ``awac init``.
 
     Raises:
-        AwacError: there is a ``conf`` already, or the folder cannot be written.
+        AwacError: ``conf`` exists already, or the folder cannot be written.
     """
-    parser = argparse.ArgumentParser(
-        "awac init", description="Write conf/ with every task and preset, to be edited. awac fit reads it from there.",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("folder", nargs="?", type=Path, default=Path(), help="where (default: this folder)")
-    target = parser.parse_args(arguments).folder / "conf"
+    import shutil
+
+    from awac_pl.commands.presets import shipped
+
+    target = options.folder / "conf"
     if target.exists() or target.is_symlink():
         raise AwacError(f"{target}: exists already; nothing is overwritten")
     try:

@@ -1,11 +1,14 @@
-"""Tasks and presets: the configuration files of ``conf/``, in the working folder or as they ship with the package."""
+"""Arguments of ``awac fit`` that stand for others: names of tasks and presets, overrides, a checkpoint's own run."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 import awac_pl
+from awac_pl.errors import AwacError, nearest
+from awac_pl.runs.folder import run_of
 
 
 def shipped() -> Path:
@@ -24,25 +27,52 @@ def expand(arguments: list[str]) -> list[str]:
     """``fit --task pen --preset quick`` as ``fit --config base --config task/pen --config preset/quick``.
 
     The files come before every other argument, in this order, so ``--config`` and single values change them. Beside a
-    ``--config``, ``--preset`` alone names the run and loads nothing, as it did in version 0.1.
+    ``--config``, ``--preset`` alone names the run and loads nothing, as it did in version 0.1. ``validate`` and ``test`` of
+    a checkpoint in a run folder get that run's configuration, unless they have a ``--config``.
 
     Args:
-        arguments: start with the subcommand.
+        arguments: start with the subcommand. ``--overrides "--model.temperature=0.3 --trainer.max_epochs=40"``, as
+            ``mlflow run`` passes it, is replaced by its parts.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--task")
-    parser.add_argument("--preset")
-    asked, rest = parser.parse_known_args(arguments[1:])
-    configured = any(argument.split("=")[0] in ("--config", "-c") for argument in rest)
-    if asked.task is None and (asked.preset is None or configured):
-        return arguments
+    expanded: list[str] = []
+    following = iter(arguments)
+    for argument in following:
+        expanded += shlex.split(next(following, "")) if argument == "--overrides" else [argument]
+    command, *rest = expanded
+    tasks, others = _values(rest, "--task")
+    presets, others = _values(others, "--preset")
+    checkpoints, _ = _values(rest, "--ckpt_path")
+    configured = bool(_values(rest, "--config", "-c")[0])
+    if not tasks and (not presets or configured):
+        run = run_of(checkpoints[-1]) if checkpoints and command != "fit" and not configured else None
+        return expanded if run is None else [command, f"--config={run / 'config.yaml'}", *rest]
     files, values = [conf() / "base.yaml"], []
-    if asked.task is not None:
-        task = conf() / "task" / f"{asked.task}.yaml"
-        if task.is_file():
-            files.append(task)
+    for task in tasks[-1:]:
+        file = conf() / "task" / f"{task}.yaml"
+        if file.is_file():
+            files.append(file)
         else:
-            values.append(f"--data.task={asked.task}")  # a Gymnasium id, or a mistake that the task's own error explains
-    if asked.preset is not None:
-        files.append(conf() / "preset" / f"{asked.preset}.yaml")  # fit.py names a file that is not there
-    return [arguments[0], *(f"--config={file}" for file in files), *values, *rest]
+            values.append(f"--data.task={task}")  # a Gymnasium id, or a mistake that the task's own error explains
+    files += [conf() / "preset" / f"{preset}.yaml" for preset in presets[-1:]]
+    return [command, *(f"--config={file}" for file in files), *values, *others]
+
+
+def _values(arguments: list[str], *flags: str) -> tuple[list[str], list[str]]:
+    """The values of an option, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(*flags, dest="values", nargs="?", const="", default=[], action="append")
+    options, others = parser.parse_known_args(arguments)
+    return options.values, others
+
+
+def check_files(arguments: list[str]) -> None:
+    """Check that every configuration file exists.
+
+    Raises:
+        AwacError: one does not; the message names the nearest file beside it.
+    """
+    for path in map(Path, _values(arguments, "--config", "-c")[0]):
+        if not path.is_file():
+            kind = path.parent.name if path.parent.name in ("task", "preset") else "configuration"
+            others = [other.stem for other in path.parent.glob("*.yaml")]
+            raise AwacError(f"unknown {kind} '{path.stem}': no file {path}.{nearest(path.stem, others)}")

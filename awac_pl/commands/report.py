@@ -1,4 +1,10 @@
-"""``awac report``: figures, tables, videos and facts of some runs on one page that needs nothing else."""
+"""Put figures, tables, videos and facts of runs on one page, which needs no other file and no network.
+
+awac report                                        the runs in runs/, to report.html
+awac report runs/pen-quick-seed0 --to pen.html
+awac report runs/pen-quick-seed* --figures figures --published
+awac report runs --markdown                        prints the tables, too
+"""
 
 from __future__ import annotations
 
@@ -6,31 +12,23 @@ import argparse
 import sys
 from pathlib import Path
 
-EXAMPLES = """\
-examples:
-  awac report                                        the runs in runs/, to report.html
-  awac report runs/pen-quick-seed0 --to pen.html
-  awac report runs/pen-quick-seed* --figures figures --published
-  awac report runs --markdown                        prints the tables, too
-"""
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``awac report``."""
+    runs_help = "run folders, or folders that hold some (default: runs)"
+    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help=runs_help)
+    parser.add_argument("--to", type=Path, default=Path("report.html"), help="page to write (default: %(default)s)")
+    parser.add_argument("--figures", type=Path, help="folder for the figures as PNG and SVG")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    parser.add_argument("--published", action="store_true", help="draw published results for pen and door")
 
 
-def run(arguments: list[str]) -> None:
-    """Run ``awac report …``.
+def run(options: argparse.Namespace) -> None:
+    """Run ``awac report``.
 
     Raises:
         AwacError: a folder holds no run that can be reported.
     """
-    parser = argparse.ArgumentParser(
-        "awac report", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")],
-                        help="run folders, or folders that hold some (default: runs)")  # fmt: skip
-    parser.add_argument("--to", type=Path, default=Path("report.html"), help="page to write (default: %(default)s)")
-    parser.add_argument("--figures", type=Path, help="folder for the figures as PNG and SVG")
-    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
-    parser.add_argument("--published", action="store_true", help="draw what others have published for pen and door")
-    options = parser.parse_args(arguments)
     from awac_pl.report.page import write_report
 
     tables = write_report(options.runs, options.to, figures=options.figures, compare=options.published)

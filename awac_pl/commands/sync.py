@@ -1,50 +1,38 @@
-"""``awac sync``: make MLflow equal to run folders, of runs that it could not be told of at the time."""
+"""Make MLflow equal to run folders. Only what MLflow lacks is uploaded. A run that MLflow does not know is
+created; a run that was killed is marked KILLED. A run that is still going on is skipped: it uploads everything
+itself.
+
+awac sync runs/pen-quick-seed0
+awac sync runs/* --mlflow_uri http://tracking.example.org:5000     runs made without a server, to this server
+awac sync runs/pen-quick-seed* --group pen-quick                   together below one parent run
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
 from pathlib import Path
 
-from tqdm import tqdm
-
 from awac_pl.errors import AwacError, first_line
-from awac_pl.runs.folder import RunFolder
-from awac_pl.tracking.content import parameters_of
-from awac_pl.tracking.destination import find_destination
-from awac_pl.tracking.mirror import Mirror, reason
-
-DESCRIPTION = """\
-Make MLflow equal to run folders: what it has not got is sent, what it has is not sent again. A run that MLflow does not
-know is made there; one that was killed before it could say so is marked KILLED. A run that is still going on is passed
-over: it sends everything itself.
-"""
-EXAMPLES = """\
-examples:
-  awac sync runs/pen-quick-seed0
-  awac sync runs/* --mlflow_uri http://tracking.example.org:5000     what ran without a server, to that server
-  awac sync runs/pen-quick-seed* --group pen-quick                   together below one parent run
-"""
 
 
-def run(arguments: list[str]) -> None:
-    """Run ``awac sync …``.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``awac sync``."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    uri_help = "server or database (default: the run's own, then $MLFLOW_TRACKING_URI, then sqlite:///mlflow.db)"
+    parser.add_argument("--mlflow_uri", metavar="URI", help=uri_help)
+    parser.add_argument("--mlflow_experiment", metavar="NAME", help="for new runs (default: the run's own setting)")
+    parser.add_argument("--group", metavar="NAME", help="runs that differ only in their seed: one parent run for them")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run ``awac sync``.
 
     Raises:
-        AwacError: what is named is no run folder, or MLflow does not take it.
+        AwacError: a path is no run folder, or MLflow does not accept a run.
     """
-    plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("awac sync", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=plain)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument(
-        "--mlflow_uri", metavar="URI", help="server or database (default: the run's own, then $MLFLOW_TRACKING_URI, then "
-        "sqlite:///mlflow.db)",
-    )  # fmt: skip
-    parser.add_argument("--mlflow_experiment", metavar="NAME", help="for new runs (default: what fit was told)")
-    parser.add_argument("--group", metavar="NAME", help="runs that differ in their seed alone: one parent run for them")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    from awac_pl.tracking.mirror import reason
+
     for folder in options.runs:
         _check(folder)
     failed = []
@@ -53,8 +41,8 @@ def run(arguments: list[str]) -> None:
             print(f"{folder}: {_sync(folder, options)}")
         except AwacError:
             raise
-        except Exception as error:  # of MLflow, in any of its libraries; another run may be another server's
-            print(f"{folder}: MLflow does not take it: {reason(error)}")
+        except Exception as error:  # from any of MLflow's libraries; another run may have another server
+            print(f"{folder}: MLflow does not accept it: {reason(error)}")
             failed.append(folder)
     if failed:
         raise AwacError(f"{len(failed)} of {len(options.runs)} runs not sent: {' '.join(map(str, failed))}")
@@ -73,14 +61,22 @@ def _check(folder: Path) -> None:
 
 
 def _sync(folder: Path, options: argparse.Namespace) -> str:
-    """Send a run; what was done."""
-    if RunFolder(folder).busy:
-        return "still going on, sends everything itself"
-    told = parameters_of(folder)  # a run with --mlflow_uri=none has no destination yet
-    experiment, group = options.mlflow_experiment or told.get("mlflow_experiment"), options.group or told.get("group")
-    destination = find_destination(folder, options.mlflow_uri, experiment=experiment, group=group)
+    """Upload a run. Returns what was uploaded, as a sentence."""
+    from tqdm import tqdm
+
+    from awac_pl.runs.folder import RunFolder
+    from awac_pl.tracking.content import parameters_of
+    from awac_pl.tracking.destination import find_destination
+    from awac_pl.tracking.mirror import Mirror
+
     lock = RunFolder(folder)
-    lock.take()  # nobody goes on with the run meanwhile
+    if lock.busy:
+        return "still going on, sends everything itself"
+    parameters = parameters_of(folder)  # a run with --mlflow_uri=none has no destination yet
+    experiment = options.mlflow_experiment or parameters.get("mlflow_experiment")
+    group = options.group or parameters.get("group")
+    destination = find_destination(folder, options.mlflow_uri, experiment=experiment, group=group)
+    lock.take()  # the run cannot be resumed meanwhile
     try:
         mirror = Mirror(folder, destination, live=False)
         mirror.update()

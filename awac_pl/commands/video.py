@@ -1,9 +1,15 @@
-"""``awac video``: episodes of a checkpoint's policy as a video, beside the policy that it began with."""
+"""Render episodes of a checkpoint's policy as a video. Without a display MuJoCo renders in software through EGL
+(Debian: apt install libegl1 libgl1-mesa-dri).
+
+awac video --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
+awac video --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --before --episodes 8
+awac video --ckpt_path runs/pen-quick-seed0/checkpoints/best.ckpt --seeds 7,8,9 --stochastic --to best.mp4
+awac video --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --single --every 1 --size 640x480 --to films
+"""
 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,64 +22,55 @@ if TYPE_CHECKING:
     from awac_pl.policies.numpy_policy import NumpyPolicy
     from awac_pl.runs.reading import Run
 
-EXAMPLES = """\
-examples:
-  awac video --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
-  awac video --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --before --episodes 8
-  awac video --ckpt_path runs/pen-quick-seed0/checkpoints/best.ckpt --seeds 7,8,9 --stochastic --to best.mp4
-  awac video --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --single --every 1 --size 640x480 --to films
 
-Without a display, MuJoCo renders in software through EGL (Debian: apt install libegl1 libgl1-mesa-dri).
-"""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``awac video``."""
+    parser.add_argument(
+        "--ckpt_path", type=Path, required=True, help="checkpoint in a run folder, whose config.yaml names the task"
+    )
+    parser.add_argument("--to", type=Path, help="a .mp4 or .gif file, or a folder for both (default: the run's videos/)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--episodes", type=int, default=4, help="first evaluation seeds (default: %(default)s)")
+    which.add_argument("--seeds", type=_seeds, help="episodes by seed, such as 1,2,3")
+    parser.add_argument("--before", action="store_true", help="put the cloned policy above it, in the same seeds")
+    parser.add_argument("--stochastic", action="store_true", help="sample actions (default: act with the mean)")
+    parser.add_argument("--every", type=int, default=4, help="environment steps between pictures (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=_size, default="256", help="pixels of a picture, 256 or 640x480 (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes that render (default: %(default)s)")
+    parser.add_argument("--single", action="store_true", help="write a video of each episode (default: all in one grid)")
 
 
-def run(arguments: list[str]) -> None:
+def run(options: argparse.Namespace) -> None:
     """Run ``awac video``.
 
     Raises:
-        AwacError: what was asked for cannot be had.
+        AwacError: the checkpoint, its run folder or an option does not fit, or nothing can be rendered.
     """
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if options.episodes < 1 or options.every < 1:
         raise AwacError("--episodes and --every must be at least 1")
-    checkpoint = Path(options.ckpt_path)
+    checkpoint: Path = options.ckpt_path
     _import_without_graphics()
     run, task = _run_and_task(checkpoint)
-    size, seeds, targets = _size(options.size), _seeds(options), _targets(options, run.folder / "videos", checkpoint.stem)
+    targets = _targets(options.to or run.folder / "videos", checkpoint.stem)
 
     from awac_pl.algorithms.checkpoints import load_module
     from awac_pl.callbacks.video_recorder import learned_policy
     from awac_pl.envs.rendering import render_clips
+    from awac_pl.envs.seeds import EVALUATION_SEEDS
 
+    seeds = options.seeds or range(EVALUATION_SEEDS, EVALUATION_SEEDS + options.episodes)
     policies = learned_policy(load_module(checkpoint), not options.stochastic)
     if options.before:
         policies = _cloned(run.manifest.get("datasets") or [], not options.stochastic) | policies
-    clips = render_clips(task, policies, seeds, size=size, every=options.every, num_workers=options.workers)
+    clips = render_clips(task, policies, seeds, size=options.size, every=options.every, num_workers=options.workers)
     _write(clips, targets, single=options.single)
-    _say(clips, task)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "awac video", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--ckpt_path", required=True, help="checkpoint in a run folder, whose config.yaml says the task")
-    parser.add_argument("--to", type=Path, help="a .mp4 or .gif file, or a folder for both (default: the run's videos/)")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--episodes", type=int, default=4, help="first evaluation seeds (default: %(default)s)")
-    which.add_argument("--seeds", help="episodes by seed, such as 1,2,3")
-    parser.add_argument("--before", action="store_true", help="the cloned policy above it, in the same seeds")
-    parser.add_argument("--stochastic", action="store_true", help="sample actions (default: act with the mean)")
-    parser.add_argument("--every", type=int, default=4, help="environment steps between pictures (default: %(default)s)")
-    parser.add_argument("--size", default="256", help="pixels of a picture, 256 or 640x480 (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that render (default: %(default)s)")
-    parser.add_argument("--single", action="store_true", help="a video of each episode (default: all in one grid)")
-    return parser
+    _print_successes(clips, task)
 
 
 def _import_without_graphics() -> None:
-    """Import MuJoCo, as TorchRL will, with no way of drawing: one that does not work is for the renderer to tell."""
+    """Import MuJoCo, as TorchRL will, without graphics: only the renderer may fail for want of a display."""
     own = os.environ.get("MUJOCO_GL")
     os.environ["MUJOCO_GL"] = "disable"
     try:
@@ -85,7 +82,7 @@ def _import_without_graphics() -> None:
 
 
 def _run_and_task(checkpoint: Path) -> tuple[Run, Task]:
-    """The run that a checkpoint belongs to, and what it acted in."""
+    """The run of a checkpoint, and its task."""
     from awac_pl.envs.tasks import find_task
     from awac_pl.runs.folder import run_of
     from awac_pl.runs.reading import read_run
@@ -94,7 +91,7 @@ def _run_and_task(checkpoint: Path) -> tuple[Run, Task]:
         raise AwacError(f"no checkpoint {checkpoint}")
     folder = run_of(str(checkpoint))
     if folder is None:
-        raise AwacError(f"{checkpoint} lies in no run folder (RUN/checkpoints), whose config.yaml would say the task")
+        raise AwacError(f"{checkpoint} lies in no run folder (RUN/checkpoints), whose config.yaml would name the task")
     run = read_run(folder)
     data = run.config.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("task"), str):
@@ -103,19 +100,18 @@ def _run_and_task(checkpoint: Path) -> tuple[Run, Task]:
 
 
 def _cloned(datasets: list[dict[str, Any]], deterministic: bool) -> dict[str, NumpyPolicy]:
-    """The cloned policy of a run; where it is not the run's own, or not there, a line says so."""
+    """The cloned policy of a run; prints a line where there is none, or where the dataset was made anew since."""
     from awac_pl.callbacks.video_recorder import policy_before
     from awac_pl.datasets.catalog import data_file
     from awac_pl.files import file_digest
 
-    for facts in datasets:
-        name = str(facts.get("id"))
+    digests = {str(dataset.get("id")): dataset.get("sha256") for dataset in datasets}
+    for name, digest in digests.items():
         if policy := policy_before([name], deterministic):
-            if file_digest(data_file(name)) != facts.get("sha256"):
+            if file_digest(data_file(name)) != digest:
                 print(f"{name} has been made anew since: 'cloned' is its policy, not the one that this run began with")
             return policy
-    names = ", ".join(str(facts.get("id")) for facts in datasets)
-    print(f"no cloned policy is kept with {names} (awac data clone keeps one): the checkpoint's policy alone")
+    print(f"no cloned policy is kept with {', '.join(digests)} (awac data clone keeps one): the checkpoint's policy alone")
     return {}
 
 
@@ -130,47 +126,39 @@ def _size(text: str) -> tuple[int, int]:
     return size
 
 
-def _seeds(options: argparse.Namespace) -> list[int]:
-    from awac_pl.envs.seeds import EVALUATION_SEEDS
-
-    if options.seeds is None:
-        return list(range(EVALUATION_SEEDS, EVALUATION_SEEDS + options.episodes))
-    parts = options.seeds.split(",")
+def _seeds(text: str) -> list[int]:
+    parts = text.split(",")
     if not all(part.strip().isdigit() for part in parts):
-        raise AwacError(f"--seeds {options.seeds} are no seeds; write whole numbers with commas between, such as 1,2,3")
-    return list(dict.fromkeys(int(part) for part in parts))
+        raise AwacError(f"--seeds {text} are no seeds; write whole numbers with commas between, such as 1,2,3")
+    return list(dict.fromkeys(map(int, parts)))
 
 
-def _targets(options: argparse.Namespace, videos: Path, name: str) -> list[Path]:
-    """Files to write; of single episodes the stem is the start of each one's."""
+def _targets(target: Path, name: str) -> list[Path]:
+    """The files to write, in both formats where ``target`` is a folder."""
     from awac_pl.callbacks.video_recorder import formats
     from awac_pl.envs.video import check_ffmpeg
 
-    target: Path = options.to or videos
-    if target.suffix in (".mp4", ".gif"):
-        if target.suffix == ".mp4":
-            check_ffmpeg()
-        return [target]
-    if target.suffix:
+    if target.suffix == ".mp4":
+        check_ffmpeg()
+    elif target.suffix not in ("", ".gif"):
         raise AwacError(f"--to {target}: write to a .mp4 or a .gif file, or to a folder")
-    return [target / f"{name}{suffix}" for suffix in formats()]
+    return [target] if target.suffix else [target / f"{name}{suffix}" for suffix in formats()]
 
 
 def _write(clips: dict[str, list[Clip]], targets: list[Path], *, single: bool) -> None:
     from awac_pl.envs.video import draw_labels, make_grid, write_video
 
-    films = {"": make_grid(clips)} if not single else {
-        f"-{clip.label}-{clip.episode.seed}": draw_labels(clip) for row in clips.values() for clip in row
-    }  # fmt: skip
-    for ending, frames in films.items():
+    all_clips = [clip for row in clips.values() for clip in row]
+    singles = {f"-{clip.label}-{clip.episode.seed}": draw_labels(clip) for clip in all_clips} if single else {}
+    for ending, frames in (singles or {"": make_grid(clips)}).items():
         for target in targets:
             path = target.with_stem(f"{target.stem}{ending}")
             write_video(path, frames)
             print(f"{path}  {len(frames)} frames, {path.stat().st_size / 1e6:.2f} MB")
 
 
-def _say(clips: dict[str, list[Clip]], task: Task) -> None:
-    """How many of the episodes succeed, which is not a measure of the policy: they are few."""
+def _print_successes(clips: dict[str, list[Clip]], task: Task) -> None:
+    """Count the episodes that succeed; they are too few to measure the policy."""
     from awac_pl.envs.video import first_success
 
     for label, row in clips.items():
