@@ -20,11 +20,11 @@ from awac_pl.tracking.mirror import Mirror, reason
 
 log = logging.getLogger(__name__)
 
-#: Between attempts to reach a server that does not answer: during the run, and at its end, while the user waits.
+#: Pause between attempts if a server does not answer: during the run, and at its end, when the user waits.
 RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 1.0
 #: How long the end of a run waits for a server, and for a SQLite file, which may be new or in use.
 PATIENCE_SECONDS, FILE_PATIENCE_SECONDS = 10.0, 60.0
-#: An artifact gets as much more time as it takes at this speed.
+#: An artifact gets more time, as much as it needs at this speed.
 SLOWEST_BYTES_PER_SECOND = 1e6
 
 
@@ -69,7 +69,7 @@ class RunFolderLogger(Logger):
 
     @rank_zero_only
     def start(self) -> None:
-        """Begin to send. The folder must have its manifest."""
+        """Start to send. The folder must have its manifest."""
         self.destination.save(self.folder)
         self._sender = Sender(Mirror(self.folder, self.destination, live=True))
         self._sender.start()
@@ -163,7 +163,7 @@ class Sender(threading.Thread):
                     )  # fmt: skip
                 answers = False
                 if ending:
-                    self._deadline = min(self._deadline, self._ended_at + self._patience)  # no file is on its way
+                    self._deadline = min(self._deadline, self._ended_at + self._patience)  # no file is being sent
                     if time.monotonic() > self._deadline:
                         return
             if not self._complete:

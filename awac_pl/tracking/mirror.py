@@ -52,11 +52,11 @@ class Mirror:
         self.destination = destination
         self.live = live
         self.points_sent = 0
-        self._run: Run | None = None  # as it was when it was opened
+        self._run: Run | None = None  # as MLflow returned it at first
         self._tags: dict[str, str] = {}
         self._status: Status | None = None
         self._summarised: Status | None = None  # the status in the group's last summary
-        self._values: dict[str, Curve] = {}  # stored values of the metrics that were asked for
+        self._values: dict[str, Curve] = {}  # stored values of the metrics that were read
         self._rejections: set[str] = set()
 
     @cached_property
@@ -92,7 +92,7 @@ class Mirror:
             raise
 
     def missing_rows(self) -> int:
-        """How many rows of ``metrics.csv`` MLflow lacks, as far as it was asked."""
+        """How many rows of ``metrics.csv`` MLflow lacks; all, if it never answered."""
         return len({step for _, step, _, _ in self._missing(points_of(self.folder, self._manifest()))})
 
     def missing_files(self) -> list[Path]:
@@ -199,7 +199,7 @@ class Mirror:
             DatasetInput(
                 Dataset(
                     name=dataset["id"],
-                    digest=dataset["sha256"][:10],  # as many as MLflow recommends; the profile has all of it
+                    digest=dataset["sha256"][:10],  # as long as MLflow recommends; the profile has all digits
                     source_type="local",
                     source=json.dumps({"uri": dataset.get("path", dataset["id"])}),
                     profile=json.dumps({name: value for name, value in dataset.items() if name not in ("id", "path")}),
