@@ -29,12 +29,13 @@ from awac_pl.commands.main import main
 from awac_pl.errors import AwacError, TrainingDivergedError
 from awac_pl.runs.folder import RunFolder
 from awac_pl.runs.metrics import append_logged, read_metrics, write_metrics
-from awac_pl.tracking import content as facts
+from awac_pl.tracking import content
 from awac_pl.tracking import logger as run_logger
 from awac_pl.tracking import parent_run as parents
+from awac_pl.tracking.client import make_store
 from awac_pl.tracking.destination import Destination, find_destination
 from awac_pl.tracking.logger import RunFolderLogger
-from awac_pl.tracking.mirror import Mirror, make_store
+from awac_pl.tracking.mirror import Mirror
 from tests.test_distributed import free_port
 from tests.test_training import make_data, make_module
 
@@ -135,7 +136,7 @@ def test_what_mlflow_shall_show_by_hand(tmp_path: Path) -> None:
     append_logged(folder / "logged.jsonl", 1_767_323_046_000, 7, {"lr": 0.1})
     with (folder / "logged.jsonl").open("a") as file:
         file.write("[1, 2")  # cut off by a kill
-    shown = facts.points_of(folder, json.loads((folder / "manifest.json").read_text()))
+    shown = content.points_of(folder, json.loads((folder / "manifest.json").read_text()))
     start = 1_767_323_045_000  # 2026-01-02T03:04:05Z
     assert shown["eval/success_rate", -10] == (start + 1500, 0.25)
     assert shown["eval/success_rate", 21] == (start + 4000, 0.5)

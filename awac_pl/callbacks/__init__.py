@@ -1,1 +1,1 @@
-"""What happens around the updates: acting, recording, showing."""
+"""Callbacks: acting, writing the run folder, progress, videos."""

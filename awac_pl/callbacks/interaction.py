@@ -1,4 +1,4 @@
-"""The callback that acts: after pretraining it collects a block of episodes per epoch and extends the replay buffer."""
+"""The callback that acts: after pretraining it adds a block of episodes per epoch to the replay buffer."""
 
 from __future__ import annotations
 
@@ -27,18 +27,16 @@ from awac_pl.replay.data_module import ReplayDataModule
 
 
 class EnvironmentInteraction(Callback):
-    """Silent while the data module is offline; then one block of environment steps per epoch.
+    """Collects nothing during pretraining, then one block of environment steps per epoch.
 
-    While the updates of an epoch run, workers collect the block of the next one with a snapshot of the policy as it was
-    at the start of the epoch. ``synchronous`` collects each block before its epoch instead (the paper's alternation).
-
-    Of several processes that train together each collects its share of the block, from seeds of its own, into its own
-    buffer.
+    During the updates of an epoch, workers collect the next block with the policy of the epoch's start. ``synchronous``
+    collects each block before its epoch instead (the paper's alternation). Of several training processes each collects its
+    share of the block, from its own seeds, into its own buffer.
 
     Args:
-        env_steps_per_epoch: environment steps of a block, all ranks together; whole episodes are run, and what is too much
-            is taken off the next block.
-        synchronous: collect first, then train. Always so with ``data.workers: 0``.
+        env_steps_per_epoch: environment steps of a block, over all ranks. Episodes are whole; surplus steps are subtracted
+            from the next block.
+        synchronous: collect first, then train. Always the case with ``data.workers: 0``.
     """
 
     def __init__(self, env_steps_per_epoch: int = 1000, synchronous: bool = False) -> None:
@@ -56,7 +54,7 @@ class EnvironmentInteraction(Callback):
         self._restored: tuple[int, Mapping[str, Any]] | None = None
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Take in this epoch's block, and start on the next."""
+        """Add this epoch's block to the buffer, and start the next one."""
         data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
         module = cast(Learner, pl_module)
         if not data.is_online(trainer.current_epoch):
@@ -88,13 +86,13 @@ class EnvironmentInteraction(Callback):
             self._start_next(data, with_arrays(cast(Learner, pl_module).policy(), arrays), online_epoch)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Let go of the background thread."""
+        """Stop the background thread."""
         self._stop()
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """End a block under way."""
+        """Stop an unfinished block."""
         trainer.datamodule.workers.close()  # type: ignore[attr-defined]
         self._stop()
 

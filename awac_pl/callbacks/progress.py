@@ -1,4 +1,4 @@
-"""The progress bar: phase, speed and how good the policy is."""
+"""The progress bar: phase, speed and success."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class AwacProgressBar(TQDMProgressBar):
         self._started = (0, 0.0)
 
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any) -> None:
-        """Start the clock with the epoch's first chunk: waiting for a block is not training."""
+        """Start the clock with the epoch's first chunk, so that waiting for a block does not count."""
         if trainer.fit_loop.epoch_loop.batch_idx == 0:
             self._started = (int(pl_module.updates), time.perf_counter())  # type: ignore[arg-type]
 
     def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
-        """What stands behind the bar."""
+        """Values to show behind the bar."""
         updates, since = self._started
         speed = (int(pl_module.updates) - updates) / max(time.perf_counter() - since, 1e-9)  # type: ignore[arg-type]
         online = trainer.datamodule.is_online(trainer.current_epoch)  # type: ignore[attr-defined]

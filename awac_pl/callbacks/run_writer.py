@@ -1,4 +1,4 @@
-"""The run folder: config, manifest, metrics, and what came of the run. ``tracking/logger.py`` uploads it."""
+"""Writes the run folder: configuration, manifest, metrics and report. ``tracking/logger.py`` uploads it."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ _PACKAGES = (
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes the resolved configuration into the run folder, and to loggers as parameters."""
+    """Writes the resolved configuration to the run folder, and as parameters to loggers."""
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Only a fit has a run folder."""
+        """Do nothing except in a fit: only a fit has a run folder."""
         if stage == "fit":
             super().setup(trainer, pl_module, stage)
 
@@ -65,11 +65,11 @@ class SaveRunConfig(SaveConfigCallback):
 class RunWriter(Callback):
     """Writes ``manifest.json`` and ``metrics.csv`` into ``trainer.default_root_dir``; ``RunFolderLogger`` uploads them.
 
-    One row per epoch, by rank 0. The x axis of loggers is ``env_steps``; pretraining lies left of zero, at minus the updates
-    that are left of it. A logger that fails costs a warning, not the run.
+    Rank 0 writes one row per epoch. The x axis of loggers is ``env_steps``. Pretraining has negative steps: minus the number
+    of pretraining updates that remain. A logger that fails gives a warning; the run continues.
 
     Args:
-        tags: what the run is, for the manifest and as MLflow tags.
+        tags: for the manifest and MLflow, such as task and seed.
     """
 
     def __init__(self, tags: Mapping[str, str]) -> None:
@@ -81,7 +81,7 @@ class RunWriter(Callback):
         self._usage = _Usage()
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Write the manifest, and take over the rows of the run that is resumed, up to its checkpoint."""
+        """Write the manifest. A resumed run keeps its rows up to the checkpoint."""
         if not trainer.is_global_zero:
             return
         self._started = time.time()
@@ -90,7 +90,7 @@ class RunWriter(Callback):
         if updates and path.exists():
             self.rows = [row for row in read_metrics(path) if row["updates"] <= updates]
             self._started -= self.rows[-1]["seconds"] if self.rows else 0.0
-            write_metrics(path, self.rows)  # what is done again is no longer true
+            write_metrics(path, self.rows)  # without the rows that will be repeated
         self._manifest = {
             "format": 1,
             "status": "running",
@@ -104,17 +104,16 @@ class RunWriter(Callback):
             "compile": pl_module.compile_mode,
             "matmul_engine": pl_module.actor.engine,  # type: ignore[union-attr]
             "versions": {name: _version(name) for name in _PACKAGES} | {"python": sys.version.split()[0]},
-            "datasets": [facts | {"path": str(data_file(facts["id"]))} for facts in data.datasets],
+            "datasets": [dataset | {"path": str(data_file(dataset["id"]))} for dataset in data.datasets],
             "cloning": cloning_result(data.dataset_ids),
         }
         self._write_manifest(trainer)
-        self._usage.measure(pl_module.device)  # what was before belongs to no epoch
-        for logger in trainer.loggers:
-            if isinstance(logger, RunFolderLogger):
-                logger.start()
+        self._usage.measure(pl_module.device)  # the first epoch is measured from here
+        for logger in _uploading(trainer):
+            logger.start()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Hold the evaluation for the row of this epoch."""
+        """Keep the evaluation for the row of this epoch."""
         self._evaluation = _with_prefix(trainer, "eval/")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -145,45 +144,37 @@ class RunWriter(Callback):
             _report_evaluation(row)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Sum up, and hand the folder's files to MLflow."""
-        if not trainer.is_global_zero:
-            return
-        interrupted = trainer.interrupted
-        self._finish(trainer, "interrupted" if interrupted else "finished")
-        if not interrupted:
-            print(self.summary(trainer), flush=True)
+        """Complete the folder and print a summary."""
+        if trainer.is_global_zero:
+            self._finish(trainer, "interrupted" if trainer.interrupted else "finished")
+            if not trainer.interrupted:
+                print(self.summary(trainer), flush=True)
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Say in the manifest how the run ended."""
+        """Write to the manifest how the run ended."""
         if self._manifest.get("status") == "running":
             stopped = isinstance(exception, Interrupted | KeyboardInterrupt | SIGTERMException)
             self._finish(trainer, "interrupted" if stopped else "failed", "" if stopped else repr(exception))
 
     def summary(self, trainer: lightning.Trainer) -> str:
-        """The success rates of each stage, and where to find the run."""
-        scores = score_run(self.rows)
-        cloning = cloning_result(trainer.datamodule.dataset_ids) or {}  # type: ignore[attr-defined]
-        stages = [("after cloning", cloning.get("success_deterministic"), cloning.get("evaluation_episodes", 0))]
+        """The success rate after each stage, and where to find the run."""
+        cloning, regret = self._manifest["cloning"] or {}, score_run(self.rows)["regret"]
         evaluated = [row for row in self.rows if "eval/success_rate" in row]
-        before = [row for row in evaluated if row["env_steps"] == 0]
-        for name, rows in (("after pretraining", before), ("after fine-tuning", evaluated)):
-            if rows and (name != "after fine-tuning" or rows[-1]["env_steps"] > 0):
-                stages.append((name, rows[-1]["eval/success_rate"], rows[-1]["eval/episodes"]))
+        offline = [row for row in evaluated if row["env_steps"] == 0]
+        online = [row for row in evaluated if row["env_steps"] > 0]
+        stages = [("after cloning", cloning.get("success_deterministic"), cloning.get("evaluation_episodes", 0))]
+        for name, rows in (("after pretraining", offline), ("after fine-tuning", online)):
+            stages += [(name, row["eval/success_rate"], row["eval/episodes"]) for row in rows[-1:]]
         lines = ["", "success rate (any step of the episode, deterministic policy)"]
-        for name, rate, episodes in stages:
-            if rate is None or not episodes:
-                continue
-            if math.isnan(rate):
-                lines.append(f"  {name:<18} unavailable: the environment reports no success")
-                continue
-            low, high = wilson_interval(rate * episodes, episodes)
-            lines.append(f"  {name:<18} {rate:.2f}   95 % interval {low:.2f} to {high:.2f}, {episodes:.0f} episodes")
-        if math.isfinite(scores["regret"]):
-            lines.append(f"  online training    regret {scores['regret']:.2f} (mean of 1 - success, with exploration noise)")
+        lines += [
+            f"  {name:<18} {_interval(rate, episodes)}" for name, rate, episodes in stages if rate is not None and episodes
+        ]
+        if math.isfinite(regret):
+            lines.append(f"  online training    regret {regret:.2f} (mean of 1 - success, with exploration noise)")
         lines += ["", f"run folder  {trainer.default_root_dir}"]
-        lines += [f"MLflow      {logger.how_to_look}" for logger in trainer.loggers if isinstance(logger, RunFolderLogger)]
+        lines += [f"MLflow      {logger.how_to_look}" for logger in _uploading(trainer)]
         return "\n".join(lines)
 
     def _finish(self, trainer: lightning.Trainer, status: str, error: str = "") -> None:
@@ -192,7 +183,7 @@ class RunWriter(Callback):
             "status": status,
             "finished": _iso(time.time()),
             "seconds": round(time.time() - self._started, 1),
-            "trainer_peak_memory_mib": round(peak),  # of this process; the workers have their own
+            "trainer_peak_memory_mib": round(peak),  # of this process, without workers
             "scores": {name: value for name, value in score_run(self.rows).items() if math.isfinite(value)},
         }
         if error:
@@ -203,26 +194,23 @@ class RunWriter(Callback):
             write_report([folder], folder / "report.html", figures=folder / "figures")
         except Exception as error:
             log.warning("no report, the run goes on: %s", first_line(error))
-        # Behind this, what lies in the folder goes to MLflow.
 
     def _write_manifest(self, trainer: lightning.Trainer) -> None:
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "manifest.json", json.dumps(self._manifest, indent=2) + "\n")
+        write_text(Path(trainer.default_root_dir) / "manifest.json", json.dumps(self._manifest, indent=2) + "\n")
 
 
 class _Usage:
-    """What this process and those that it has started take of the machine."""
+    """Processor time and memory of this process and its children."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
         self._before = (time.monotonic(), 0.0)
 
     def measure(self, device: torch.device) -> dict[str, float]:
-        """Processor time since the last call (100 is one core), memory now, the device's memory at most, in MiB."""
+        """Processor time since the last call (100 is one core), present memory, the device's peak memory, in MiB."""
         cpu = memory = 0.0
         for process in (self._process, *self._process.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):  # it may be gone by now
+            with contextlib.suppress(psutil.Error):  # it may have ended
                 times = process.cpu_times()
                 cpu, memory = cpu + times.user + times.system, memory + process.memory_info().rss
         then, cpu_then = self._before
@@ -235,6 +223,17 @@ class _Usage:
         if device.type == "cuda":
             usage["system/gpu_memory_mib"] = round(torch.cuda.max_memory_reserved(device) / 2**20)
         return usage
+
+
+def _uploading(trainer: lightning.Trainer) -> list[RunFolderLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, RunFolderLogger)]
+
+
+def _interval(rate: float, episodes: float) -> str:
+    if math.isnan(rate):
+        return "unavailable: the environment reports no success"
+    low, high = wilson_interval(rate * episodes, episodes)
+    return f"{rate:.2f}   95 % interval {low:.2f} to {high:.2f}, {episodes:.0f} episodes"
 
 
 def _report_evaluation(row: Mapping[str, float]) -> None:
@@ -259,7 +258,7 @@ def _rounded(value: float) -> float:
 
 
 def _tolerate(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
-    """Call a logger; the run folder holds everything, so one that fails costs a warning."""
+    """Call a logger. If it fails, warn: the run folder has everything."""
     try:
         call(*arguments, **keywords)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The callback that makes videos, and what it shares with ``awac video``: whose episodes, and into which files."""
+"""The callback that makes videos, and what it shares with ``awac video``: policies and file formats."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ log = logging.getLogger(__name__)
 
 
 def learned_policy(module: Learner, deterministic: bool) -> dict[str, NumpyPolicy]:
-    """A learner's policy under the name of its stage, ``pretrained`` or ``fine-tuned``."""
+    """A learner's policy, named by its stage: ``pretrained`` or ``fine-tuned``."""
     return {"fine-tuned" if int(module.env_steps) else "pretrained": module.policy(deterministic)}
 
 
 def policy_before(dataset_ids: Sequence[str], deterministic: bool) -> dict[str, NumpyPolicy]:
-    """The policy behind a run's cloned dataset as ``cloned``; empty where none is kept."""
+    """The policy of a run's cloned dataset as ``cloned``; empty if none is stored."""
     policy = cloned_policy(dataset_ids)
     return {} if policy is None else {"cloned": replace(policy, deterministic=deterministic)}
 
 
 def formats() -> list[str]:
-    """``.mp4`` and ``.gif``; without ffmpeg a warning, and ``.gif`` alone."""
+    """``.mp4`` and ``.gif``; without ffmpeg only ``.gif``, with a warning."""
     try:
         check_ffmpeg()
     except AwacError as error:
@@ -45,25 +45,22 @@ def formats() -> list[str]:
 
 
 class VideoRecorder(Callback):
-    """Renders evaluation episodes into ``videos/`` of the run folder at the end of a fit, as ``last.mp4`` and ``last.gif``.
+    """Renders evaluation episodes at the end of a fit, as ``videos/last.mp4`` and ``last.gif`` in the run folder.
 
-    The cloned policy, where its dataset keeps it, stands above the learned one in the same seeds; both act with the mean.
-    An environment that makes no pictures costs a line, a failed rendering a warning, neither of them the run.
+    The cloned policy, if its dataset stores it, is shown above the learned one, in the same seeds; both act with the mean.
+    The run continues without videos if the environment makes no pictures (one line) or rendering fails (a warning).
 
     Args:
-        episodes: evaluation seeds to render, from the first one on; 0 for no videos.
+        episodes: how many evaluation seeds to render, from the first one; 0 for no videos.
         every: environment steps between pictures.
         size: width and height of an episode's picture in pixels, a multiple of 16.
-        every_n_evaluations: also render the learned policy after every so many evaluations, into ``updates-N.mp4`` and
+        every_n_evaluations: also render the learned policy after each so many evaluations, as ``updates-N.mp4`` and
             ``.gif``; 0 for the end only.
     """
 
     def __init__(self, episodes: int = 4, every: int = 4, size: int = 256, every_n_evaluations: int = 0) -> None:
-        for name, value, least in (
-            ("episodes", episodes, 0),
-            ("every", every, 1),
-            ("every_n_evaluations", every_n_evaluations, 0),
-        ):
+        lowest = {"episodes": (episodes, 0), "every": (every, 1), "every_n_evaluations": (every_n_evaluations, 0)}
+        for name, (value, least) in lowest.items():
             if value < least:
                 raise AwacError(f"video.{name} is {value}; it must be at least {least}")
         check_size((size, size), "video.size")
@@ -74,7 +71,7 @@ class VideoRecorder(Callback):
         self._evaluations = 0
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Render the learned policy, where it is asked for."""
+        """Render the learned policy after every ``every_n_evaluations``."""
         if trainer.state.fn != "fit" or trainer.sanity_checking or not self.every_n_evaluations:
             return
         self._evaluations += 1
@@ -83,7 +80,7 @@ class VideoRecorder(Callback):
             self._record(trainer, learned_policy(module, True), f"updates-{int(module.updates):07d}")
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Render what came of it: here and not when the fit ends, where RunWriter hands the run folder to MLflow."""
+        """Render the result: before the end of the fit, when RunWriter completes the folder for MLflow."""
         data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self._record(trainer, policy_before(data.dataset_ids, True) | learned_policy(cast(Learner, pl_module), True), "last")
 

@@ -1,1 +1,1 @@
-"""Tasks, and acting in them."""
+"""Tasks, and episodes in them: run, rendered, shown."""

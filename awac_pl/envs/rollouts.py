@@ -1,7 +1,6 @@
 """Whole episodes by seed, in this process or in workers.
 
-An episode depends on its seed, the task and the policy alone: never on which worker ran it, on how many there are, or
-on the order in which they finish.
+An episode depends only on its seed, the task and the policy: not on the number of workers, nor on who ran it and when.
 """
 
 from __future__ import annotations
@@ -25,62 +24,76 @@ from awac_pl.policies.policy import Policy
 if TYPE_CHECKING:
     import gymnasium
 
-#: How often a seed is tried again when the worker that runs it dies.
+#: How often a seed is run if its worker dies.
 MAX_ATTEMPTS = 3
 
 
 class RolloutError(RuntimeError):
-    """An episode that cannot be run: the environment raised, an action is not finite, or a worker died repeatedly."""
+    """An episode failed: the environment raised, a number is not finite, or a worker died repeatedly."""
 
 
-def run_episode(environment: gymnasium.Env, task: Task, spaces: Spaces, policy: Policy, seed: int) -> Episode:
+def run_episode(
+    environment: gymnasium.Env,
+    task: Task,
+    spaces: Spaces,
+    policy: Policy,
+    seed: int,
+    on_state: Callable[[int, bool], object] | None = None,
+) -> Episode:
     """Run one episode to its end.
 
     Args:
-        environment: from ``make_environment(task)``; it is reset, so what ran in it before does not matter.
+        environment: from ``make_environment(task)``; it is reset, so earlier episodes do not matter.
         task: for success, reward and termination.
         spaces: for the action bounds.
-        policy: observation ``[O]`` to action ``[A]``; the environment gets it clipped to [-1, 1].
-        seed: for the reset and, independently of it, for the policy's noise.
+        policy: observation ``[O]`` to action ``[A]``; the environment gets the action clipped to [-1, 1].
+        seed: of the reset and, independently, of the policy's noise.
+        on_state: called after the reset and after each step with the number of steps and whether the episode has ended.
 
     Raises:
-        RolloutError: an observation or an action is not finite. (MuJoCo would warn and carry on.)
+        RolloutError: an observation or an action is not finite. (MuJoCo would only warn.)
     """
-    rng = np.random.default_rng([seed, 1])  # [seed] alone is what the environment draws from
+    rng = np.random.default_rng([seed, 1])  # the environment draws from [seed]
     binary = uses_binary_reward(task, spaces)
     observation, _ = environment.reset(seed=seed)
     observations: list[np.ndarray] = [observation]
-    actions: list[np.ndarray] = []
-    steps: list[tuple[float, bool, bool, bool | None]] = []  # reward, terminated, truncated, success
-    paid: list[float] = []
+    steps: list[tuple] = []
     ended = False
-    while not ended:
+    while True:
+        if on_state is not None:
+            on_state(len(steps), ended)
+        if ended:
+            break
         action = policy.act(observation, rng)
         if not (np.isfinite(action).all() and np.isfinite(observation).all()):
-            what = "action" if np.isfinite(observation).all() else "observation"
-            raise RolloutError(f"{task.env_id}: seed {seed}: step {len(actions)}: the {what} is not finite")
+            name = "action" if np.isfinite(observation).all() else "observation"
+            raise RolloutError(f"{task.env_id}: seed {seed}: step {len(steps)}: the {name} is not finite")
         clipped = np.clip(action, -1, 1)
         scaled = scale_action(clipped, spaces.action_low, spaces.action_high)
-        observation, reward, fell, timed_out, info = environment.step(scaled)
-        paid.append(float(reward))
+        observation, environment_reward, failed, timed_out, info = environment.step(scaled)
         success = info.get("success")
         if success is None and task.success is not None:
             success = task.success(observation)
-        judged, terminated = judge(task, binary, success, reward, fell)
-        ended = bool(terminated or fell or timed_out)
+        reward, terminated = judge(task, binary, success, environment_reward, failed)
+        ended = bool(terminated or failed or timed_out)
         observations.append(observation)
-        actions.append(clipped if task.clip_actions else action)
-        steps.append((float(judged), bool(terminated), ended and not terminated, success))
-    rewards, terminations, truncations, successes = zip(*steps, strict=True)
+        stored, truncated = clipped if task.clip_actions else action, ended and not terminated
+        steps.append((stored, float(reward), bool(terminated), truncated, success, float(environment_reward)))
+    return _pack(seed, observations, steps)
+
+
+def _pack(seed: int, observations: list[np.ndarray], steps: list[tuple]) -> Episode:
+    """An episode of observations and steps: action, reward, terminated, truncated, success, environment's reward."""
+    actions, rewards, terminated, truncated, successes, environment_rewards = zip(*steps, strict=True)
     return Episode(
         observations=np.asarray(observations, dtype=np.float32),
         actions=np.asarray(actions, dtype=np.float32),
         rewards=np.asarray(rewards, dtype=np.float32),
-        terminated=np.asarray(terminations, dtype=bool),
-        truncated=np.asarray(truncations, dtype=bool),
+        terminated=np.asarray(terminated, dtype=bool),
+        truncated=np.asarray(truncated, dtype=bool),
         success=None if any(success is None for success in successes) else np.asarray(successes, dtype=bool),
         seed=seed,
-        environment_rewards=np.asarray(paid, dtype=np.float32),
+        environment_rewards=np.asarray(environment_rewards, dtype=np.float32),
     )
 
 
@@ -90,7 +103,7 @@ class RolloutWorkers(Executor):
     Args:
         task: what to run.
         num_workers: processes; 0 runs in this process, without overlap (for debuggers).
-        spaces: of the task's environment, where already known.
+        spaces: of the task's environment, if already known.
     """
 
     def __init__(self, task: Task, num_workers: int, spaces: Spaces | None = None) -> None:
@@ -106,12 +119,12 @@ class RolloutWorkers(Executor):
         whole_episodes: bool = False,
         on_episode: Callable[[], object] | None = None,
     ) -> list[Episode]:
-        """Run one episode per seed and return them in the order of the seeds.
+        """Run one episode per seed; returns them in the order of the seeds.
 
         Args:
             policy: copied to the workers.
             seeds: one per episode.
-            whole_episodes: go on after a success even where the task ends there, as an evaluation does.
+            whole_episodes: continue after a success even if the task ends there, as evaluations do.
             on_episode: called after each finished episode (for a progress bar).
 
         Raises:
@@ -126,7 +139,7 @@ class RolloutWorkers(Executor):
 
 
 class _Runner:
-    """Runs the episodes of a worker, all in one environment."""
+    """Runs a worker's episodes in one environment."""
 
     def __init__(self, spaces: Spaces) -> None:
         self.spaces = spaces
@@ -150,7 +163,7 @@ class _Runner:
 
 @dataclass(frozen=True)
 class Block:
-    """Episodes of one epoch, and the seconds it took to collect them."""
+    """Episodes for one epoch, and the seconds that they took."""
 
     episodes: list[Episode]
     seconds: float
@@ -162,15 +175,13 @@ class Block:
 
 
 def collect_block(workers: RolloutWorkers, policy: Policy, first_seed: int, env_steps: int) -> Block:
-    """Run whole episodes, seed after seed, until there are at least ``env_steps`` steps.
+    """Run whole episodes, seed after seed, until they have at least ``env_steps`` steps.
 
-    Each round asks for as many episodes as would do if all ran to the time limit, so the block depends on the seeds and
-    the policy alone, not on the number of workers.
+    Each round runs as many as would be enough if all reached the time limit. So the number of workers does not matter.
     """
     start = time.perf_counter()
-    block = Block([], 0.0)
-    while (missing := env_steps - block.env_steps) > 0:
-        seed = first_seed + len(block.episodes)
-        count = math.ceil(missing / workers.spaces.horizon)
-        block.episodes.extend(workers.rollout(policy, range(seed, seed + count)))
-    return Block(block.episodes, time.perf_counter() - start)
+    episodes: list[Episode] = []
+    while (missing := env_steps - sum(map(len, episodes))) > 0:
+        first, count = first_seed + len(episodes), math.ceil(missing / workers.spaces.horizon)
+        episodes += workers.rollout(policy, range(first, first + count))
+    return Block(episodes, time.perf_counter() - start)

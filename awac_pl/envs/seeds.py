@@ -1,14 +1,14 @@
-"""Who owns which episode seeds. No two purposes share one, so that nothing is evaluated on what it was trained on.
+"""Ranges of episode seeds. They do not overlap, so that no policy is evaluated on its training episodes.
 
-| seeds from | of |
+| seeds from | for |
 |---|---|
-| 0 | training episodes: run seed S owns those from S x ``EPISODES_PER_SEED`` on |
+| 0 | training episodes: run seed S has those from S x ``EPISODES_PER_SEED`` on |
 | ``CLONING_SEEDS`` | episodes of a cloned policy, stored as a dataset |
 | ``RECORDING_SEEDS`` | episodes of a checkpoint's policy, stored as a dataset |
-| ``EVALUATION_SEEDS`` | evaluations, always the same ones |
+| ``EVALUATION_SEEDS`` | evaluations, always the same seeds |
 """
 
-#: Run seeds lie below.
+#: Run seeds are lower.
 RUN_SEEDS = 1000
 EPISODES_PER_SEED = 1_000_000
 CLONING_SEEDS = 1_000_000_000

@@ -1,7 +1,9 @@
-"""Tasks: which environment, how long, what counts as success. No networks, no torch: workers import this."""
+"""Tasks: environment, time limit, success. Workers import this file, so it must not import torch."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -44,15 +46,13 @@ class Task:
 
     Args:
         name: a name of ``TASKS``, or the environment id.
-        env_id: Gymnasium id; ``module:Id-v0`` imports ``module`` first, so an environment of your own works.
+        env_id: Gymnasium id; ``module:Id-v0`` imports ``module`` first, so your own environment works.
         horizon: time limit in steps; None keeps the environment's own.
-        success: ``[..., O]`` observations to ``[...]`` bool, the success of the state they show; None where only the
-            environment's ``info`` knows.
-        reward: ``binary`` is ``success - 1``; ``environment`` is what the environment pays; ``auto`` is binary where
-            success is known.
+        success: ``[..., O]`` observations to ``[...]`` bool; None if only the environment's ``info`` knows.
+        reward: ``binary`` is ``success - 1``; ``environment`` is the environment's; ``auto`` is binary if success is known.
         terminate_on_success: end the episode, as terminated, at the first success.
-        clip_actions: episodes keep actions clipped to [-1, 1]; if not, they keep what was sampled or recorded. The
-            environment gets clipped ones either way.
+        clip_actions: store actions clipped to [-1, 1], or as they were sampled or recorded. The environment always gets
+            clipped ones.
     """
 
     name: str
@@ -79,7 +79,7 @@ TASKS = {
 class Spaces:
     """Sizes, action bounds and time limit of a task's environment, and whether its ``info`` reports success.
 
-    ``env_spec`` is Gymnasium's JSON of how to make it; empty where it is made of a class that has no name to store.
+    ``env_spec`` is Gymnasium's JSON that makes the environment; empty if its class has no name to store.
     """
 
     observation_dim: int
@@ -99,7 +99,7 @@ def find_task(
     terminate_on_success: bool = False,
     clip_actions: bool = True,
 ) -> Task:
-    """The task of that name, or a task made of any registered Gymnasium environment id.
+    """The task of that name, or a task of any registered Gymnasium environment id.
 
     Raises:
         AwacError: neither a task nor an environment has this name.
@@ -123,10 +123,7 @@ def find_task(
 
 
 def register_environments() -> None:
-    """Make the Adroit environments known to Gymnasium (the import prints a notice about dense rewards; not for us)."""
-    import contextlib
-    import io
-
+    """Register the Adroit environments with Gymnasium. Hides a notice about dense rewards, which are not used here."""
     import gymnasium
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -138,10 +135,10 @@ def register_environments() -> None:
 
 
 def make_environment(task: Task, **kwargs: Any) -> gymnasium.Env:
-    """Build the task's environment and refuse what AWAC cannot act in.
+    """Build the task's environment.
 
     Raises:
-        AwacError: it cannot be made, its observation is not a flat Box, or its action is not a bounded flat Box.
+        AwacError: it cannot be made, its observations are not a flat Box, or its actions are not a bounded flat Box.
     """
     import gymnasium
     from gymnasium.spaces import Box
@@ -168,11 +165,11 @@ def make_environment(task: Task, **kwargs: Any) -> gymnasium.Env:
 
 
 def inspect_spaces(task: Task) -> Spaces:
-    """Build the environment once, take one step, and report what a learner must know.
+    """Build the environment, take one step, and report what a learner must know.
 
     Raises:
-        AwacError: the environment does not fit (see ``make_environment``), or a binary reward or an end on success is
-            asked of an environment in which nobody can tell success.
+        AwacError: the environment does not fit (see ``make_environment``), has no time limit, or reports no success although
+            the reward is binary or success ends the episode.
     """
     environment = make_environment(task)
     horizon = environment.spec.max_episode_steps if environment.spec else None
@@ -195,29 +192,32 @@ def inspect_spaces(task: Task) -> Spaces:
         env_spec=env_spec,
     )
     environment.close()
-    knows_success = spaces.reports_success or task.success is not None
-    if not knows_success and (task.reward == "binary" or task.terminate_on_success):
+    if not _knows_success(task, spaces) and (task.reward == "binary" or task.terminate_on_success):
         raise AwacError(f"{task.env_id}: reports no success; use reward: environment and terminate_on_success: false")
     return spaces
 
 
 def uses_binary_reward(task: Task, spaces: Spaces) -> bool:
     """Whether this task is rewarded with ``success - 1``."""
-    return task.reward == "binary" or (task.reward == "auto" and (spaces.reports_success or task.success is not None))
+    return task.reward == "binary" or (task.reward == "auto" and _knows_success(task, spaces))
+
+
+def _knows_success(task: Task, spaces: Spaces) -> bool:
+    return spaces.reports_success or task.success is not None
 
 
 def judge(task: Task, binary: bool, success: Any, reward: Any, terminated: Any) -> tuple[Any, Any]:
-    """Reward and termination of steps in the task's terms, whether they are being made or were recorded.
+    """The task's reward and termination of one step, or of ``[T]`` recorded steps.
 
-    A binary reward is ``success - 1``, and only success may terminate: an end in failure would be worth more (0) than
-    going on (-1 a step).
+    A binary reward is ``success - 1``, and only success may terminate: otherwise ending in failure (0) would be worth more
+    than continuing (-1 a step).
 
     Args:
         task: says whether success ends the episode.
         binary: from ``uses_binary_reward``.
-        success: of a step, or ``[T]`` bool; None where it is unknown.
-        reward: the environment's, likewise.
-        terminated: the environment's, likewise.
+        success: scalar or ``[T]`` bool; None if unknown.
+        reward: the environment's, of the same shape.
+        terminated: the environment's, of the same shape.
 
     Returns:
         Reward and termination, of the same shape.

@@ -1,4 +1,4 @@
-"""Clips become a video: labels and success drawn on them, laid out as a grid, written as MP4 or GIF."""
+"""Clips as a video: labels and success are drawn on them, a grid shows them together, an MP4 or GIF stores them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from awac_pl.envs.rendering import Clip
 from awac_pl.errors import AwacError, first_line
 from awac_pl.files import replacing
 
-#: Both sides of a video are multiples of this: H.264 cuts pictures into such blocks.
+#: Both sides of a video are multiples of this, the size of H.264's blocks.
 BLOCK = 16
 #: Smallest side on which the labels can be read.
 SMALLEST = 96
-#: Of a video; a picture every 4 steps of an Adroit task, which has 100 a second, plays at half its speed.
+#: Half speed for Adroit tasks, which have 100 steps a second, with a picture every 4 steps.
 FRAMES_PER_SECOND = 12.5
-#: Seeds of a pair that stand side by side.
+#: Most seeds side by side if several policies are shown.
 COLUMNS = 5
-#: Colours of a GIF, and the width to which it is scaled down: small enough for a README.
-GIF_COLOURS = 256
-GIF_WIDTH = 768
+#: Colours and largest width of a GIF: small enough for a README.
+GIF_COLOURS, GIF_WIDTH = 256, 768
 
 GREEN, RED = (46, 160, 67), (207, 34, 46)
 
 
 def check_size(size: tuple[int, int], name: str = "size") -> None:
-    """Refuse a picture that H.264 cannot hold, or that is too small for its labels.
+    """Refuse pictures that H.264 cannot store or that are too small for the labels.
 
     Raises:
-        AwacError: a side is no multiple of 16, or below 96.
+        AwacError: a side is not a multiple of 16, or below 96.
     """
     if min(size) < SMALLEST or any(side % BLOCK for side in size):
         near = "x".join(str(max(SMALLEST, round(side / BLOCK) * BLOCK)) for side in size)
@@ -41,10 +40,10 @@ def check_size(size: tuple[int, int], name: str = "size") -> None:
 
 
 def check_ffmpeg() -> None:
-    """Refuse a machine on which no MP4 can be written.
+    """Check that MP4 files can be written.
 
     Raises:
-        AwacError: there is no ffmpeg that runs.
+        AwacError: there is no working ffmpeg.
     """
     import imageio_ffmpeg
 
@@ -58,20 +57,21 @@ def check_ffmpeg() -> None:
 
 
 def draw_labels(clip: Clip) -> np.ndarray:
-    """The clip's frames ``[F, H, W, 3]`` with who acts, seed, step and success on them.
+    """The clip's frames ``[F, H, W, 3]`` with label, seed, step and success.
 
-    A green border and the step from the first success on; a red one on the last frame of an episode without any; none where
-    nobody can tell success.
+    The border is green from the first success on. It is red on the last frame of an episode without success, unless success
+    is unknown.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     _, height, width, _ = clip.frames.shape
     points, edge = max(7, width // 20), max(2, width // 64)
     font, band = ImageFont.load_default(points), edge + round(1.6 * points)
+    left, right, top, bottom = edge + 3, width - edge - 4, edge + 0.8 * points, height - edge - 0.8 * points
     first = first_success(clip)
     frames = clip.frames.copy()
     for rows in (slice(0, band), slice(height - band, height)):
-        frames[:, rows] //= 3  # text stays readable on any picture
+        frames[:, rows] //= 3  # dark, so that the text can be read on any picture
     for index, step in enumerate(clip.steps):
         status, colour = "", None
         if first is not None and step >= first:
@@ -80,7 +80,6 @@ def draw_labels(clip: Clip) -> np.ndarray:
             status, colour = "no success", RED
         image = Image.fromarray(frames[index])
         draw = ImageDraw.Draw(image)
-        left, right, top, bottom = edge + 3, width - edge - 4, edge + 0.8 * points, height - edge - 0.8 * points
         draw.text((left, top), clip.label, "white", font, anchor="lm")
         draw.text((right, top), status, "white", font, anchor="rm")
         draw.text((left, bottom), f"seed {clip.episode.seed}", "white", font, anchor="lm")
@@ -92,20 +91,20 @@ def draw_labels(clip: Clip) -> np.ndarray:
 
 
 def first_success(clip: Clip) -> int | None:
-    """Environment steps to the first success; None where there is none, or nobody can tell."""
+    """Environment steps to the first success; None if there is none or success is unknown."""
     success = clip.episode.success
     return int(success.argmax()) + 1 if success is not None and success.any() else None
 
 
 def make_grid(clips: Mapping[str, Sequence[Clip]]) -> np.ndarray:
-    """Labelled clips side by side: one policy's in a square, several policies' below each other, a column per seed.
+    """Labelled clips side by side: a square for one policy, a row per policy and a column per seed for several.
 
     Args:
         clips: by policy, of the same seeds and one size.
 
     Returns:
-        ``[F, rows * H, columns * W, 3]`` uint8, F that of the longest; a clip that is over stays at its last frame, and an
-        empty place is black.
+        ``[F, rows * H, columns * W, 3]`` uint8 with the longest F. Shorter clips keep their last frame; empty places are
+        black.
     """
     count = len(next(iter(clips.values())))
     columns = math.ceil(math.sqrt(count)) if len(clips) == 1 else min(count, COLUMNS)
@@ -122,16 +121,16 @@ def make_grid(clips: Mapping[str, Sequence[Clip]]) -> np.ndarray:
 
 
 def write_video(path: Path, frames: np.ndarray, frames_per_second: float = FRAMES_PER_SECOND) -> None:
-    """Write frames ``[F, H, W, 3]`` as what the suffix says, ``.mp4`` or ``.gif``, whole or not at all.
+    """Write frames ``[F, H, W, 3]`` as ``.mp4`` or ``.gif``, atomically.
 
     Raises:
-        AwacError: neither suffix, no ffmpeg for an MP4, or the file cannot be written.
+        AwacError: another suffix, no ffmpeg for an MP4, or the file cannot be written.
     """
-    write = {".mp4": _write_mp4, ".gif": _write_gif}.get(path.suffix)
-    if write is None:
+    if path.suffix not in (".mp4", ".gif"):
         raise AwacError(f"{path}: write to a .mp4 or a .gif file")
     if path.suffix == ".mp4":
         check_ffmpeg()
+    write = _write_mp4 if path.suffix == ".mp4" else _write_gif
     try:
         with replacing(path) as staging:
             write(staging, frames, frames_per_second)
@@ -144,7 +143,7 @@ def _write_mp4(path: Path, frames: np.ndarray, frames_per_second: float) -> None
 
     imageio.mimwrite(
         path, list(frames), fps=frames_per_second, codec="libx264", quality=8, macro_block_size=BLOCK,
-        output_params=["-movflags", "+faststart"],  # a browser plays it while it loads
+        output_params=["-movflags", "+faststart"],  # browsers can play it while it loads
     )  # fmt: skip
 
 
@@ -155,10 +154,10 @@ def _write_gif(path: Path, frames: np.ndarray, frames_per_second: float) -> None
     if (width := images[0].width) > GIF_WIDTH:
         smaller = GIF_WIDTH, round(images[0].height * GIF_WIDTH / width)
         images = [image.resize(smaller, Image.Resampling.BOX) for image in images]
-    # One palette and no dithering: what does not move stays the same from frame to frame, and costs nothing.
+    # One palette and no dithering: areas without motion are equal in all frames and need no space.
     sample = Image.fromarray(np.concatenate([np.asarray(image) for image in images[:: max(1, len(images) // 8)]]))
     palette = sample.quantize(GIF_COLOURS, dither=Image.Dither.NONE)
     first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     durations = [round(1000 / frames_per_second)] * len(images)
-    durations[-1] += 1000  # rests before it begins again
+    durations[-1] += 1000  # a pause before it starts again
     first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)

@@ -1,1 +1,1 @@
-"""What runs beside this process: training ranks, and worker processes."""
+"""Worker processes, and the ranks of a training."""

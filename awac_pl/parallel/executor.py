@@ -1,4 +1,4 @@
-"""Jobs in worker processes, in the order in which they were given."""
+"""Jobs in worker processes, with their results in the order of the jobs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
-#: Makes, inside a worker process, the function that does its jobs.
+#: Runs in a worker process; returns the function that does its jobs.
 Factory = Callable[[], Callable[[Any], Any]]
 
 
 class WorkerError(RuntimeError):
-    """Worker processes that died, or were closed while they worked."""
+    """A worker process died, or was closed during its work."""
 
 
 class Executor:
-    """Processes that do jobs; started at first use, replaced when they die, ended by ``close``.
+    """Worker processes: started at first use, replaced when they die, ended by ``close``.
 
-    A job's result may depend on the job alone: which process does it, and when, is not fixed.
+    A job's result must depend only on the job: any process may do it, at any time.
 
     Args:
         factory: called once in each process; it and the jobs are pickled.
         num_workers: processes; 0 does the jobs in this process (for debuggers).
-        attempts: how often a job is given out when the process that does it dies.
+        attempts: how often a job is tried if its process dies.
     """
 
     def __init__(self, factory: Factory, num_workers: int, attempts: int = 1) -> None:
@@ -46,16 +46,16 @@ class Executor:
         on_result: Callable[[], object] | None = None,
         name: Callable[[Any], str] = str,
     ) -> list[Any]:
-        """Do every job, and return the results in the order of the jobs. After an error no further job is begun.
+        """Do every job; returns the results in the order of the jobs. After an error no further job starts.
 
         Args:
             jobs: each is pickled on its own.
             on_result: called after each finished job (for a progress bar).
-            name: what to call a job in an error.
+            name: the name of a job in errors.
 
         Raises:
-            WorkerError: the processes died or were closed.
-            Exception: what a job, or the factory, has raised.
+            WorkerError: a process died or was closed.
+            Exception: an error of a job or of the factory.
         """
         with self._lock:
             if self._closed:
@@ -64,7 +64,7 @@ class Executor:
             return self._map_here(jobs, done) if self.num_workers == 0 else self._map_in_workers(jobs, done, name)
 
     def close(self) -> None:
-        """End the processes; jobs under way end with ``WorkerError``. May be called twice."""
+        """End the processes; unfinished jobs raise ``WorkerError``. May be called twice."""
         self._closed = True
         for process in list(self._workers.values()):
             process.terminate()
@@ -93,12 +93,10 @@ class Executor:
         running: dict[Connection, tuple[int, int]] = {}
         results: list[Any] = [None] * len(jobs)
         error: Exception | None = None
-        while running or (waiting and error is None):
-            for connection in [c for c in self._workers if c not in running]:
-                if not waiting or error is not None:
-                    break
+        while running or waiting:
+            for connection in [c for c in self._workers if c not in running][: len(waiting)]:
                 running[connection] = waiting.popleft()
-                with contextlib.suppress(OSError):  # it is dead, which the next lines find out
+                with contextlib.suppress(OSError):  # the worker is dead: recv will raise
                     connection.send(jobs[running[connection][0]])
             for ready in wait(list(running)):
                 connection = cast(Connection, ready)
@@ -107,14 +105,14 @@ class Executor:
                     failed, outcome = connection.recv()
                 except (EOFError, OSError):
                     self._replace(connection)
-                    if attempt < self.attempts:
+                    if attempt < self.attempts and error is None:
                         waiting.appendleft((index, attempt + 1))
-                    else:
-                        times = f" {attempt} times in a row" if attempt > 1 else ""
-                        error = WorkerError(f"{name(jobs[index])}: the worker died{times}")
-                    continue
+                        continue
+                    times = f" {attempt} times in a row" if attempt > 1 else ""
+                    failed, outcome = True, WorkerError(f"{name(jobs[index])}: the worker died{times}")
                 if failed:
-                    error = outcome
+                    error = error or outcome
+                    waiting.clear()
                 else:
                     results[index] = outcome
                     done()
@@ -132,7 +130,7 @@ class Executor:
 
     def _replace(self, connection: Connection) -> None:
         if self._closed:
-            raise WorkerError("the workers were closed while they worked")
+            raise WorkerError("the workers were closed during their work")
         process = self._workers.pop(connection)
         connection.close()
         process.join(timeout=5)
@@ -140,7 +138,7 @@ class Executor:
 
 
 def _serve(connection: Connection, factory: Factory) -> None:
-    """Worker loop: one result per job until the pipe closes. Ignores SIGINT; the parent handles it."""
+    """Worker loop: one result per job until the pipe closes. Ignores SIGINT, which the parent handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     work: Callable[[Any], Any] | None = None
     with contextlib.suppress(EOFError, OSError), one_thread():
@@ -163,7 +161,7 @@ def _picklable(error: Exception) -> Exception:
 
 
 def one_thread() -> contextlib.AbstractContextManager:
-    """One BLAS thread: a policy is far too small for more, and more could change the last bit."""
+    """Limit BLAS to one thread: policies are too small for more, and more could change the last bit of a result."""
     import threadpoolctl
 
     return threadpoolctl.threadpool_limits(limits=1)

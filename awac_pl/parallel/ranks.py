@@ -1,4 +1,4 @@
-"""Which of several training processes this is, and what they tell each other. One process alone is rank 0 of 1."""
+"""The rank of this training process, and what the ranks exchange. A single process is rank 0 of 1."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return dist.get_world_size() if _together() else 1
 
 
 def gather(value: Tensor) -> Tensor:
-    """``[W * B]`` from every rank's ``[B]``, in the order of the ranks; no gradient passes."""
+    """``[W * B]``: every rank's ``[B]`` in the order of the ranks, without gradient."""
     if not _together():
         return value
     parts = [torch.empty_like(value) for _ in range(world_size())]
@@ -31,7 +31,7 @@ def gather(value: Tensor) -> Tensor:
 
 
 def own_part(value: Tensor) -> Tensor:
-    """The ``[B]`` of this rank in what ``gather`` returned."""
+    """This rank's ``[B]`` of a result of ``gather``."""
     return value.chunk(world_size())[rank()]
 
 
@@ -45,30 +45,30 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def own_state(states: list[Any], name: str) -> Any:
-    """This rank's entry of what was gathered into a checkpoint.
+    """This rank's entry of a state that a checkpoint has for each rank.
 
     Raises:
-        AwacError: it was saved by another number of processes.
+        AwacError: another number of processes saved it.
     """
     if len(states) != world_size():
         raise AwacError(
             f"the checkpoint's {name} is that of {len(states)} processes, these are {world_size()}; "
-            f"resume with as many, or with one"
+            "resume with as many, or with one"
         )
     return states[rank()]
 
 
 def gather_random_states(device: torch.device) -> list[dict[str, Any]]:
-    """The state of PyTorch's random generators on every rank."""
+    """The states of PyTorch's random generators, one per rank."""
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return gather_objects({"torch": torch.get_rng_state(), "cuda": cuda})
 
 
 def restore_random_state(states: list[dict[str, Any]], device: torch.device) -> None:
-    """Go on with what ``gather_random_states`` saved; one process goes on with the first rank's.
+    """Restore this rank's state of ``gather_random_states``; a single process takes that of rank 0.
 
     Raises:
-        AwacError: it was saved by another number of processes.
+        AwacError: another number of processes saved it.
     """
     state = states[0] if world_size() == 1 else own_state(states, "random state")
     torch.set_rng_state(state["torch"].cpu())

@@ -1,1 +1,1 @@
-"""A run folder's copy in MLflow."""
+"""The copy of a run folder in MLflow."""

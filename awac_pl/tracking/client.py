@@ -1,42 +1,77 @@
-"""A connection to MLflow that does not wait for a dead server."""
+"""Connections to MLflow: HTTP settings, the SQLite file, and a first request."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from awac_pl.errors import AwacError, first_line
-from awac_pl.tracking.destination import checked_uri
+from awac_pl.tracking.destination import Destination, checked_uri
 
 if TYPE_CHECKING:  # slow to import
-    import mlflow
+    from mlflow import MlflowClient
+
+#: MLflow's own defaults keep trying a dead server for minutes. MLflow reads these when it is imported.
+SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 
-def set_timeouts() -> None:
-    """Give up on a dead server after one retry; by default MLflow tries for minutes. To be called before its import."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+def connect(destination: Destination) -> MlflowClient:
+    """A client of MLflow; makes the SQLite file if it is missing. Takes seconds the first time."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING), ("urllib3", logging.ERROR)):
+        logging.getLogger(name).setLevel(level)  # without a line for each new table and each failed request
+    if destination.database is not None and not destination.database.exists():
+        make_store(destination.database)
+    return MlflowClient(destination.uri)
 
 
-def mlflow_client(uri: str | None = None) -> mlflow.MlflowClient:
-    """A connection to a tracking server that answers.
+def mlflow_client(uri: str | None = None) -> MlflowClient:
+    """A client of a tracking server that answers.
 
     Args:
-        uri: of the server; ``$MLFLOW_TRACKING_URI`` by default, else ``mlflow.db`` in the working folder.
+        uri: of the server; by default ``$MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the working folder.
 
     Raises:
-        AwacError: it does not.
+        AwacError: MLflow is switched off or does not answer.
     """
-    set_timeouts()
-    import mlflow
-
-    uri = checked_uri(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
-    if uri == "none":
+    if (uri or os.environ.get("MLFLOW_TRACKING_URI")) == "none":
         raise AwacError("MLflow is switched off (none), so there is nowhere to register; pass --mlflow_uri")
-    client = mlflow.MlflowClient(uri)
+    destination = Destination(checked_uri(uri))
     try:
+        client = connect(destination)
         client.search_experiments(max_results=1)
     except Exception as error:
-        raise AwacError(f"MLflow at {client.tracking_uri} cannot be used: {first_line(error)}") from error
+        raise AwacError(f"MLflow at {destination.shown_uri} cannot be used: {first_line(error)}") from error
     return client
+
+
+def make_store(path: Path) -> None:
+    """Make a SQLite file for MLflow beside its final place, then move it there.
+
+    This takes seconds. MLflow cannot use a file if its process was killed meanwhile, or if two processes made it together.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        SqlAlchemyStore(f"sqlite:///{staging}", str(artifacts_beside(path))).engine.dispose()
+        with contextlib.suppress(FileExistsError):  # another run was faster
+            os.link(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def artifacts_beside(database: Path) -> Path:
+    """The folder of the files of runs whose metrics are in this SQLite file."""
+    return database.parent / "mlartifacts"

@@ -1,4 +1,4 @@
-"""What a run folder has to tell MLflow: its points, parameters and description. Pure functions of its files."""
+"""What MLflow shows of a run folder: points, parameters and a description. Pure functions of its files."""
 
 from __future__ import annotations
 
@@ -19,44 +19,42 @@ Points = dict[tuple[str, int], tuple[int, float]]
 
 
 def points_of(folder: Path, manifest: Mapping[str, Any]) -> Points:
-    """Every value of ``metrics.csv``, and what callbacks logged beside it.
+    """Every value of ``metrics.csv`` and ``logged.jsonl``.
 
-    The same whenever it is asked, so a point that is sent twice is one. A step that was done again after a resumption has
-    its last value, and that with the latest time.
+    If a resumed run repeats a step, its last value and time count.
     """
-    points: Points = {}
-    path, since = folder / "metrics.csv", milliseconds(manifest["seconds_count_from"])
-    for row in read_metrics(path) if path.exists() else []:
-        step, time = x_axis(row, manifest["offline_updates"]), since + round(1000 * row["seconds"])
-        points |= {(name, step): (time, _as_kept(value)) for name, value in row.items()}
-    for time, step, values in read_logged(folder / "logged.jsonl"):
-        points |= {(name, step): (time, _as_kept(value)) for name, value in values.items()}
-    return points
+    path, start = folder / "metrics.csv", milliseconds(manifest["seconds_count_from"])
+    logged = [
+        (start + round(1000 * row["seconds"]), x_axis(row, manifest["offline_updates"]), row)
+        for row in (read_metrics(path) if path.exists() else [])
+    ]
+    logged += read_logged(folder / "logged.jsonl")
+    return {(name, step): (time, _as_kept(value)) for time, step, row in logged for name, value in row.items()}
 
 
 def parameters_of(folder: Path) -> dict[str, str]:
-    """The configuration, as ``section.key``; without what is null."""
+    """The configuration as ``section.key``, without null values."""
     path = folder / "config.yaml"
     config = yaml.safe_load(path.read_text()) if path.exists() else {}
     return {name: str(value) for name, value in flatten(config).items() if value is not None}
 
 
 def describe(manifest: Mapping[str, Any], folder: Path, *, live: bool) -> str:
-    """What a run is and what came of it, in Markdown.
+    """A Markdown description of a run and its results.
 
     Args:
         manifest: of the run.
         folder: of the run.
-        live: whether a run that has not said how it ended still runs; else it was killed.
+        live: whether the run's own process asks; if not, a run with status ``running`` was killed.
     """
     tags = manifest["tags"]
-    what = ", ".join(f"{name} {tags[name]}" for name in ("task", "preset", "seed") if name in tags)
-    datasets = ", ".join(f"{facts['id']} ({facts['episodes']} episodes)" for facts in manifest["datasets"])
+    identity = ", ".join(f"{name} {tags[name]}" for name in ("task", "preset", "seed") if name in tags)
+    datasets = ", ".join(f"{dataset['id']} ({dataset['episodes']} episodes)" for dataset in manifest["datasets"])
     status = manifest["status"] if live or manifest["status"] != "running" else "killed"
     minutes = f" after {manifest['seconds'] / 60:.1f} min" if "seconds" in manifest else ""
     error = f": {manifest['error']}" if "error" in manifest else ""
     parts = [
-        f"AWAC, {what}, on {manifest['device']}, from {datasets}.",
+        f"AWAC, {identity}, on {manifest['device']}, from {datasets}.",
         f"**{status.capitalize()}**{minutes}{error}",
         f"    {shown_command(manifest['command'])}",
         f"Run folder `{folder}`, commit {tags.get('commit', 'unknown')}.",
@@ -70,10 +68,10 @@ def describe(manifest: Mapping[str, Any], folder: Path, *, live: bool) -> str:
 
 
 def milliseconds(moment: str) -> int:
-    """Since 1970, of an ISO 8601 moment."""
+    """Milliseconds from 1970 to an ISO 8601 moment."""
     return round(1000 * datetime.fromisoformat(moment).timestamp())
 
 
 def _as_kept(value: float) -> float:
-    """MLflow keeps NaN, and infinity as the largest number."""
+    """The value as MLflow stores it: NaN as it is, infinity as the largest number."""
     return value if math.isnan(value) else max(-sys.float_info.max, min(sys.float_info.max, value))

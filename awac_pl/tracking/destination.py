@@ -1,4 +1,4 @@
-"""Where in MLflow a run folder belongs, kept in its ``mlflow.json``."""
+"""Where a run folder is stored in MLflow; saved as its ``mlflow.json``."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from awac_pl.files import write_text
 
 @dataclass
 class Destination:
-    """A run of a tracking server, or of a database.
+    """A run on a tracking server or in a SQLite file.
 
     Args:
         uri: of the server or database.
-        experiment: name of the experiment that a new run is created in.
-        group: runs that differ in their seed alone share one, and a parent run; None for none.
+        experiment: name of the experiment for a new run.
+        group: name of the parent run for runs that differ only in their seed; None for no parent.
         run_id: None until MLflow has answered.
-        key: a tag of the run, which finds it where the answer to its creation was lost.
-        description: as it was last sent, which tells it from one that somebody wrote in the browser.
-        files: artifacts as they were last sent: path to size in bytes and time of change in ns.
+        key: a tag that finds the run if the answer to its creation was lost.
+        description: the last one sent. If MLflow shows another one, a user wrote it.
+        files: artifacts as last sent: path to size in bytes and modification time in ns.
     """
 
     uri: str
@@ -46,7 +46,7 @@ class Destination:
         return Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
 
     def elsewhere(self, uri: str, run_id: str | None = None) -> Destination:
-        """The same folder's place on another server or in another run, which has got nothing yet."""
+        """A copy for another server or run, to which nothing has been sent."""
         return replace(self, uri=uri, run_id=run_id, description="", files={})
 
     def save(self, folder: Path) -> None:
@@ -57,24 +57,22 @@ class Destination:
 def find_destination(
     folder: Path, uri: str | None, *, experiment: str | None = None, group: str | None = None
 ) -> Destination:
-    """Where a run belongs: where the user says, where ``mlflow run`` says, where it was before, or in a local SQLite file.
+    """Where a run is stored: as the user says, as ``mlflow run`` says, as before, or in a local SQLite file.
 
     Args:
         folder: the run folder.
         uri: the user's; None for none.
-        experiment: the user's, for a new run; None for the one it had, or ``awac``.
-        group: the user's; None for the one it had, or none.
+        experiment: the user's, for a new run; None for the one before, or ``awac``.
+        group: the user's; None for the one before, or none.
 
     Raises:
-        AwacError: MLflow cannot keep runs there, the group's name cannot be searched for, or ``mlflow.json`` is damaged.
+        AwacError: the URI is a folder, the group has letters that MLflow cannot search for, or ``mlflow.json`` is damaged.
     """
     if group is not None and not re.fullmatch(r"[\w .:/-]+", group):
         raise AwacError(f"group '{group}': use letters, digits, spaces and . : / - _")
     stored = _stored_destination(folder / "mlflow.json")
     run_id = os.environ.get("MLFLOW_RUN_ID") if uri is None else None
-    if stored is not None and run_id is None:
-        uri = uri or stored.uri
-    uri = checked_uri(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+    uri = checked_uri(uri or (stored.uri if stored is not None and run_id is None else None))
     destination = stored or Destination(uri, run_id=run_id)
     if destination.uri != uri or (run_id is not None and destination.run_id != run_id):
         destination = destination.elsewhere(uri, run_id)
@@ -88,8 +86,13 @@ def _stored_destination(path: Path) -> Destination | None:
         raise AwacError(f"{path} is damaged ({first_line(error)}); remove it, and a new MLflow run is made") from error
 
 
-def checked_uri(uri: str) -> str:
-    """The URI; of a SQLite file with its absolute path, so that it is the same from everywhere."""
+def checked_uri(uri: str | None) -> str:
+    """The URI, by default ``$MLFLOW_TRACKING_URI`` or ``mlflow.db`` in the working folder. A SQLite path becomes absolute.
+
+    Raises:
+        AwacError: the URI is a folder.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     if uri.startswith("sqlite:///"):
         return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
     is_folder = uri.startswith("file:") or (":" not in uri and uri != "databricks")

@@ -1,8 +1,9 @@
-"""The logger of a run: a thread that does all the talking to MLflow, so that training never waits for it."""
+"""The logger of a run. A background thread makes all requests to MLflow, so that training never waits for it."""
 
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
 import time
@@ -19,25 +20,24 @@ from awac_pl.tracking.mirror import Mirror, reason
 
 log = logging.getLogger(__name__)
 
-#: Between looks at a server that does not answer; at the end of the run, when somebody waits, a shorter while.
+#: Pause between attempts if a server does not answer: during the run, and at its end, when the user waits.
 RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 1.0
-#: So long does the end of a run wait for a server; for a SQLite file, which has to be made and may be in use, longer.
+#: How long the end of a run waits for a server, and for a SQLite file, which may be new or in use.
 PATIENCE_SECONDS, FILE_PATIENCE_SECONDS = 10.0, 60.0
-#: For an artifact it waits as long as it takes at this speed.
+#: An artifact gets more time, as much as it needs at this speed.
 SLOWEST_BYTES_PER_SECOND = 1e6
 
 
 class RunFolderLogger(Logger):
-    """Keeps an MLflow run equal to the run folder while the run goes on.
+    """Keeps an MLflow run equal to the run folder during the run.
 
-    ``RunWriter`` writes the folder; a daemon thread sends what is new in it, now or when the server answers again. What
-    callbacks log goes by way of the folder, too (``logged.jsonl``), and lies at the ``step`` that they say: ``system/…`` of
-    ``RunWriter``, and whatever Lightning's own callbacks log. Parameters are those of ``config.yaml``. Of several processes,
-    that of rank 0 does all this.
+    ``RunWriter`` writes the folder; a daemon thread sends what is new in it, at once or when the server answers again.
+    Metrics of callbacks (``system/…`` of ``RunWriter``, and those of Lightning's own) go through ``logged.jsonl`` in the
+    folder and keep their ``step``. Parameters come from ``config.yaml``. Only rank 0 sends.
 
     Args:
         folder: the run folder.
-        destination: where in MLflow it belongs.
+        destination: where in MLflow it is stored.
     """
 
     def __init__(self, folder: Path, destination: Destination) -> None:
@@ -63,50 +63,49 @@ class RunFolderLogger(Logger):
 
     @property
     def how_to_look(self) -> str:
-        """What shows the run in a browser."""
+        """The address or the command that shows the run in a browser."""
         uri = self.destination.shown_uri
         return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
 
     @rank_zero_only
     def start(self) -> None:
-        """Begin to send. The folder has its manifest by now."""
+        """Start to send. The folder must have its manifest."""
         self.destination.save(self.folder)
         self._sender = Sender(Mirror(self.folder, self.destination, live=True))
         self._sender.start()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Store what a callback logs, and send all that is new in the folder."""
+        """Store a callback's metrics in the folder, and send all that is new there."""
         values = {re.sub(r"[^\w/. :-]", "_", name): float(value) for name, value in metrics.items()}
         append_logged(self.folder / "logged.jsonl", round(1000 * time.time()), step or 0, values)
         if self._sender is not None:
             self._sender.wake()
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the parameters are those of ``config.yaml``, which has all of them."""
+        """Nothing: ``config.yaml`` has all parameters."""
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Wait until everything is sent, for a bounded time; then say what is missing and how to send it.
+        """Wait a limited time until everything is sent, then log what is missing and how to send it. Ctrl-C ends the wait.
 
-        The status is that of the manifest, which knows a run that was stopped from one that failed. Ctrl-C ends the wait.
+        MLflow gets the manifest's status, not this one: the manifest distinguishes stopped runs from failed ones.
         """
         sender, self._sender = self._sender, None
-        if sender is None or sender.finish():
-            return
-        log.warning(
-            "MLflow at %s has not got everything: %d rows and %d files are missing. Send them with: awac sync %s",
-            self.destination.shown_uri, sender.mirror.missing_rows(), len(sender.mirror.missing_files()), self.folder,
-        )  # fmt: skip
+        if sender is not None and not sender.finish():
+            log.warning(
+                "MLflow at %s has not got everything: %d rows and %d files are missing. Send them with: awac sync %s",
+                self.destination.shown_uri, sender.mirror.missing_rows(), len(sender.mirror.missing_files()), self.folder,
+            )  # fmt: skip
 
 
 class Sender(threading.Thread):
-    """Sends a run folder to MLflow until the run has ended and everything is there; whatever fails is tried again.
+    """Sends a run folder to MLflow until the run has ended and everything is sent. Failures are tried again.
 
-    A daemon: a server that never answers does not keep the process.
+    As a daemon it does not keep the process alive if a server never answers.
 
     Args:
-        mirror: of the run folder; this thread's alone.
+        mirror: of the run folder; used only by this thread.
     """
 
     def __init__(self, mirror: Mirror) -> None:
@@ -119,11 +118,11 @@ class Sender(threading.Thread):
         self._patience = PATIENCE_SECONDS if mirror.destination.database is None else FILE_PATIENCE_SECONDS
 
     def wake(self) -> None:
-        """Look at the folder soon."""
+        """Send soon what is new in the folder."""
         self._news.set()
 
     def finish(self) -> bool:
-        """The folder is as it will stay: wait until everything is sent, or for as long as is reasonable.
+        """Wait until everything is sent or the time is over. The folder must not change any more.
 
         Returns:
             Whether everything is sent.
@@ -132,12 +131,12 @@ class Sender(threading.Thread):
         self._deadline = self._ended_at + self._patience
         self._ending.set()
         self._news.set()
-        told = False
+        announce_at = self._ended_at + 2
         try:
             while self.is_alive() and (now := time.monotonic()) < self._deadline:
-                if not told and now > self._ended_at + 2:
+                if now > announce_at:
                     log.info("waiting for MLflow at %s to take the rest", self.mirror.destination.shown_uri)
-                    told = True
+                    announce_at = math.inf
                 self.join(0.1)
         except KeyboardInterrupt:
             self._deadline = 0.0
@@ -147,7 +146,7 @@ class Sender(threading.Thread):
         """See the class."""
         answers = True
         while not self._complete:
-            ending = self._ending.is_set()  # asked before looking, so that nothing new can come behind the look
+            ending = self._ending.is_set()  # before the update, so that it covers all that was written until the end
             try:
                 self.mirror.update()
                 if ending:
@@ -164,7 +163,7 @@ class Sender(threading.Thread):
                     )  # fmt: skip
                 answers = False
                 if ending:
-                    self._deadline = min(self._deadline, self._ended_at + self._patience)  # no file is on its way
+                    self._deadline = min(self._deadline, self._ended_at + self._patience)  # no file is being sent
                     if time.monotonic() > self._deadline:
                         return
             if not self._complete:
@@ -173,6 +172,5 @@ class Sender(threading.Thread):
 
     def _send_files(self) -> None:
         for path in self.mirror.missing_files():
-            allowed = self._patience + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
-            self._deadline = max(self._deadline, time.monotonic() + allowed)
+            self._deadline = time.monotonic() + self._patience + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
             self.mirror.send_file(path)

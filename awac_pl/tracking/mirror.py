@@ -1,50 +1,50 @@
-"""A run folder in MLflow: looks at what is there and sends what is not, as often as it takes.
+"""A run folder in MLflow: compares the two and sends what MLflow lacks, as often as it takes.
 
-The folder is the truth (``config.yaml``, ``manifest.json``, ``metrics.csv`` and the files beside them), so a server may be
-down, slow or restarted at any time: the next look sends what is missing, from the run itself or from ``awac sync``.
+The folder decides. So a server may be down, slow or restarted at any time: the next update, from the run itself or from
+``awac sync``, sends what is missing. It first reads the stored points, because sending a point twice may store it twice:
+MLflow's file store appends everything, and its database compares times, which differ after a resumption.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from awac_pl.errors import AwacError, first_line
-from awac_pl.tracking.client import set_timeouts
+from awac_pl.tracking.client import artifacts_beside, connect
 from awac_pl.tracking.content import Points, describe, milliseconds, parameters_of, points_of
 from awac_pl.tracking.destination import Destination
-from awac_pl.tracking.parent_run import find_parent, latest_values, summarise
+from awac_pl.tracking.parent_run import NOTE_TAG, PARENT_TAG, Curve, find_parent, latest_values, summarise
 
-if TYPE_CHECKING:  # slow to import: the first contact does it
+if TYPE_CHECKING:  # slow to import
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
-#: What of a run folder goes to MLflow as artifacts, small things first.
+#: Files and folders of a run folder that MLflow gets as artifacts, small ones first.
 ARTIFACTS = ("config.yaml", "manifest.json", "metrics.csv", "report.html", "figures", "videos", "checkpoints")
 STATUS = {"running": "RUNNING", "finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
-KEY_TAG, NAME_TAG, NOTE_TAG, PARENT_TAG = "awac.run", "mlflow.runName", "mlflow.note.content", "mlflow.parentRunId"
-METRICS_PER_REQUEST, PARAMETERS_PER_REQUEST = 1000, 100  # MLflow takes no more
+KEY_TAG, NAME_TAG = "awac.run", "mlflow.runName"
+METRICS_PER_REQUEST, PARAMETERS_PER_REQUEST = 1000, 100  # MLflow's limits
 #: Of an MLflow run, with the time in ms when it ended.
 Status = tuple[str, int | None]
 
 
 class Mirror:
-    """Makes an MLflow run equal to a run folder.
+    """Makes an MLflow run equal to a run folder. For one thread.
 
-    Whatever fails raises, and the next call goes on from there. For one thread.
+    A request that fails raises; the next call continues from there.
 
     Args:
         folder: the run folder.
-        destination: where in MLflow it belongs.
-        live: whether the run's own process asks. If not, a run that has not said how it ended was killed.
+        destination: where in MLflow it is stored.
+        live: whether the run's own process asks; if not, a run with status ``running`` was killed.
     """
 
     def __init__(self, folder: Path, destination: Destination, *, live: bool) -> None:
@@ -52,64 +52,53 @@ class Mirror:
         self.destination = destination
         self.live = live
         self.points_sent = 0
-        self._client: MlflowClient | None = None
-        self._run: Run | None = None  # as it was when it was opened
+        self._run: Run | None = None  # as MLflow returned it at first
         self._tags: dict[str, str] = {}
         self._status: Status | None = None
-        self._summed_up: Status | None = None  # the status that the group has seen
-        self._values: dict[str, dict[int, float]] = {}  # metric -> step -> value, of those that MLflow was asked for
-        self._refusals: set[str] = set()
+        self._summarised: Status | None = None  # the status in the group's last summary
+        self._values: dict[str, Curve] = {}  # stored values of the metrics that were read
+        self._rejections: set[str] = set()
 
-    @property
+    @cached_property
     def client(self) -> MlflowClient:
-        """Of MLflow; the first time takes seconds, and more where a SQLite file has to be made."""
-        if self._client is None:
-            set_timeouts()  # the next look is another try
-            from mlflow import MlflowClient
-
-            for name, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING), ("urllib3", logging.ERROR)):
-                logging.getLogger(name).setLevel(level)  # not each table that is made and each request that fails
-            if self.destination.database is not None and not self.destination.database.exists():
-                make_store(self.destination.database)
-            self._client = MlflowClient(self.destination.uri)
-        return self._client
+        """Takes seconds the first time; a failure is tried again at the next use."""
+        return connect(self.destination)
 
     @property
     def run_id(self) -> str:
-        """Of the MLflow run; it exists once ``update`` has succeeded."""
+        """Of the MLflow run; known once ``update`` has succeeded."""
         assert self.destination.run_id is not None
         return self.destination.run_id
 
     def update(self) -> None:
-        """Send what MLflow has not got, all but the files; the first time find or create the run."""
+        """Send all that MLflow lacks except files. The first call finds or creates the run."""
         from mlflow.exceptions import MlflowException
 
         manifest = self._manifest()
-        if self._run is None:
-            self._run = self._open(manifest)
+        run = self._run = self._run or self._open(manifest)
         points = points_of(self.folder, manifest)
         try:
             self._send_tags(manifest)
-            self._send_points(points)
+            self._send_points(run, points)
             self._send_status(manifest, points)
-            if self.destination.group and self._summed_up != self._status:
-                parent = find_parent(self.client, self._run.info.experiment_id, self.destination.group)
+            if self.destination.group and self._summarised != self._status:
+                parent = find_parent(self.client, run.info.experiment_id, self.destination.group)
                 self._set_tags({PARENT_TAG: parent, "group": self.destination.group})
                 summarise(self.client, parent)
-                self._summed_up = self._status
+                self._summarised = self._status
         except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # the server has lost it: look again from the start
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # the server has lost the run: start again
                 self._run = None
             raise
 
     def missing_rows(self) -> int:
-        """How many rows of ``metrics.csv`` MLflow has not got, as far as it was asked."""
+        """How many rows of ``metrics.csv`` MLflow lacks; all, if it never answered."""
         return len({step for _, step, _, _ in self._missing(points_of(self.folder, self._manifest()))})
 
     def missing_files(self) -> list[Path]:
-        """The artifacts that MLflow has not got as they are now."""
-        found = [self.folder / name for name in ARTIFACTS]
-        files = [path for top in found for path in ([top] if top.is_file() else sorted(top.rglob("*"))) if path.is_file()]
+        """Artifacts that MLflow lacks in their present state."""
+        tops = [self.folder / name for name in ARTIFACTS]
+        files = [path for top in tops for path in ([top] if top.is_file() else sorted(top.rglob("*"))) if path.is_file()]
         return [path for path in files if self.destination.files.get(self._name(path)) != _stamp(path)]
 
     def send_file(self, path: Path) -> None:
@@ -126,14 +115,14 @@ class Mirror:
         return json.loads((self.folder / "manifest.json").read_text())
 
     def _open(self, manifest: Mapping[str, Any]) -> Run:
-        """Find the run or create it, and send what does not change."""
+        """Find or create the run, and send what does not change."""
         run = self._existing_run() or self._new_run(manifest)
         self.destination.run_id = run.info.run_id
         self._forget_lost_files()
         self.destination.save(self.folder)
         self._tags, self._values = dict(run.data.tags), {}
-        self._status, self._summed_up = (run.info.status, run.info.end_time), None
-        if KEY_TAG not in self._tags:  # `mlflow run` has opened it, under a name of its own
+        self._status, self._summarised = (run.info.status, run.info.end_time), None
+        if KEY_TAG not in self._tags:  # `mlflow run` has created it, under another name
             self._set_tags({KEY_TAG: self.destination.key, NAME_TAG: self.folder.absolute().name})
         self._send_parameters(run)
         self._send_datasets(manifest, run)
@@ -158,13 +147,13 @@ class Mirror:
         return None
 
     def _new_run(self, manifest: Mapping[str, Any]) -> Run:
-        """A new run, or the one whose creation MLflow could not report."""
+        """A new run, or one that was created but whose id did not arrive."""
         from mlflow.tracking.context.registry import resolve_tags
 
         experiment = self._experiment()
-        found = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{self.destination.key}'", max_results=1)
-        if found:
-            return found[0]
+        created = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{self.destination.key}'", max_results=1)
+        if created:
+            return created[0]
         tags = {KEY_TAG: self.destination.key, "mlflow.source.name": "awac fit", "mlflow.source.type": "LOCAL"}
         commit = manifest["tags"].get("commit", "unknown").partition("+")[0]
         if commit != "unknown":
@@ -173,15 +162,15 @@ class Mirror:
         return self.client.create_run(experiment, started, resolve_tags(tags), name)
 
     def _experiment(self) -> str:
-        """Id of the experiment, which is made where it does not exist."""
+        """Id of the experiment, which is created if it does not exist."""
         from mlflow.exceptions import MlflowException
 
         name, database = self.destination.experiment, self.destination.database
         if self.client.get_experiment_by_name(name) is None:
             try:
-                self.client.create_experiment(name, str(_artifacts_beside(database)) if database else None)
+                self.client.create_experiment(name, str(artifacts_beside(database)) if database else None)
             except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run was quicker
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run was faster
                     raise
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None or experiment.lifecycle_stage != "active":
@@ -190,43 +179,45 @@ class Mirror:
 
     def _forget_lost_files(self) -> None:
         folders = {name.rpartition("/")[0] or None for name in self.destination.files}
-        there = {entry.path for folder in folders for entry in self.client.list_artifacts(self.run_id, folder)}
-        self.destination.files = {name: stamp for name, stamp in self.destination.files.items() if name in there}
+        stored = {entry.path for folder in folders for entry in self.client.list_artifacts(self.run_id, folder)}
+        self.destination.files = {name: stamp for name, stamp in self.destination.files.items() if name in stored}
 
     def _send_parameters(self, run: Run) -> None:
-        """The configuration. No value changes once it is there: what ``mlflow run -P`` sent stays as the user wrote it."""
+        """The configuration. MLflow refuses to change a value, so those of ``mlflow run -P`` stay as the user wrote them."""
         from mlflow.entities import Param
 
-        parameters = parameters_of(self.folder)
-        new = [Param(name, value) for name, value in parameters.items() if name not in run.data.params]
+        new = [Param(name, value) for name, value in parameters_of(self.folder).items() if name not in run.data.params]
         for start in range(0, len(new), PARAMETERS_PER_REQUEST):
             self._send(self.client.log_batch, params=new[start : start + PARAMETERS_PER_REQUEST])
 
     def _send_datasets(self, manifest: Mapping[str, Any], run: Run) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        there = {entry.dataset.name for entry in run.inputs.dataset_inputs} if run.inputs else set()
+        stored = {entry.dataset.name for entry in run.inputs.dataset_inputs} if run.inputs else set()
+        tag = InputTag("mlflow.data.context", "offline data")
         new = [
-            Dataset(
-                name=facts["id"],
-                digest=facts["sha256"][:10],  # as many as MLflow recommends; the profile has all of it
-                source_type="local",
-                source=json.dumps({"uri": facts.get("path", facts["id"])}),
-                profile=json.dumps({name: value for name, value in facts.items() if name not in ("id", "path")}),
+            DatasetInput(
+                Dataset(
+                    name=dataset["id"],
+                    digest=dataset["sha256"][:10],  # as long as MLflow recommends; the profile has all digits
+                    source_type="local",
+                    source=json.dumps({"uri": dataset.get("path", dataset["id"])}),
+                    profile=json.dumps({name: value for name, value in dataset.items() if name not in ("id", "path")}),
+                ),
+                [tag],
             )
-            for facts in manifest["datasets"]
-            if facts["id"] not in there
+            for dataset in manifest["datasets"]
+            if dataset["id"] not in stored
         ]
         if new:
-            tag = InputTag("mlflow.data.context", "offline data")
-            self._send(self.client.log_inputs, [DatasetInput(dataset, [tag]) for dataset in new])
+            self._send(self.client.log_inputs, new)
 
     def _send_tags(self, manifest: Mapping[str, Any]) -> None:
         self._set_tags(manifest["tags"] | {"device": manifest["device"], "run_folder": str(self.folder.absolute())})
         description = describe(manifest, self.folder.absolute(), live=self.live)
         if description != self.destination.description:
-            written = self.client.get_run(self.run_id).data.tags.get(NOTE_TAG, "")
-            if written in ("", self.destination.description):  # else it is somebody's own by now
+            shown = self.client.get_run(self.run_id).data.tags.get(NOTE_TAG, "")
+            if shown in ("", self.destination.description):  # else a user wrote it
                 self._set_tags({NOTE_TAG: description})
             self.destination.description = description
             self.destination.save(self.folder)
@@ -240,17 +231,17 @@ class Mirror:
             self._tags |= {tag.key: tag.value for tag in new}
 
     def _missing(self, points: Points) -> Iterator[tuple[str, int, int, float]]:
+        """(metric, step, time, value) of the points whose value is not the stored one."""
         for (name, step), (time, value) in points.items():
-            there = self._values.get(name, {}).get(step)
-            if there is None or not (there == value or (math.isnan(there) and math.isnan(value))):
+            stored = self._values.get(name, {}).get(step)
+            if stored is None or not (stored == value or (math.isnan(stored) and math.isnan(value))):
                 yield name, step, time, value
 
-    def _send_points(self, points: Points) -> None:
+    def _send_points(self, run: Run, points: Points) -> None:
         from mlflow.entities import Metric
 
-        assert self._run is not None
         for name in {name for name, _ in points} - set(self._values):
-            known = name in self._run.data.metrics
+            known = name in run.data.metrics
             self._values[name] = latest_values(self.client.get_metric_history(self.run_id, name)) if known else {}
         missing = [Metric(name, value, time, step) for name, step, time, value in self._missing(points)]
         for start in range(0, len(missing), METRICS_PER_REQUEST):
@@ -262,10 +253,10 @@ class Mirror:
 
     def _send_status(self, manifest: Mapping[str, Any], points: Points) -> None:
         status, end = STATUS[manifest["status"]], None
-        if status == "RUNNING" and not self.live:
-            status, end = "KILLED", max((time for time, _ in points.values()), default=milliseconds(manifest["started"]))
-        elif status != "RUNNING":
+        if status != "RUNNING":
             end = milliseconds(manifest["finished"])
+        elif not self.live:
+            status, end = "KILLED", max((time for time, _ in points.values()), default=milliseconds(manifest["started"]))
         if (status, end) == self._status:
             return
         if end is None:
@@ -275,7 +266,7 @@ class Mirror:
         self._status = status, end
 
     def _send(self, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
-        """Call MLflow. What it refuses for good is told once and passed over, or nothing behind it would ever get there."""
+        """Call MLflow. Permanent rejections are logged once and skipped, so that they cannot block later requests."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -283,34 +274,13 @@ class Mirror:
         except MlflowException as error:
             if error.error_code not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"):
                 raise
-            if first_line(error) not in self._refusals:
+            if first_line(error) not in self._rejections:
                 log.warning("MLflow refuses a part of the run: %s", first_line(error))
-            self._refusals.add(first_line(error))
-
-
-def make_store(path: Path) -> None:
-    """Make a SQLite file for MLflow, in one step.
-
-    That takes seconds. MLflow cannot use a file in which a process was killed meanwhile, nor one that two make together.
-    """
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        SqlAlchemyStore(f"sqlite:///{staging}", str(_artifacts_beside(path))).engine.dispose()
-        with contextlib.suppress(FileExistsError):  # another run was quicker
-            os.link(staging, path)
-    finally:
-        staging.unlink(missing_ok=True)
-
-
-def _artifacts_beside(database: Path) -> Path:
-    return database.parent / "mlartifacts"
+            self._rejections.add(first_line(error))
 
 
 def reason(error: BaseException) -> str:
-    """What is at the bottom of an error: "Connection refused" instead of what four libraries say about it."""
+    """The first line of an error's root cause: "Connection refused" instead of the messages of four libraries."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return f"{first_line(error):.300}"
