@@ -344,7 +344,13 @@ def test_the_base_configuration_is_complete() -> None:
     linked = {"observation_dim", "action_dim", "return_range", "seed", "task", "datasets", "discount"}
     sections = {"model": AWAC, "data": ReplayDataModule, "interaction": EnvironmentInteraction, "video": VideoRecorder}
     for section, cls in sections.items():
-        parameters = inspect.signature(cls).parameters
+        parameters = {
+            name: parameter
+            for one in cls.__mro__  # AWAC passes **shared on to Learner
+            if one.__module__.startswith("awac_pl")
+            for name, parameter in inspect.signature(one).parameters.items()
+            if parameter.kind is not parameter.VAR_KEYWORD
+        }
         linked |= {"normalize_observations"} if section == "data" else set()  # the model's
         expected = {
             name: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default

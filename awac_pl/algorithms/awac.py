@@ -104,7 +104,7 @@ class AWAC(Learner):
             self.target_critics.load_state_dict(self.critics.state_dict())
 
     def loss(self, batch: TensorDict, *, watch: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
-        """Critic loss + actor loss of one batch ``[B]``, normalised, and the metrics if watched; moves no weight.
+        """Critic loss + actor loss of one batch ``[B]``, normalised, and the metrics if watched; changes no weight.
 
         The advantage is detached and no parameter is shared, so the sum has the gradients of the two losses.
         """
@@ -123,7 +123,7 @@ class AWAC(Learner):
         return self.sum_up(batch, q, target, mean, q_policy, watch=watch)
 
     def weigh(self, q: Tensor, target: Tensor, q_policy: Tensor) -> tuple[Tensor, Tensor]:
-        """Advantages and weights of a batch, ``[B]`` each and detached; a softmax is that of all ranks together.
+        """Advantages and weights ``[B]`` of a batch, detached. A softmax covers the batches of all ranks.
 
         Args:
             q: ``[E, B]``, values of the batch's actions.
@@ -160,7 +160,7 @@ class AWAC(Learner):
         return critic_loss + actor_loss, metrics
 
     def is_plain(self) -> bool:
-        """Whether nobody has changed what ``FastUpdate`` does in its own way."""
+        """See ``Learner``."""
         return is_plain(self, AWAC)
 
     def fast_update(self, optimizer: torch.optim.Optimizer, mode: CompileMode) -> FastUpdate:
