@@ -78,7 +78,7 @@ def test_from_start_to_finish(workplace: Path, capsys: pytest.CaptureFixture) ->
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["status"] == "finished"
     assert manifest["tags"] | {"commit": ""} == {"task": REACH, "preset": "small", "seed": "3", "commit": ""}
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "last.previous.ckpt"}
 
     client = mlflow.MlflowClient(f"sqlite:///{workplace / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("awac").experiment_id])

@@ -251,7 +251,7 @@ class Learner(lightning.LightningModule, ABC):
         self.epoch_metrics = {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning does not save: the learner's class name, the random state, the metrics of an unfinished epoch."""
+        """Add what Lightning does not save: the learner's class name, the random state, an unfinished epoch's metrics."""
         checkpoint["algorithm"] = type(self).__name__
         checkpoint["random_state"] = gather_random_states(self.device)
         checkpoint["epoch_metrics"] = self.epoch_metrics

@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in NOT_WRITABLE:
             raise
-        print(f"awac: error: {error.filename or 'a file'} cannot be written: {error.strerror}", file=sys.stderr)
+        print(f"awac: error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return 2
     except interruption.Interrupted as error:
         print(f"awac: {error}", file=sys.stderr)

@@ -29,12 +29,10 @@ from awac_pl.parallel import interruption
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy
 from awac_pl.replay.buffer import Replay, merge_states
-from awac_pl.replay.streams import ChunkStream, SeedStream
+from awac_pl.replay.streams import ChunkStream, EvaluationPlan, SeedStream
 
 log = logging.getLogger(__name__)
 
-#: Online steps at which an evaluation takes ``milestone_episodes``, besides the end of pretraining and of the run.
-MILESTONES = (50_000, 100_000, 200_000, 300_000, 500_000)
 #: So many episodes of a dataset are in memory beside the buffer while it is filled.
 EPISODES_AT_A_TIME = 100
 
@@ -145,8 +143,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.chunk_size = chunk_size
         self.updates_per_epoch = updates_per_epoch
         self.offline_epochs = offline_epochs
-        self.evaluation_episodes = evaluation_episodes
-        self.milestone_episodes = milestone_episodes
+        self.evaluations = EvaluationPlan(evaluation_episodes, milestone_episodes, offline_epochs)
         self.discount = discount
         self.seed = seed
         self.progress = progress
@@ -157,8 +154,6 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.storage = storage
         self._scratch: tempfile.TemporaryDirectory | None = None
         self.datasets: list[dict[str, Any]] = []
-        self._evaluated_at = self._evaluated_before = 0
-        self._evaluated_epoch: int | None = None
         self.capacity = capacity
         self.device = device
         self.offline_ratio = offline_ratio
@@ -214,7 +209,7 @@ class ReplayDataModule(lightning.LightningDataModule):
                 check_environment(name, self.task, self.spaces)
         make_missing(
             self.dataset_ids[0], made_here, self.cloning_task, self.recipe,
-            evaluation_episodes=self.milestone_episodes, num_workers=self.workers.num_workers, progress=self.progress,
+            evaluation_episodes=self.evaluations.milestone_episodes, num_workers=self.workers.num_workers, progress=self.progress,
         )  # fmt: skip
 
     def setup(self, stage: str) -> None:
@@ -278,16 +273,14 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     def test_dataloader(self) -> SeedStream:
         """``milestone_episodes`` evaluation seeds."""
-        return SeedStream(lambda: self.milestone_episodes, self.workers.num_workers)
+        return SeedStream(lambda: self.evaluations.milestone_episodes, self.workers.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
         """The replay buffer and whose data it began with, for a checkpoint."""
         return {
             "replay": gather_objects(self.replay.state_dict()),
             "digests": [facts["sha256"] for facts in self.datasets],
-            "evaluated_at": self._evaluated_at,
-            "evaluation": (self._evaluated_epoch, self._evaluated_before),
-        }
+        } | self.evaluations.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the replay buffer.
@@ -303,8 +296,7 @@ class ReplayDataModule(lightning.LightningDataModule):
             )
         states = state_dict["replay"]
         self.replay.load_state_dict(merge_states(states) if world_size() == 1 else own_state(states, "replay buffer"))
-        self._evaluated_at = state_dict["evaluated_at"]
-        self._evaluated_epoch, self._evaluated_before = state_dict.get("evaluation", (None, 0))
+        self.evaluations.load_state_dict(state_dict)
 
     def teardown(self, stage: str) -> None:
         """Close the workers, of which the next stage gets new ones, and let go of a memory-mapped buffer's file."""
@@ -319,13 +311,8 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     def episodes_at(self, epoch: int, env_steps: int) -> int:
         """How many episodes the evaluation after this epoch takes."""
-        if epoch != self._evaluated_epoch:  # else an interrupted evaluation begins again
-            self._evaluated_epoch, self._evaluated_before = epoch, self._evaluated_at
-        self._evaluated_at = env_steps
-        passed = any(self._evaluated_before < milestone <= env_steps for milestone in MILESTONES)
         last = self.trainer is not None and epoch + 1 == self.trainer.max_epochs
-        milestone = passed or last or epoch + 1 == self.offline_epochs
-        return self.milestone_episodes if milestone else self.evaluation_episodes
+        return self.evaluations.episodes_at(epoch, env_steps, last)
 
     def _sample_chunk(self) -> TensorDict:
         online = self.trainer is None or self.is_online(self.trainer.current_epoch)
@@ -333,5 +320,5 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     def _evaluation_episodes(self) -> int:
         if self.trainer is None or self.trainer.state.fn != "fit":
-            return self.milestone_episodes
+            return self.evaluations.milestone_episodes
         return self.episodes_at(self.trainer.current_epoch, int(self.trainer.lightning_module.env_steps))  # type: ignore[arg-type]

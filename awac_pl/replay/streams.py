@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from tensordict import TensorDict
 
@@ -36,6 +37,43 @@ class ChunkStream:
     def __iter__(self) -> Iterator[TensorDict]:
         for _ in range(self.length):
             yield self.sample()
+
+
+#: Online steps at which an evaluation takes the larger number of episodes.
+MILESTONES = (50_000, 100_000, 200_000, 300_000, 500_000)
+
+
+class EvaluationPlan:
+    """How many episodes each evaluation of a fit takes: more at milestones.
+
+    Args:
+        episodes: of an ordinary evaluation.
+        milestone_episodes: of the one after pretraining, at ``MILESTONES``, and at the end.
+        offline_epochs: epochs of pretraining.
+    """
+
+    def __init__(self, episodes: int, milestone_episodes: int, offline_epochs: int) -> None:
+        self.episodes = episodes
+        self.milestone_episodes = milestone_episodes
+        self.offline_epochs = offline_epochs
+        self._latest: tuple[int | None, int] = (None, 0)  # epoch and environment steps
+        self._before = 0  # environment steps of the one before
+
+    def episodes_at(self, epoch: int, env_steps: int, last: bool) -> int:
+        """Of the evaluation after this epoch; ``last`` is the end of the run. The same evaluation may begin twice."""
+        if (epoch, env_steps) != self._latest:
+            self._latest, self._before = (epoch, env_steps), self._latest[1]
+        passed = any(self._before < milestone <= env_steps for milestone in MILESTONES)
+        return self.milestone_episodes if passed or last or epoch + 1 == self.offline_epochs else self.episodes
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which evaluation was the latest, for a checkpoint."""
+        return {"evaluated_at": self._latest[1], "evaluation": (self._latest[0], self._before)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore it; checkpoints of version 0.1 hold ``evaluated_at`` alone."""
+        epoch, self._before = state_dict.get("evaluation", (None, 0))
+        self._latest = (epoch, state_dict["evaluated_at"])
 
 
 class SeedStream:

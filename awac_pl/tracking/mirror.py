@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: Files and folders of a run folder that MLflow gets as artifacts, small ones first.
 ARTIFACTS = ("config.yaml", "manifest.json", "metrics.csv", "report.html", "figures", "videos", "checkpoints")
+#: The checkpoint before the last one: for a damaged disk, not for MLflow.
+PREVIOUS = "last.previous.ckpt"
 STATUS = {"running": "RUNNING", "finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 KEY_TAG, NAME_TAG = "awac.run", "mlflow.runName"
 METRICS_PER_REQUEST, PARAMETERS_PER_REQUEST = 1000, 100  # MLflow's limits
@@ -98,7 +100,9 @@ class Mirror:
     def missing_files(self) -> list[Path]:
         """Artifacts that MLflow lacks in their present state."""
         tops = [self.folder / name for name in ARTIFACTS]
-        files = [path for top in tops for path in ([top] if top.is_file() else sorted(top.rglob("*"))) if path.is_file()]
+        paths = [path for top in tops for path in ([top] if top.is_file() else sorted(top.rglob("*")))]
+        own = self.folder.resolve()  # a link could name any file of this machine
+        files = [path for path in paths if path.is_file() and own in path.resolve().parents and path.name != PREVIOUS]
         return [path for path in files if self.destination.files.get(self._name(path)) != _stamp(path)]
 
     def send_file(self, path: Path) -> None:
