@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +14,12 @@ import torch
 
 from awac_pl import AWAC
 from awac_pl.algorithms.checkpoints import load_module
+from awac_pl.callbacks.checkpointing import DurableCheckpointIO
+from awac_pl.commands.main import main
 from awac_pl.datasets.from_runs import record_replay
 from awac_pl.envs.tasks import find_task
 from awac_pl.errors import AwacError
-from tests.conftest import REACH
+from tests.conftest import REACH, ROOT, WIDE_CONFIG
 
 OLD = Path(__file__).parent / "data/checkpoint-0.1.0.ckpt"
 
@@ -39,3 +45,56 @@ def test_a_checkpoint_names_its_learner(tmp_path: Path) -> None:
     torch.save(state | {"algorithm": "Mine"}, tmp_path / "other.ckpt")
     with pytest.raises(AwacError, match=r"other\.ckpt: is of the algorithm 'Mine'; this version has AWAC"):
         load_module(tmp_path / "other.ckpt")
+
+
+SCORES = {"episodes": 4.0, "episode_return": -1.0, "episode_length": 10.0}
+
+
+def test_the_best_checkpoint_stays_the_best_one_when_a_run_is_resumed(
+    tmp_path: Path, reach_dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = iter([0.2, 1.0, 0.5, 0.5])
+    monkeypatch.setattr("awac_pl.algorithms.base.score_episodes", lambda _: SCORES | {"success_rate": next(rates)})
+    monkeypatch.setattr("awac_pl.callbacks.run_writer.write_report", lambda *args, **kwargs: None)
+    config = WIDE_CONFIG.replace("tests.toy:Wide-v0", REACH).replace("toy/wide-v0", reach_dataset)
+    (tmp_path / "small.yaml").write_text(config)
+    arguments = ["fit", f"--config={ROOT / 'conf/base.yaml'}", f"--config={tmp_path / 'small.yaml'}", "--video.episodes=0"]
+    arguments += ["--interaction.env_steps_per_epoch=10", f"--run_dir={tmp_path / 'run'}"]
+    assert main([*arguments, "--trainer.max_epochs=3"]) == 0
+    assert main([*arguments, "--trainer.max_epochs=4", "--ckpt_path=last"]) == 0
+    assert next(rates, None) is None
+    checkpoints = tmp_path / "run/checkpoints"
+    assert torch.load(checkpoints / "best.ckpt", weights_only=True)["epoch"] == 1
+    assert torch.load(checkpoints / "last.ckpt", weights_only=True)["epoch"] == 3
+    assert torch.load(checkpoints / "last.previous.ckpt", weights_only=True)["epoch"] == 2
+
+
+def test_a_disk_that_is_full_leaves_the_checkpoint_that_was_there(tmp_path: Path) -> None:
+    target, size = tmp_path / "last.ckpt", 1 << 20
+    DurableCheckpointIO().save_checkpoint({"weights": torch.zeros(10)}, target)
+    kept = target.read_bytes()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        try:
+            DurableCheckpointIO().save_checkpoint({"weights": torch.zeros(size)}, target)
+        except AwacError as error:
+            expected = f"cannot write the checkpoint {target} ([Errno 27] File too large); last.ckpt is as it was"
+            os._exit(0 if str(error) == expected else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert target.read_bytes() == kept
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_flipped_bit_in_the_weights_is_found(tmp_path: Path) -> None:
+    data = bytearray(OLD.read_bytes())
+    with zipfile.ZipFile(OLD) as archive:
+        largest = max(archive.infolist(), key=lambda part: part.file_size)
+    header = largest.header_offset
+    names = sum(int.from_bytes(data[header + at : header + at + 2], "little") for at in (26, 28))  # its name, and padding
+    data[header + 30 + names + largest.file_size // 2] ^= 1
+    (tmp_path / "flipped.ckpt").write_bytes(data)
+    with pytest.raises(AwacError, match=r"flipped.ckpt: cannot be read as a checkpoint \(.* is damaged\)"):
+        load_module(tmp_path / "flipped.ckpt")

@@ -270,7 +270,7 @@ def test_ctrl_c_closes_everything_and_keeps_what_is_there(workplace: Path) -> No
     assert children
     process.send_signal(signal.SIGINT)
     process.wait(timeout=60)
-    assert process.returncode != 0
+    assert process.returncode == 130
     assert json.loads((workplace / "here/manifest.json").read_text())["status"] == "interrupted"
     deadline = time.monotonic() + 5
     while left := [pid for pid in children if Path(f"/proc/{pid}").exists()]:

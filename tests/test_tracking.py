@@ -665,3 +665,18 @@ def test_a_server_that_dies_and_comes_back_has_every_point(
     assert len(stored["updates"]) == 6
     sent = {path.name for path in (tmp_path / "artifacts").rglob("*") if path.is_file()}
     assert {name for name in sent if not name.startswith("reach-")} == {"manifest.json", "metrics.csv", "report.html"}
+
+
+def test_links_out_of_a_run_folder_are_not_uploaded(tmp_path: Path, uri: str, reach_dataset: str) -> None:
+    folder = tmp_path / "run"
+    train(folder, reach_dataset, logger=False)
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/key.mp4").write_text("private")
+    (folder / "videos").symlink_to(tmp_path / "secret")
+    (folder / "figures/link.png").symlink_to(tmp_path / "secret/key.mp4")
+    assert sync(folder, "--mlflow_uri", uri) == 0
+    client = mlflow.MlflowClient(uri)
+    run = only_run(uri).info.run_id
+    assert {file.path for file in client.list_artifacts(run)} >= {"figures", "metrics.csv"}
+    assert "videos" not in {file.path for file in client.list_artifacts(run)}
+    assert "figures/link.png" not in {file.path for file in client.list_artifacts(run, "figures")}

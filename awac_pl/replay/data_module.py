@@ -209,7 +209,8 @@ class ReplayDataModule(lightning.LightningDataModule):
                 check_environment(name, self.task, self.spaces)
         make_missing(
             self.dataset_ids[0], made_here, self.cloning_task, self.recipe,
-            evaluation_episodes=self.evaluations.milestone_episodes, num_workers=self.workers.num_workers, progress=self.progress,
+            evaluation_episodes=self.evaluations.milestone_episodes, num_workers=self.workers.num_workers,
+            progress=self.progress,
         )  # fmt: skip
 
     def setup(self, stage: str) -> None:
