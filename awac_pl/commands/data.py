@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run ``awac data``; raises an AwacError where a dataset is missing, is damaged, or does not fit."""
+    """Run ``awac data``."""
     options.function(options)
 
 
@@ -169,12 +169,10 @@ def _plain(value: Any) -> str:
 
 
 def _draw(curves: dict[str, list], title: str, path: Path) -> None:
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(2, 1, figsize=(7, 4.5), sharex=True, layout="constrained")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
     lengths = curves["episode_lengths"]
     succeeded = curves["episode_success"] or [None] * len(lengths)
     colours = [{True: "tab:green", False: "tab:red", None: "tab:gray"}[success] for success in succeeded]
@@ -186,7 +184,6 @@ def _draw(curves: dict[str, list], title: str, path: Path) -> None:
     axes[1].set_xlabel("episode (green: succeeds, red: does not, gray: unknown)")
     axes[0].set_title(title)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def _import(options: argparse.Namespace) -> None:

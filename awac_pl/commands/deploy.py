@@ -45,11 +45,7 @@ def _limits(text: str) -> tuple[float, float] | None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run ``awac deploy``.
-
-    Raises:
-        AwacError: the export, the limits or the environment do not fit; or a value is not finite.
-    """
+    """Run ``awac deploy``."""
     from dataclasses import replace
 
     from tqdm import tqdm

@@ -47,8 +47,15 @@ class AwacParser(LightningArgumentParser):
         Raises:
             AwacError: always.
         """
-        parsers = [self, *(getattr(self._subcommands_action, "choices", None) or {}).values()]
-        raise AwacError(_one_line(message, {action.dest for parser in parsers for action in parser._actions}))
+        text = " ".join(message.replace("Validation failed:", "").split())
+        unknown = re.search(
+            r"[Uu]nrecognized arguments?: (\S+)|[Kk]ey '([^']+)' is not expected|does not accept option '([^']+)'", text
+        )
+        if unknown:
+            key = unknown[unknown.lastindex or 0].lstrip("-").split("=")[0]
+            parsers = [self, *(getattr(self._subcommands_action, "choices", None) or {}).values()]
+            text = f"unknown key '{key}'.{nearest(key, {action.dest for parser in parsers for action in parser._actions})}"
+        raise AwacError(text)
 
 
 class AwacCLI(LightningCLI):
@@ -239,15 +246,3 @@ def run_cli(arguments: list[str]) -> None:
         parser_class=AwacParser,
         parser_kwargs={"prog": "awac"},
     )
-
-
-def _one_line(message: str, keys: set[str]) -> str:
-    """A jsonargparse message as one line; an unknown key with the nearest known one."""
-    text = " ".join(message.replace("Validation failed:", "").split())
-    unknown = re.search(
-        r"[Uu]nrecognized arguments?: (\S+)|[Kk]ey '([^']+)' is not expected|does not accept option '([^']+)'", text
-    )
-    if unknown:
-        key = next(group for group in unknown.groups() if group).lstrip("-").split("=")[0]
-        return f"unknown key '{key}'.{nearest(key, keys)}"
-    return text

@@ -18,11 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run ``awac init``.
-
-    Raises:
-        AwacError: ``conf`` exists already, or the folder cannot be written.
-    """
+    """Run ``awac init``."""
     import shutil
 
     from awac_pl.commands.presets import shipped

@@ -34,7 +34,8 @@ LIGHTNING = {
     "validate": "evaluate a checkpoint",
     "test": "evaluate a checkpoint on 100 episodes",
 }
-#: Every other command. Each is a module of that name with ``add_arguments`` and ``run``; its docstring is its help.
+#: Every other command. Each is a module of that name with ``add_arguments`` and ``run``, which raises an AwacError for a
+#: mistake of the user. Its docstring is its help.
 OWN = {
     "init": "write an editable conf/ with every task and preset",
     "sync": "upload runs that MLflow missed while it was unreachable",

@@ -24,11 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run ``awac report``.
-
-    Raises:
-        AwacError: a folder holds no run that can be reported.
-    """
+    """Run ``awac report``."""
     from awac_pl.report.page import write_report
 
     tables = write_report(options.runs, options.to, figures=options.figures, compare=options.published)

@@ -26,11 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run ``awac sync``.
-
-    Raises:
-        AwacError: a path is no run folder, or MLflow does not accept a run.
-    """
+    """Run ``awac sync``."""
     from awac_pl.tracking.mirror import reason
 
     for folder in options.runs:

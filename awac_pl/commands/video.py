@@ -43,11 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run ``awac video``.
-
-    Raises:
-        AwacError: the checkpoint, its run folder or an option does not fit, or nothing can be rendered.
-    """
+    """Run ``awac video``."""
     if options.episodes < 1 or options.every < 1:
         raise AwacError("--episodes and --every must be at least 1")
     checkpoint: Path = options.ckpt_path
