@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -18,9 +19,14 @@ class TrainingDivergedError(AwacError):
     """A loss that is no longer a finite number."""
 
 
+def without_credentials(text: str) -> str:
+    """A text whose addresses have lost their user and password: ``http://host`` for ``http://robot:secret@host``."""
+    return re.sub(r"(?<=://)[^\s/@'\"]+@", "", text)
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its type where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, without credentials; its type where it has none."""
+    return without_credentials((str(error).splitlines() or [type(error).__name__])[0])
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -203,8 +203,10 @@ def test_a_run_folder_in_use_is_refused(workplace: Path, capsys: pytest.CaptureF
     assert "run folder mine is in use by another run" in line
     folder.release()
     (workplace / "mine/manifest.json").write_text("{}")
+    (workplace / "mine/checkpoints").mkdir()
+    (workplace / "mine/checkpoints/last.ckpt").touch()
     line = refused(capsys, "fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml", "--run_dir=mine")
-    assert "run folder mine holds a run; go on with --ckpt_path last" in line
+    assert "run folder mine holds a run; go on with --resume mine, or pass another --run_dir" in line
 
 
 def test_a_refused_run_lets_go_of_its_folder(workplace: Path, capsys: pytest.CaptureFixture) -> None:

@@ -25,7 +25,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from awac_pl.algorithms.base import Learner
 from awac_pl.datasets.cloned import cloning_result
 from awac_pl.datasets.minari_io import data_file
-from awac_pl.errors import first_line
+from awac_pl.errors import first_line, without_credentials
 from awac_pl.files import write_text
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.policies.products import processor
@@ -56,8 +56,13 @@ class SaveRunConfig(SaveConfigCallback):
         """See the class."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(self.parser.dump(self.config, skip_none=False))
-        parameters = {key: value for key, value in vars(self.config.as_flat()).items() if value is not None}
+        config = self.config.clone()
+        config.ckpt_path = config.resume = None  # how this start was asked for is not part of the run
+        write_text(folder / "config.yaml", without_credentials(self.parser.dump(config, skip_none=False)))
+        parameters = {key: value for key, value in vars(config.as_flat()).items() if value is not None}
+        parameters = {
+            key: without_credentials(value) if isinstance(value, str) else value for key, value in parameters.items()
+        }
         for logger in trainer.loggers:
             _tolerate(logger.log_hyperparams, parameters)
 
@@ -96,6 +101,7 @@ class RunWriter(Callback):
             "status": "running",
             "tags": self.tags,
             "command": sys.argv,
+            "commands": [*self._commands_before(trainer, updates), sys.argv],
             "started": _iso(time.time()),
             "seconds_count_from": _iso(self._started),
             "offline_updates": data.offline_epochs * data.updates_per_epoch,
@@ -195,8 +201,19 @@ class RunWriter(Callback):
         except Exception as error:
             log.warning("no report, the run goes on: %s", first_line(error))
 
+    def _commands_before(self, trainer: lightning.Trainer, updates: int) -> list[list[str]]:
+        """The commands of a run that is resumed, from its manifest."""
+        manifest = Path(trainer.default_root_dir) / "manifest.json"
+        if not updates or not manifest.exists():
+            return []
+        before = json.loads(manifest.read_text())
+        return before.get("commands") or [before.get("command", [])]
+
     def _write_manifest(self, trainer: lightning.Trainer) -> None:
-        write_text(Path(trainer.default_root_dir) / "manifest.json", json.dumps(self._manifest, indent=2) + "\n")
+        write_text(
+            Path(trainer.default_root_dir) / "manifest.json",
+            without_credentials(json.dumps(self._manifest, indent=2)) + "\n",
+        )
 
 
 class _Usage:

@@ -25,6 +25,7 @@ from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
 from awac_pl.callbacks.stopping import Stopping
 from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.commands.presets import check_files, conf, expand
+from awac_pl.commands.resuming import check_configuration, last_checkpoint
 from awac_pl.errors import AwacError, nearest
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.replay.data_module import ReplayDataModule
@@ -66,8 +67,8 @@ class AwacCLI(LightningCLI):
         try:
             super().__init__(*args, **kwargs)  # parses, builds and runs
         except Interrupted:
-            if self.run_folder is not None and (self.run_folder.path / "checkpoints" / "last.ckpt").exists():
-                print(f"awac: go on with: awac fit … --run_dir {self.run_folder.path} --ckpt_path last", file=sys.stderr)
+            if self.run_folder is not None and last_checkpoint(self.run_folder.path).exists():
+                print(f"awac: go on with: awac fit --resume {self.run_folder.path}", file=sys.stderr)
             raise
         finally:
             if self.run_folder is not None:
@@ -86,6 +87,11 @@ class AwacCLI(LightningCLI):
         parser.add_argument("--preset", type=str, default="custom", help=preset_help)
         folder_help = "run folder; by default the first free one of runs/TASK-PRESET-seedN"
         parser.add_argument("--run_dir", type=str | None, default=None, help=folder_help)
+        resume_help = (
+            "run folder to go on in, with its own configuration; settings named here are changed. 'auto' goes on with this "
+            "command's run if it has a checkpoint, and starts it otherwise (for schedulers that start a job again)"
+        )
+        parser.add_argument("--resume", type=str | None, default=None, help=resume_help)
         uri_help = "MLflow tracking URI; $MLFLOW_TRACKING_URI by default, else sqlite:///mlflow.db; 'none' for no MLflow"
         parser.add_argument("--mlflow_uri", type=str | None, default=None, help=uri_help)
         parser.add_argument("--mlflow_experiment", type=str, default="awac", help="MLflow experiment")
@@ -134,11 +140,16 @@ class AwacCLI(LightningCLI):
         config.run_dir = str(self._take_run_folder(config))
         config.trainer.default_root_dir = config.run_dir
         config.checkpoint.dirpath = str(Path(config.run_dir) / "checkpoints")
+        last = last_checkpoint(Path(config.run_dir))
         if config.ckpt_path == "last":
-            last = Path(config.run_dir) / "checkpoints" / "last.ckpt"
             if not last.exists():
                 raise AwacError(f"there is nothing to resume: no {last}; pass --run_dir or start without --ckpt_path")
             config.ckpt_path = str(last)
+        elif config.resume == "auto" and config.ckpt_path is None and last.exists():
+            config.ckpt_path = str(last)
+        if config.ckpt_path is not None and run_of(config.ckpt_path) == Path(config.run_dir).resolve():
+            log.info("going on in %s", config.run_dir)
+            check_configuration(Path(config.run_dir), config.as_dict(), meant=config.resume not in (None, "auto"))
 
     def _take_run_folder(self, config: Any) -> Path:
         """Choose and lock the run folder. Of several processes rank 0 does; the others get its path from the environment."""
@@ -149,7 +160,7 @@ class AwacCLI(LightningCLI):
         self.run_folder = choose_run_folder(
             Path(config.run_dir) if config.run_dir else run_of(config.ckpt_path),
             Path("runs") / name,
-            resume=config.ckpt_path is not None,
+            resume=config.ckpt_path is not None or config.resume is not None,
         )
         self.run_folder.take()
         os.environ[RUN_DIR_VARIABLE] = str(self.run_folder.path)

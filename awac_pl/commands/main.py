@@ -23,7 +23,7 @@ from pathlib import Path
 
 from awac_pl import __version__
 from awac_pl.commands.arguments import help_from
-from awac_pl.errors import AwacError
+from awac_pl.errors import AwacError, without_credentials
 from awac_pl.parallel import interruption
 
 # This file imports little: a command's own imports happen when it runs, so that `awac --help` answers at once.
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         with interruption.handled():
             _run(command, arguments)
     except AwacError as error:
-        print(f"awac: error: {error}", file=sys.stderr)
+        print(f"awac: error: {without_credentials(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in NOT_WRITABLE:

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import awac_pl
+from awac_pl.commands.resuming import with_run
 from awac_pl.errors import AwacError, nearest
 from awac_pl.runs.folder import run_of
 
@@ -28,17 +29,26 @@ def expand(arguments: list[str]) -> list[str]:
 
     The files come before every other argument, in this order, so ``--config`` and single values change them. Beside a
     ``--config``, ``--preset`` alone names the run and loads nothing, as it did in version 0.1. ``validate`` and ``test`` of
-    a checkpoint in a run folder get that run's configuration, unless they have a ``--config``.
+    a checkpoint in a run folder get that run's configuration, unless they have a ``--config``; so does ``--resume FOLDER``.
 
     Args:
         arguments: start with the subcommand. ``--overrides "--model.temperature=0.3 --trainer.max_epochs=40"``, as
             ``mlflow run`` passes it, is replaced by its parts.
+
+    Raises:
+        AwacError: ``--resume`` names a folder without a run, or stands beside another configuration.
     """
     expanded: list[str] = []
     following = iter(arguments)
     for argument in following:
         expanded += shlex.split(next(following, "")) if argument == "--overrides" else [argument]
     command, *rest = expanded
+    folders, others = _values(rest, "--resume")
+    if command == "fit" and folders and folders[-1] != "auto":
+        named = [flag for flag in ("--task", "--preset", "--config", "--run_dir", "--ckpt_path") if _values(others, flag)[0]]
+        if named:
+            raise AwacError(f"--resume {folders[-1]} takes the run's own configuration and folder; leave out {named[0]}")
+        return [command, *with_run(Path(folders[-1]), others), f"--resume={folders[-1]}"]
     tasks, others = _values(rest, "--task")
     presets, others = _values(others, "--preset")
     checkpoints, _ = _values(rest, "--ckpt_path")

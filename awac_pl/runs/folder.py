@@ -70,14 +70,14 @@ def choose_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunF
         resume: go on in a used folder, the latest one where none is asked for.
 
     Raises:
-        AwacError: the one asked for is in use, or holds a run that is not to be resumed.
+        AwacError: the one asked for is in use, or holds a run with checkpoints that is not to be resumed.
     """
     if path is not None:
         folder = RunFolder(path)
         if folder.busy:
             folder.take()  # raises
-        if folder.used and not resume:
-            raise AwacError(f"run folder {path} holds a run; go on with --ckpt_path last, or pass another --run_dir")
+        if folder.used and not resume and any((path / "checkpoints").glob("*.ckpt")):  # else there is nothing to lose
+            raise AwacError(f"run folder {path} holds a run; go on with --resume {path}, or pass another --run_dir")
         return folder
     number, latest = 1, None
     while (folder := RunFolder(default.with_name(f"{default.name}-{number}" if number > 1 else default.name))).used or (

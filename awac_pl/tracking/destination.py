@@ -9,7 +9,7 @@ import uuid
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from awac_pl.errors import AwacError, first_line
+from awac_pl.errors import AwacError, first_line, without_credentials
 from awac_pl.files import write_text
 
 
@@ -38,7 +38,7 @@ class Destination:
     @property
     def shown_uri(self) -> str:
         """The URI without user and password."""
-        return re.sub(r"//[^@/]*@", "//", self.uri)
+        return without_credentials(self.uri)
 
     @property
     def database(self) -> Path | None:
@@ -50,8 +50,8 @@ class Destination:
         return replace(self, uri=uri, run_id=run_id, description="", files={})
 
     def save(self, folder: Path) -> None:
-        """Write ``mlflow.json``."""
-        write_text(folder / "mlflow.json", json.dumps(asdict(self), indent=2) + "\n")
+        """Write ``mlflow.json``, without credentials: those come from the command line or the environment each time."""
+        write_text(folder / "mlflow.json", json.dumps(asdict(self) | {"uri": self.shown_uri}, indent=2) + "\n")
 
 
 def find_destination(
@@ -74,6 +74,10 @@ def find_destination(
     run_id = os.environ.get("MLFLOW_RUN_ID") if uri is None else None
     uri = checked_uri(uri or (stored.uri if stored is not None and run_id is None else None))
     destination = stored or Destination(uri, run_id=run_id)
+    environment = os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = environment if without_credentials(environment) == uri else uri
+    if destination.shown_uri == without_credentials(uri):
+        destination = replace(destination, uri=uri)
     if destination.uri != uri or (run_id is not None and destination.run_id != run_id):
         destination = destination.elsewhere(uri, run_id)
     return replace(destination, experiment=experiment or destination.experiment, group=group or destination.group)

@@ -1,0 +1,74 @@
+"""``awac fit --resume``: a run goes on in its folder, with the configuration that it has."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from awac_pl.errors import AwacError
+from awac_pl.runs.manifest import flatten
+
+log = logging.getLogger("awac_pl")
+
+#: Settings that a resumed run may change: how long it goes on, where and how fast it runs, what it shows.
+FREE = (
+    "trainer.max_", "trainer.min_", "trainer.devices", "trainer.accelerator", "trainer.strategy", "trainer.num_nodes",
+    "trainer.enable_", "trainer.logger", "trainer.profiler", "trainer.default_root_dir", "trainer.callbacks",
+    "trainer.plugins",
+    "data.workers", "data.progress", "data.device", "data.storage", "data.evaluation_episodes", "data.milestone_episodes",
+    "model.compile", "model.matmul_", "video.", "checkpoint.", "interaction.synchronous", "mlflow_", "group", "preset",
+    "run_dir", "ckpt_path", "resume", "weights_only", "config", "optimizer", "lr_scheduler", "seed_everything_",
+)  # fmt: skip
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """``last.ckpt`` of a run folder."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def with_run(folder: Path, arguments: list[str]) -> list[str]:
+    """Arguments of ``fit`` that resume the run of a folder with its own configuration; ``arguments`` come after that.
+
+    Raises:
+        AwacError: there is nothing to resume.
+    """
+    if not last_checkpoint(folder).is_file() or not (folder / "config.yaml").is_file():
+        raise AwacError(f"there is nothing to resume: {folder} has no config.yaml with checkpoints/last.ckpt beside it")
+    run = [f"--config={folder / 'config.yaml'}", f"--run_dir={folder}", f"--ckpt_path={last_checkpoint(folder)}"]
+    return [run[0], *arguments, *run[1:]]
+
+
+def check_configuration(folder: Path, config: Mapping[str, Any], *, meant: bool) -> None:
+    """Compare the configuration of a run with the one that it is resumed with.
+
+    Args:
+        folder: of the run.
+        config: the new configuration, nested.
+        meant: whether differences are meant; then they are logged.
+
+    Raises:
+        AwacError: there are differences that are not meant.
+    """
+    import yaml
+
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return
+    before, after = (flatten(json.loads(json.dumps(one, default=str))) for one in (yaml.safe_load(path.read_text()), config))
+    changed = {
+        key: f"{key} {before[key]} -> {value}"
+        for key, value in after.items()
+        if key in before and before[key] != value and not key.startswith(FREE)
+    }
+    if not changed:
+        return
+    if meant:
+        log.warning("%s goes on with other settings: %s", folder, ", ".join(changed.values()))
+        return
+    raise AwacError(
+        f"{folder} has other settings than this command: {', '.join(changed.values())}. To go on with its own: "
+        f"awac fit --resume {folder}; to change a setting, name it there: --{next(iter(changed))}=…"
+    )

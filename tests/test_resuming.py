@@ -1,0 +1,93 @@
+"""A run goes on in its folder, with its own configuration; and no password is written anywhere."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from awac_pl.commands.main import main
+from awac_pl.errors import without_credentials
+from awac_pl.runs.metrics import read_metrics
+from awac_pl.tracking.destination import Destination, find_destination
+from tests.conftest import REACH, ROOT, WIDE_CONFIG
+
+
+@pytest.fixture
+def fit(tmp_path: Path, reach_dataset: str, monkeypatch: pytest.MonkeyPatch):
+    """``awac fit`` of a small configuration, in a folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("awac_pl.callbacks.run_writer.write_report", lambda *args, **kwargs: None)
+    config = WIDE_CONFIG.replace("tests.toy:Wide-v0", REACH).replace("toy/wide-v0", reach_dataset)
+    (tmp_path / "small.yaml").write_text(config.replace("run_dir: runs/wide\n", ""))
+    base = [f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml", "--video.episodes=0"]
+    return lambda *arguments: main(["fit", *base, "--interaction.env_steps_per_epoch=10", *arguments])
+
+
+def test_resume_takes_the_runs_own_configuration(fit, capsys: pytest.CaptureFixture, caplog) -> None:
+    assert fit("--run_dir=here", "--model.temperature=2") == 0
+    assert main(["fit", "--resume", "here", "--trainer.max_epochs=3"]) == 0
+    config = yaml.safe_load(Path("here/config.yaml").read_text())
+    assert (config["model"]["temperature"], config["trainer"]["max_epochs"]) == (2, 3)
+    assert (config["ckpt_path"], config["resume"]) == (None, None)  # the file can start a new run
+    assert [row["epoch"] for row in read_metrics(Path("here/metrics.csv"))] == [0, 1, 2]
+    commands = json.loads(Path("here/manifest.json").read_text())["commands"]
+    assert len(commands) == 2
+    capsys.readouterr()
+
+    assert fit("--run_dir=here", "--ckpt_path=last", "--trainer.max_epochs=4") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("awac: error: ")]
+    assert "here has other settings than this command: model.temperature 2.0 -> 0.5. To go on with its own: " in line
+    assert "awac fit --resume here; to change a setting, name it there: --model.temperature=…" in line
+    assert yaml.safe_load(Path("here/config.yaml").read_text()) == config  # nothing was touched
+    assert main(["fit", "--resume", "here", "--trainer.max_epochs=4", "--model.temperature=0.5"]) == 0
+    assert "here goes on with other settings: model.temperature 2.0 -> 0.5" in caplog.text
+
+
+def test_resume_refuses_what_it_cannot_do(fit, capsys: pytest.CaptureFixture) -> None:
+    Path("empty").mkdir()
+    for arguments, message in (
+        (["--resume", "gone"], "there is nothing to resume: gone has no config.yaml with checkpoints/last.ckpt beside it"),
+        (["--resume", "empty"], "there is nothing to resume: empty has"),
+    ):
+        assert main(["fit", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert fit("--run_dir=here") == 0
+    assert main(["fit", "--resume", "here", "--task", "pen"]) == 2
+    assert "--resume here takes the run's own configuration and folder; leave out --task" in capsys.readouterr().err
+
+
+def test_auto_starts_a_run_and_goes_on_with_it(fit) -> None:
+    """What a scheduler needs that starts the same command again, whatever became of the last time."""
+    assert fit("--run_dir=here", "--resume=auto", "--trainer.max_epochs=1") == 0
+    assert fit("--run_dir=here", "--resume=auto", "--trainer.max_epochs=2") == 0
+    assert [row["epoch"] for row in read_metrics(Path("here/metrics.csv"))] == [0, 1]
+    (checkpoint,) = Path("here/checkpoints").glob("last.ckpt")
+    for path in Path("here/checkpoints").iterdir():
+        path.unlink()
+    assert not checkpoint.exists()  # as if it was killed before the first one
+    assert fit("--run_dir=here", "--trainer.max_epochs=1") == 0
+    assert [row["epoch"] for row in read_metrics(Path("here/metrics.csv"))] == [0]
+
+
+def test_credentials_are_cut_out_by_hand() -> None:
+    assert without_credentials("to http://robot:s3cret@host:5000/x, not a@b") == "to http://host:5000/x, not a@b"
+    assert without_credentials('["--mlflow_uri=https://robot:s@host"]') == '["--mlflow_uri=https://host"]'
+    assert without_credentials("postgresql://user@host/db") == "postgresql://host/db"
+
+
+def test_a_password_in_the_tracking_uri_is_written_nowhere(
+    fit, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = "http://robot:s3cr3tpass@127.0.0.1:9"  # nobody listens there
+    monkeypatch.setattr("awac_pl.tracking.logger.PATIENCE_SECONDS", 0.5)
+    assert fit("--run_dir=here", f"--mlflow_uri={uri}") == 0
+    written = subprocess.run(["grep", "-rl", "s3cr3tpass", "here"], capture_output=True, text=True)
+    assert written.stdout == ""
+    assert "s3cr3tpass" not in "".join(capfd.readouterr())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # the stored address gets its credentials from here
+    assert find_destination(tmp_path / "here", None).uri == uri
+    assert Destination(uri).shown_uri == "http://127.0.0.1:9"
