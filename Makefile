@@ -12,7 +12,7 @@ DOCS_EXTRA = import tomllib; \
 	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test learning check docs pins clean
+.PHONY: demo test learning faults check docs pins clean
 
 demo: $(READY)
 	mlflow run . --env-manager=local --experiment-name awac -P task=pen -P preset=quick
@@ -22,6 +22,9 @@ test: $(READY)
 
 learning: $(READY)
 	pytest -q -m learning
+
+faults: $(READY)
+	pytest -q -n 2 -m faults
 
 check: $(READY)
 	ruff format --check .

@@ -3,7 +3,7 @@
 awac fit --task pen --preset quick
 awac fit --config conf/base.yaml --config mine.yaml
 awac fit … --model.temperature=0.3 --trainer.max_epochs=40
-awac fit … --ckpt_path last
+awac fit --resume runs/pen-quick-seed0
 awac test --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
 awac sync runs/pen-quick-seed0
 awac data inspect my_demonstrations.npz --task pen
