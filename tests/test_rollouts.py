@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from awac_pl.envs.rollouts import RolloutError, RolloutWorkers
+from awac_pl.envs.rollouts import RolloutError, RolloutWorkers, collect_block
 from awac_pl.envs.tasks import find_task
 from awac_pl.episode import Episode
 from awac_pl.policies.actor import Actor
 from awac_pl.policies.numpy_policy import NumpyPolicy
+from tests.conftest import ROOT
 from tests.toy import constant_policy
 
 SEEDS = [3, 1, 4, 15, 9, 2, 6]
@@ -114,6 +118,74 @@ def test_a_seed_that_always_kills_is_given_up() -> None:
 def test_an_environments_error_names_task_seed_and_place() -> None:
     with pytest.raises(RolloutError, match=r"Broken-v0: seed 7: RuntimeError\('the simulator exploded'\) at .*toy.py:\d+"):
         rollout("tests.toy:Broken-v0", 1, constant_policy(), [7])
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raise", r"OSError\('the motor is too hot'\) at .*toy.py:\d+, step 2"),
+        ("reward", "step 2: the reward is nan and success is .*; both must be finite"),
+        ("text", "step 2: the reward is '-1', not a number"),
+        ("none", r"step 2: step\(\) returned no \(observation, reward, terminated, truncated, info\)"),
+        ("gym", r"step 2: step\(\) returned no"),
+        ("shape", r"step 2: the observation is a ndarray \[1\], not numbers \[2\]"),
+        ("nan", "step 2: the observation is not finite"),
+        ("success", "step 2: the reward is .* and success is nan"),
+    ],
+)
+def test_what_an_environment_must_not_do_is_named(fault: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWAC_TEST_FAULT", fault)
+    with pytest.raises(RolloutError, match=f"^tests.toy:Flaky-v0: seed 4: {message}"):
+        rollout("tests.toy:Flaky-v0", 0, constant_policy(), [3, 4])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_episodes_that_fail_are_left_out_up_to_a_number(workers: int) -> None:
+    pool = RolloutWorkers(find_task("tests.toy:Flaky-v0"), workers)
+    block = collect_block(pool, constant_policy(), 0, 60, max_failed=3)
+    assert [episode.seed for episode in block.episodes] == [0, 2, 3, 5, 6, 8]
+    assert [str(error).split(": ")[1] for error in block.failed] == ["seed 1", "seed 4", "seed 7"]
+    with pytest.raises(RolloutError, match="seed 7: OSError"):
+        collect_block(pool, constant_policy(), 0, 60, max_failed=2)
+    pool.close()
+
+
+def test_an_episode_that_hangs_is_run_again_in_a_new_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWAC_TEST_MARKS", str(tmp_path))
+    pool = RolloutWorkers(find_task("tests.toy:Hanging-v0"), 1, timeout=1)
+    pool.rollout(constant_policy(), [2])  # its first one may take longer: the process starts
+    (before,) = pool._workers.values()
+    assert_equal(pool.rollout(constant_policy(), [3, 4]), rollout("tests.toy:Reach-v0", 0, constant_policy(), [3, 4]))
+    assert not _alive(before.pid)
+    pool.close()
+
+
+def test_a_stopped_worker_is_closed_and_an_orphan_ends(tmp_path: Path) -> None:
+    pool = RolloutWorkers(find_task("tests.toy:Reach-v0"), 1)
+    pool.rollout(constant_policy(), [1])
+    (process,) = pool._workers.values()
+    os.kill(process.pid, signal.SIGSTOP)
+    start = time.monotonic()
+    pool.close()
+    assert time.monotonic() - start < 10
+    assert not _alive(process.pid)
+    code = (
+        "import os, time; os.environ['AWAC_TEST_MARKS'] = '.'; from awac_pl.envs.rollouts import RolloutWorkers;"
+        "from awac_pl.envs.tasks import find_task; from tests.toy import constant_policy;"
+        "pool = RolloutWorkers(find_task('tests.toy:Hanging-v0'), 1); pool.rollout(constant_policy(), [2]);"
+        "print(*[one.pid for one in pool._workers.values()], flush=True); pool.rollout(constant_policy(), [3])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as parent:
+        worker = int(parent.stdout.readline())
+        while not (tmp_path / "3").exists():
+            time.sleep(0.05)
+        parent.kill()  # while its worker hangs
+    deadline = time.monotonic() + 10
+    while _alive(worker):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_policy_that_is_not_finite_is_stopped() -> None:

@@ -217,6 +217,29 @@ def test_an_error_of_the_environment_ends_the_run(tmp_path: Path, reach) -> None
     assert not data.workers._workers
 
 
+def test_failed_episodes_are_counted_and_seeds_go_on(tmp_path: Path, reach, caplog: pytest.LogCaptureFixture) -> None:
+    save_dataset("toy/flaky-v0", reach_episodes(5), find_task("tests.toy:Flaky-v0"), reach[1], {})
+    data = make_data("toy/flaky-v0", task="tests.toy:Flaky-v0")
+    interaction = EnvironmentInteraction(20)
+    module = fit(tmp_path, data, interaction, max_epochs=4)
+    assert (interaction.own_episodes, interaction.own_failed, int(module.env_steps)) == (4, 2, 40)
+    assert "an episode failed and is left out (2 of at most 10): tests.toy:Flaky-v0: seed 4: OSError" in caplog.text
+    assert "an evaluation episode failed and is left out" in caplog.text
+    with pytest.raises(RuntimeError, match="seed 4: OSError"):
+        fit(
+            tmp_path, make_data("toy/flaky-v0", task="tests.toy:Flaky-v0"), EnvironmentInteraction(20, max_failed_episodes=1)
+        )
+
+
+def test_a_block_may_be_empty(tmp_path: Path, reach_dataset: str) -> None:
+    """An episode has 10 steps; a block of 4 needs a new one in every second or third epoch alone."""
+    data, watch = make_data(reach_dataset), Watch()
+    module = fit(tmp_path, data, EnvironmentInteraction(env_steps_per_epoch=4), watch, RunWriter({}), max_epochs=7)
+    assert watch.sizes[::4] == [200, 200, 210, 210, 220, 220, 220]
+    assert int(module.env_steps) == 20
+    assert [row["env_steps"] for row in read_metrics(tmp_path / "metrics.csv")] == [0, 0, 10, 10, 20, 20, 20]
+
+
 def test_success_is_unavailable_where_nobody_reports_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     task = find_task("tests.toy:Wide-v0")
     data = make_data("toy/wide-v0", task=task.env_id)

@@ -6,6 +6,7 @@ Nothing heavy here: each worker of each test would wait for it.
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -92,6 +93,48 @@ class Broken(Reach):
         return super().step(action)
 
 
+class Flaky(Reach):
+    """Breaks in every third episode, after two steps, in the way that ``AWAC_TEST_FAULT`` names."""
+
+    def reset(self, *, seed=None, options=None):
+        self.steps, self.breaks = 0, seed is not None and seed % 3 == 1
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.steps += 1
+        observation, reward, terminated, truncated, info = super().step(action)
+        if self.breaks and self.steps == 3:
+            match os.environ.get("AWAC_TEST_FAULT", "raise"):
+                case "raise":
+                    raise OSError("the motor is too hot")
+                case "reward":
+                    reward = np.nan
+                case "text":
+                    reward = "-1"
+                case "none":
+                    return None
+                case "gym":
+                    return observation, reward, terminated, info
+                case "shape":
+                    observation = observation[:1]
+                case "nan":
+                    observation = observation * np.nan
+                case "success":
+                    info = {"success": np.nan}
+        return observation, reward, terminated, truncated, info
+
+
+class Hanging(Reach):
+    """Hangs the first time that a worker runs an odd seed; a file remembers."""
+
+    def reset(self, *, seed=None, options=None):
+        mark = Path(os.environ["AWAC_TEST_MARKS"]) / str(seed)
+        if seed % 2 and not mark.exists():
+            mark.touch()
+            time.sleep(1000)
+        return super().reset(seed=seed)
+
+
 class Pictures(Reach):
     """Can be seen: pictures 24 wide and 12 high, 20 brighter with each step."""
 
@@ -128,7 +171,9 @@ class Endless(Reach):
     """No time limit."""
 
 
-for _class in (Reach, Wide, DiscreteReach, Ending, Deadly, AlwaysDeadly, Broken, Pictures, SizedPictures, DyingPictures):
+for _class in (
+    Reach, Wide, DiscreteReach, Ending, Deadly, AlwaysDeadly, Broken, Flaky, Hanging, Pictures, SizedPictures, DyingPictures,
+):  # fmt: skip
     gymnasium.register(f"{_class.__name__}-v0", _class, max_episode_steps=10)
 gymnasium.register("Endless-v0", Endless)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,11 +20,13 @@ from awac_pl.algorithms.base import Learner
 from awac_pl.envs.rollouts import Block, RolloutWorkers, collect_block
 from awac_pl.envs.seeds import EPISODES_PER_SEED
 from awac_pl.episode import score_episodes
-from awac_pl.errors import AwacError
+from awac_pl.errors import AwacError, first_line
 from awac_pl.parallel import interruption
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy
 from awac_pl.replay.data_module import ReplayDataModule
+
+log = logging.getLogger(__name__)
 
 
 class EnvironmentInteraction(Callback):
@@ -37,13 +40,19 @@ class EnvironmentInteraction(Callback):
         env_steps_per_epoch: environment steps of a block, over all ranks. Episodes are whole; surplus steps are subtracted
             from the next block.
         synchronous: collect first, then train. Always the case with ``data.workers: 0``.
+        max_failed_episodes: of a run, on each rank. An episode in which the environment raises, or returns what it must not,
+            is left out, and the next seed takes its place; one more of them ends the run.
     """
 
-    def __init__(self, env_steps_per_epoch: int = 1000, synchronous: bool = False) -> None:
+    def __init__(self, env_steps_per_epoch: int = 1000, synchronous: bool = False, max_failed_episodes: int = 10) -> None:
         if env_steps_per_epoch < 1:
             raise AwacError(f"interaction.env_steps_per_epoch is {env_steps_per_epoch}; it must be at least 1")
+        if max_failed_episodes < 0:
+            raise AwacError(f"interaction.max_failed_episodes is {max_failed_episodes}; it must be at least 0")
         self.env_steps_per_epoch = env_steps_per_epoch
         self.synchronous = synchronous
+        self.max_failed_episodes = max_failed_episodes
+        self.own_failed = 0
         self.episodes = 0  # of all ranks
         self.failures = 0.0
         self.own_episodes = 0
@@ -66,8 +75,13 @@ class EnvironmentInteraction(Callback):
             else:
                 block = self._next_block.result()
         self._next_block = self._next_policy = None
-        data.replay.add_online(block.episodes)
+        if block.episodes:  # the surplus of earlier blocks can be all that this one needs
+            data.replay.add_online(block.episodes)
         self.own_episodes += len(block.episodes)
+        self.own_failed += len(block.failed)
+        for error in block.failed:
+            log.warning("an episode failed and is left out (%d of at most %d): %s",
+                        self.own_failed, self.max_failed_episodes, first_line(error))  # fmt: skip
         self.own_env_steps += block.env_steps
         self._count_and_log(block, module)
 
@@ -98,7 +112,7 @@ class EnvironmentInteraction(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Counters. Of a block under way the policy is saved: a resumed run collects it again from the same seeds."""
-        own = {"episodes": self.own_episodes, "env_steps": self.own_env_steps}
+        own = {"episodes": self.own_episodes, "env_steps": self.own_env_steps, "failed": self.own_failed}
         under_way = self._next_policy and (self._next_policy[0], as_arrays(self._next_policy[1]))
         return {
             "episodes": self.episodes, "failures": self.failures, "ranks": gather_objects(own), "under_way": under_way,
@@ -111,9 +125,11 @@ class EnvironmentInteraction(Callback):
         ranks = state_dict["ranks"]
         if world_size() == 1:  # goes on behind the episodes of all of them
             self.own_episodes, self.own_env_steps = (sum(own[key] for own in ranks) for key in ("episodes", "env_steps"))
+            self.own_failed = sum(own.get("failed", 0) for own in ranks)
         else:
             own = own_state(ranks, "environment interaction")
             self.own_episodes, self.own_env_steps = own["episodes"], own["env_steps"]
+            self.own_failed = own.get("failed", 0)
 
     def _start_next(self, data: ReplayDataModule, policy: Policy, online_epoch: int) -> None:
         """Collect the block of that online epoch in the background."""
@@ -121,11 +137,14 @@ class EnvironmentInteraction(Callback):
         self._next_policy = online_epoch, policy
         self._next_block = self._background.submit(collect_block, *self._job(data, policy, online_epoch))
 
-    def _job(self, data: ReplayDataModule, policy: Policy, online_epoch: int) -> tuple[RolloutWorkers, Policy, int, int]:
+    def _job(
+        self, data: ReplayDataModule, policy: Policy, online_epoch: int
+    ) -> tuple[RolloutWorkers, Policy, int, int, int]:
         """Arguments of ``collect_block`` for the block of that online epoch."""
-        first_seed = data.seed * EPISODES_PER_SEED + rank() * (EPISODES_PER_SEED // world_size()) + self.own_episodes
+        first_seed = data.seed * EPISODES_PER_SEED + rank() * (EPISODES_PER_SEED // world_size())
+        first_seed += self.own_episodes + self.own_failed
         share = math.ceil((online_epoch + 1) * self.env_steps_per_epoch / world_size())
-        return data.workers, policy, first_seed, share - self.own_env_steps
+        return data.workers, policy, first_seed, share - self.own_env_steps, self.max_failed_episodes - self.own_failed
 
     def _count_and_log(self, block: Block, module: Learner) -> None:
         blocks = gather_objects(block)

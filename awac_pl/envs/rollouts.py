@@ -7,29 +7,36 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, judge, make_environment, scale_action, uses_binary_reward
 from awac_pl.episode import Episode
+from awac_pl.errors import AwacError
 from awac_pl.parallel.executor import Executor, WorkerError
 from awac_pl.policies.policy import Policy
 
 if TYPE_CHECKING:
     import gymnasium
 
+#: Files that an error of an environment passes through, but where its author will not look.
+NOT_THE_USERS = re.compile(r"[/\\](site-packages|awac_pl|lib[/\\]python[\d.]+)[/\\]")
 #: How often a seed is run if its worker dies.
 MAX_ATTEMPTS = 3
 
 
-class RolloutError(RuntimeError):
-    """An episode failed: the environment raised, a number is not finite, or a worker died repeatedly."""
+NO_STEP = "step() returned no (observation, reward, terminated, truncated, info)"
+
+
+class RolloutError(AwacError, RuntimeError):
+    """An episode failed: the environment raised or broke its contract, or a worker died or hung repeatedly."""
 
 
 def run_episode(
@@ -51,13 +58,33 @@ def run_episode(
         on_state: called after the reset and after each step with the number of steps and whether the episode has ended.
 
     Raises:
-        RolloutError: an observation or an action is not finite. (MuJoCo would only warn.)
+        RolloutError: the environment raised, or returned what it must not; the message names seed, step, file and line.
     """
+    steps: list[tuple] = []
+    try:
+        return _run(environment, task, spaces, policy, seed, on_state, steps)
+    except RolloutError as error:
+        raise RolloutError(f"{task.env_id}: seed {seed}: step {len(steps)}: {error}") from error.__cause__
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if not NOT_THE_USERS.search(frame.filename)]
+        where = (own or frames)[-1]
+        if not own and "unpack" in str(error):  # one of Gymnasium's wrappers
+            raise RolloutError(f"{task.env_id}: seed {seed}: step {len(steps)}: {NO_STEP}") from error
+        place = f"{where.filename}:{where.lineno}, step {len(steps)}"
+        raise RolloutError(f"{task.env_id}: seed {seed}: {error!r} at {place}") from error
+
+
+def _run(
+    environment: gymnasium.Env, task: Task, spaces: Spaces, policy: Policy, seed: int,
+    on_state: Callable[[int, bool], object] | None, steps: list[tuple],
+) -> Episode:  # fmt: skip
+    """See ``run_episode``; ``steps`` fills as the episode goes on."""
     rng = np.random.default_rng([seed, 1])  # the environment draws from [seed]
     binary = uses_binary_reward(task, spaces)
     observation, _ = environment.reset(seed=seed)
+    _check_observation(observation, spaces)
     observations: list[np.ndarray] = [observation]
-    steps: list[tuple] = []
     ended = False
     while True:
         if on_state is not None:
@@ -65,21 +92,41 @@ def run_episode(
         if ended:
             break
         action = policy.act(observation, rng)
-        if not (np.isfinite(action).all() and np.isfinite(observation).all()):
-            name = "action" if np.isfinite(observation).all() else "observation"
-            raise RolloutError(f"{task.env_id}: seed {seed}: step {len(steps)}: the {name} is not finite")
+        if not np.isfinite(action).all():
+            raise RolloutError("the action is not finite")
         clipped = np.clip(action, -1, 1)
         scaled = scale_action(clipped, spaces.action_low, spaces.action_high)
-        observation, environment_reward, failed, timed_out, info = environment.step(scaled)
+        outcome = environment.step(scaled)
+        if not isinstance(outcome, tuple) or len(outcome) != 5:
+            raise RolloutError(NO_STEP)
+        observation, environment_reward, failed, timed_out, info = outcome
+        _check_observation(observation, spaces)
         success = info.get("success")
         if success is None and task.success is not None:
             success = task.success(observation)
+        if not np.isfinite(_number(environment_reward, "reward")) or not np.isfinite(_number(success or 0, "success")):
+            raise RolloutError(f"the reward is {environment_reward} and success is {success}; both must be finite")
         reward, terminated = judge(task, binary, success, environment_reward, failed)
         ended = bool(terminated or failed or timed_out)
         observations.append(observation)
         stored, truncated = clipped if task.clip_actions else action, ended and not terminated
         steps.append((stored, float(reward), bool(terminated), truncated, success, float(environment_reward)))
     return _pack(seed, observations, steps)
+
+
+def _check_observation(observation: Any, spaces: Spaces) -> None:
+    """Refuse what is no finite ``[O]``; MuJoCo would only warn, and numbers that are not finite spread."""
+    if np.shape(observation) != (spaces.observation_dim,) or np.asarray(observation).dtype.kind not in "biuf":
+        found = f"{type(observation).__name__} {list(np.shape(observation))}"
+        raise RolloutError(f"the observation is a {found}, not numbers [{spaces.observation_dim}]")
+    if not np.isfinite(observation).all():
+        raise RolloutError("the observation is not finite")
+
+
+def _number(value: Any, name: str) -> float:
+    if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf":
+        return float(value)
+    raise RolloutError(f"the {name} is {value!r}, not a number")
 
 
 def _pack(seed: int, observations: list[np.ndarray], steps: list[tuple]) -> Episode:
@@ -104,12 +151,13 @@ class RolloutWorkers(Executor):
         task: what to run.
         num_workers: processes; 0 runs in this process, without overlap (for debuggers).
         spaces: of the task's environment, if already known.
+        timeout: longest time of an episode in seconds; see ``Executor``.
     """
 
-    def __init__(self, task: Task, num_workers: int, spaces: Spaces | None = None) -> None:
+    def __init__(self, task: Task, num_workers: int, spaces: Spaces | None = None, timeout: float | None = None) -> None:
         self.task = task
         self.spaces = spaces or inspect_spaces(task)
-        super().__init__(partial(_Runner, self.spaces), num_workers, attempts=MAX_ATTEMPTS)
+        super().__init__(partial(_Runner, self.spaces), num_workers, attempts=MAX_ATTEMPTS, timeout=timeout)
 
     def rollout(
         self,
@@ -118,6 +166,7 @@ class RolloutWorkers(Executor):
         *,
         whole_episodes: bool = False,
         on_episode: Callable[[], object] | None = None,
+        failed: list[RolloutError] | None = None,
     ) -> list[Episode]:
         """Run one episode per seed; returns them in the order of the seeds.
 
@@ -126,16 +175,21 @@ class RolloutWorkers(Executor):
             seeds: one per episode.
             whole_episodes: continue after a success even if the task ends there, as evaluations do.
             on_episode: called after each finished episode (for a progress bar).
+            failed: gets the errors of episodes that fail, which the result then lacks; None raises the first one.
 
         Raises:
             RolloutError: an episode cannot be run.
         """
         task = replace(self.task, terminate_on_success=False) if whole_episodes else self.task
         payload = pickle.dumps(policy)
+        jobs = [(payload, task, seed, failed is not None) for seed in seeds]
         try:
-            return self.map([(payload, task, seed) for seed in seeds], on_episode, name=lambda job: f"seed {job[2]}")
+            outcomes = self.map(jobs, on_episode, name=lambda job: f"seed {job[2]}")
         except WorkerError as error:
             raise RolloutError(f"{self.task.env_id}: {error}") from error
+        if failed is not None:
+            failed += [outcome for outcome in outcomes if isinstance(outcome, RolloutError)]
+        return [outcome for outcome in outcomes if isinstance(outcome, Episode)]
 
 
 class _Runner:
@@ -145,16 +199,16 @@ class _Runner:
         self.spaces = spaces
         self.environment: gymnasium.Env | None = None
 
-    def __call__(self, job: tuple[bytes, Task, int]) -> Episode:
-        payload, task, seed = job
+    def __call__(self, job: tuple[bytes, Task, int, bool]) -> Episode | RolloutError:
+        payload, task, seed, tolerant = job
+        self.environment = self.environment or make_environment(task)
         try:
-            self.environment = self.environment or make_environment(task)
             return run_episode(self.environment, task, self.spaces, pickle.loads(payload), seed)
-        except RolloutError:
+        except RolloutError as error:
+            self.environment = None  # what a failure left behind is not for the next episode
+            if tolerant:
+                return RolloutError(str(error))
             raise
-        except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            raise RolloutError(f"{task.env_id}: seed {seed}: {error!r} at {where.filename}:{where.lineno}") from error
 
     def close(self) -> None:
         if self.environment is not None:
@@ -163,10 +217,11 @@ class _Runner:
 
 @dataclass(frozen=True)
 class Block:
-    """Episodes for one epoch, and the seconds that they took."""
+    """Episodes for one epoch, the seconds that they took, and the errors of episodes that failed."""
 
     episodes: list[Episode]
     seconds: float
+    failed: list[RolloutError] = field(default_factory=list)
 
     @property
     def env_steps(self) -> int:
@@ -174,14 +229,21 @@ class Block:
         return sum(len(episode) for episode in self.episodes)
 
 
-def collect_block(workers: RolloutWorkers, policy: Policy, first_seed: int, env_steps: int) -> Block:
+def collect_block(workers: RolloutWorkers, policy: Policy, first_seed: int, env_steps: int, max_failed: int = 0) -> Block:
     """Run whole episodes, seed after seed, until they have at least ``env_steps`` steps.
 
     Each round runs as many as would be enough if all reached the time limit. So the number of workers does not matter.
+    An episode that fails is left out, and the next seed takes its place.
+
+    Raises:
+        RolloutError: more than ``max_failed`` episodes failed.
     """
     start = time.perf_counter()
     episodes: list[Episode] = []
+    failed: list[RolloutError] = []
     while (missing := env_steps - sum(map(len, episodes))) > 0:
-        first, count = first_seed + len(episodes), math.ceil(missing / workers.spaces.horizon)
-        episodes += workers.rollout(policy, range(first, first + count))
-    return Block(episodes, time.perf_counter() - start)
+        first, count = first_seed + len(episodes) + len(failed), math.ceil(missing / workers.spaces.horizon)
+        episodes += workers.rollout(policy, range(first, first + count), failed=failed)
+        if len(failed) > max_failed:
+            raise failed[max_failed]
+    return Block(episodes, time.perf_counter() - start, failed)

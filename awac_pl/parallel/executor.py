@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import pickle
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
@@ -14,6 +16,12 @@ from typing import Any, cast
 
 #: Runs in a worker process; returns the function that does its jobs.
 Factory = Callable[[], Callable[[Any], Any]]
+
+
+#: Least limits of a job in seconds: of the first one of a process, and of others where ``timeout`` is None.
+FIRST_TIMEOUT, LEAST_TIMEOUT = 600.0, 60.0
+#: A job may take so many times as long as the longest one before it.
+PATIENCE = 20
 
 
 class WorkerError(RuntimeError):
@@ -27,12 +35,17 @@ class Executor:
 
     Args:
         factory: called once in each process; it and the jobs are pickled.
-        num_workers: processes; 0 does the jobs in this process (for debuggers).
-        attempts: how often a job is tried if its process dies.
+        num_workers: processes, at least 0; 0 does the jobs in this process (for debuggers).
+        attempts: how often a job is tried if its process dies or takes too long.
+        timeout: longest time of a job in seconds, then its process is replaced; None for ``PATIENCE`` times the longest job
+            so far, at least ``LEAST_TIMEOUT``. A job in this process has no limit.
     """
 
-    def __init__(self, factory: Factory, num_workers: int, attempts: int = 1) -> None:
+    def __init__(self, factory: Factory, num_workers: int, attempts: int = 1, timeout: float | None = None) -> None:
         self.factory = factory
+        self.timeout = timeout
+        self._longest = 0.0
+        self._proven: set[Connection] = set()  # processes that have done a job
         self.num_workers = num_workers
         self.attempts = attempts
         self._lock = threading.Lock()
@@ -66,8 +79,13 @@ class Executor:
     def close(self) -> None:
         """End the processes; unfinished jobs raise ``WorkerError``. May be called twice."""
         self._closed = True
-        for process in list(self._workers.values()):
+        processes = list(self._workers.values())
+        for process in processes:
             process.terminate()
+        deadline = time.monotonic() + 2
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            process.kill()  # a stopped process does not handle SIGTERM
         with self._lock:
             for connection, process in self._workers.items():
                 connection.close()
@@ -91,25 +109,36 @@ class Executor:
             self._start()
         waiting = deque((index, 1) for index in range(len(jobs)))
         running: dict[Connection, tuple[int, int]] = {}
+        started: dict[Connection, float] = {}
         results: list[Any] = [None] * len(jobs)
         error: Exception | None = None
         while running or waiting:
             for connection in [c for c in self._workers if c not in running][: len(waiting)]:
-                running[connection] = waiting.popleft()
+                running[connection], started[connection] = waiting.popleft(), time.monotonic()
                 with contextlib.suppress(OSError):  # the worker is dead: recv will raise
                     connection.send(jobs[running[connection][0]])
-            for ready in wait(list(running)):
+            limits = {one: self._limit(one) for one in running}
+            deadline = min(started[one] + limit for one, limit in limits.items())
+            answered = wait(list(running), timeout=max(0.0, deadline - time.monotonic()))
+            late = [one for one in running if one not in answered and time.monotonic() - started[one] > limits[one]]
+            for ready in [*answered, *late]:
                 connection = cast(Connection, ready)
                 index, attempt = running.pop(connection)
                 try:
+                    if connection in late:
+                        raise EOFError
                     failed, outcome = connection.recv()
+                    if connection in self._proven:
+                        self._longest = max(self._longest, time.monotonic() - started[connection])
+                    self._proven.add(connection)
                 except (EOFError, OSError):
                     self._replace(connection)
                     if attempt < self.attempts and error is None:
                         waiting.appendleft((index, attempt + 1))
                         continue
+                    what = f"took longer than {limits[connection]:.0f} s" if connection in late else "died"
                     times = f" {attempt} times in a row" if attempt > 1 else ""
-                    failed, outcome = True, WorkerError(f"{name(jobs[index])}: the worker died{times}")
+                    failed, outcome = True, WorkerError(f"{name(jobs[index])}: the worker {what}{times}")
                 if failed:
                     error = error or outcome
                     waiting.clear()
@@ -119,6 +148,11 @@ class Executor:
         if error is not None:
             raise error
         return results
+
+    def _limit(self, connection: Connection) -> float:
+        """Longest time of a job in seconds. A process that has done none yet may have to load libraries first."""
+        limit = max(LEAST_TIMEOUT, PATIENCE * self._longest) if self.timeout is None else self.timeout
+        return limit if connection in self._proven else max(limit, FIRST_TIMEOUT)
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -133,6 +167,7 @@ class Executor:
             raise WorkerError("the workers were closed during their work")
         process = self._workers.pop(connection)
         connection.close()
+        process.kill()
         process.join(timeout=5)
         self._start()
 
@@ -140,6 +175,7 @@ class Executor:
 def _serve(connection: Connection, factory: Factory) -> None:
     """Worker loop: one result per job until the pipe closes. Ignores SIGINT, which the parent handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     work: Callable[[Any], Any] | None = None
     with contextlib.suppress(EOFError, OSError), one_thread():
         while True:
@@ -150,6 +186,14 @@ def _serve(connection: Connection, factory: Factory) -> None:
             except Exception as error:
                 outcome = True, _picklable(error)
             connection.send(outcome)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, even if a job hangs."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _picklable(error: Exception) -> Exception:

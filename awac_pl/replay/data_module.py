@@ -19,11 +19,11 @@ from awac_pl.datasets.catalog import check_environment, data_file, find_dataset
 from awac_pl.datasets.cloned import check_recipe, cloned_id, is_cloned, make_missing
 from awac_pl.datasets.downloading import fetch_dataset
 from awac_pl.datasets.minari_io import read_episodes
-from awac_pl.envs.rollouts import RolloutWorkers
+from awac_pl.envs.rollouts import RolloutError, RolloutWorkers
 from awac_pl.envs.seeds import RUN_SEEDS
 from awac_pl.envs.tasks import TASKS, RewardKind, Spaces, Task, find_task, inspect_spaces, uses_binary_reward
 from awac_pl.episode import Episode
-from awac_pl.errors import AwacError
+from awac_pl.errors import AwacError, first_line
 from awac_pl.files import file_digest
 from awac_pl.parallel import interruption
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
@@ -74,6 +74,8 @@ class ReplayDataModule(lightning.LightningDataModule):
         milestone_episodes: episodes of the evaluation after pretraining, at 50k, 100k, 200k, 300k and 500k online
             steps and at the end.
         workers: processes that run episodes; 0 runs them in this process.
+        episode_timeout: longest time of an episode in seconds, in a worker process; then the process is replaced and the
+            episode run again, three times at most. null is 20 times the longest one so far, at least a minute.
         discount: gamma, for the range of returns and n_step; linked from the model.
         normalize_observations: of the cloned policy that is made; linked from the model.
         seed: of sampling; linked from ``seed_everything``.
@@ -107,6 +109,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         evaluation_episodes: int = 20,
         milestone_episodes: int = 100,
         workers: int = 2,
+        episode_timeout: float | None = None,
         discount: float = 0.99,
         normalize_observations: bool = False,
         seed: int = 0,
@@ -159,7 +162,9 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.offline_ratio = offline_ratio
         self.demonstration_ratio = demonstration_ratio
         self.n_step = n_step
-        self.workers = RolloutWorkers(self.task, workers, self.spaces)
+        if workers < 0:
+            raise AwacError(f"data.workers is {workers}; it must be at least 0")
+        self.workers = RolloutWorkers(self.task, workers, self.spaces, episode_timeout)
 
     @property
     def observation_dim(self) -> int:
@@ -186,9 +191,19 @@ class ReplayDataModule(lightning.LightningDataModule):
         return self.replay.buffer.storage[: self.replay.sampler.demonstration_size]["observation"]
 
     def evaluate(self, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
-        """Whole episodes of a policy, one per seed."""
+        """Whole episodes of a policy, one per seed, without those that fail.
+
+        Raises:
+            RolloutError: all fail.
+        """
         with interruption.allowed() if world_size() == 1 else contextlib.nullcontext():
-            return self.workers.rollout(policy, seeds, whole_episodes=True)
+            failed: list[RolloutError] = []
+            episodes = self.workers.rollout(policy, seeds, whole_episodes=True, failed=failed)
+        if failed and not episodes:
+            raise failed[0]
+        for error in failed:
+            log.warning("an evaluation episode failed and is left out: %s", first_line(error))
+        return episodes
 
     def is_online(self, epoch: int) -> bool:
         """Whether this epoch comes after pretraining."""
@@ -304,7 +319,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         if self._scratch is not None and stage == "fit":
             self._scratch.cleanup()
         self.workers.close()
-        self.workers = RolloutWorkers(self.task, self.workers.num_workers, self.spaces)
+        self.workers = RolloutWorkers(self.task, self.workers.num_workers, self.spaces, self.workers.timeout)
 
     def on_exception(self, exception: BaseException) -> None:
         """Close the workers on an error and on Ctrl-C, too."""
