@@ -183,7 +183,7 @@ def test_an_unfinished_run_is_marked_and_not_in_the_means(tmp_path: Path) -> Non
     done = make_run(tmp_path / "done", make_rows([0.1, 0.5]), seed=0)
     killed = make_run(tmp_path / "killed", make_rows([0.1, 0.9]), seed=1, status="running")
     found = results([done, killed])
-    assert [row["run"] for row in cells(found, "Success of each run")] == ["done", "killed (ended without a word)"]
+    assert [row["run"] for row in cells(found, "Success of each run")] == ["done", "killed (killed or crashed)"]
     assert cells(found, "Success of each run")[1]["after fine-tuning"] == "-"
     assert cells(found, "Success at each stage")[0]["after fine-tuning"] == "0.500 (0.237 to 0.763)"
     (stage_table,) = [table for table in found if table.title == "Success at each stage"]
@@ -292,7 +292,7 @@ def test_a_manifest_without_format_is_of_the_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "status", "note"),
     [
-        ({"status": "running"}, "ended without a word", "unfinished: it ended without a word"),
+        ({"status": "running"}, "killed or crashed", "unfinished: killed or crashed"),
         ({"status": "interrupted"}, "interrupted", "unfinished: interrupted"),
         ({"status": "failed", "error": "ValueError('x')"}, "failed", "unfinished: failed, ValueError('x')"),
     ],
@@ -306,9 +306,9 @@ def test_how_a_run_ended(tmp_path: Path, changes: dict, status: str, note: str) 
 def test_a_run_that_is_still_running(tmp_path: Path) -> None:
     owner = RunFolder(make_run(tmp_path / "run", make_rows([0.1, 0.2]), status="running"))
     owner.take()
-    assert read_run(owner.path).notes == ("unfinished: it is still running",)
+    assert read_run(owner.path).notes == ("unfinished: still running",)
     owner.release()
-    assert read_run(owner.path).status == "ended without a word"
+    assert read_run(owner.path).status == "killed or crashed"
 
 
 def test_gaps_and_single_evaluations_are_said(tmp_path: Path) -> None:
