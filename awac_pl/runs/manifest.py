@@ -121,13 +121,13 @@ def shown_command(command: Sequence[Any]) -> str:
 
 def git_commit() -> str:
     """Commit of this source tree, with ``+changes`` if files were changed since; ``unknown`` outside a checkout."""
-    folder = Path(__file__).parent
+    package = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *arguments], cwd=package, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        tracked = git("ls-files", Path(__file__).name)
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "") if tracked else "unknown"
+        git("ls-files", "--error-unmatch", __file__)  # fails where the checkout is that of another project
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
