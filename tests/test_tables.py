@@ -10,6 +10,8 @@ import pytest
 
 from awac_pl.errors import AwacError
 from awac_pl.report import statistics, tables
+from awac_pl.report.origin import origin_tables
+from awac_pl.report.page import TEMPLATES
 from awac_pl.report.tables import Table
 from awac_pl.runs import summary
 from awac_pl.runs.folder import RunFolder
@@ -34,7 +36,7 @@ def results(folders: list[Path]) -> list[Table]:
 
 def origin(folders: list[Path]) -> list[Table]:
     runs, _ = read_runs(folders)
-    return tables.origin_tables(runs, group_runs(runs))
+    return origin_tables(runs, group_runs(runs))
 
 
 # Measures
@@ -183,7 +185,7 @@ def test_an_unfinished_run_is_marked_and_not_in_the_means(tmp_path: Path) -> Non
     done = make_run(tmp_path / "done", make_rows([0.1, 0.5]), seed=0)
     killed = make_run(tmp_path / "killed", make_rows([0.1, 0.9]), seed=1, status="running")
     found = results([done, killed])
-    assert [row["run"] for row in cells(found, "Success of each run")] == ["done", "killed (ended without a word)"]
+    assert [row["run"] for row in cells(found, "Success of each run")] == ["done", "killed (killed or crashed)"]
     assert cells(found, "Success of each run")[1]["after fine-tuning"] == "-"
     assert cells(found, "Success at each stage")[0]["after fine-tuning"] == "0.500 (0.237 to 0.763)"
     (stage_table,) = [table for table in found if table.title == "Success at each stage"]
@@ -225,7 +227,7 @@ def test_the_same_table_in_both_forms() -> None:
         "|---|---|",
         "| &lt;script&gt;x&lt;/script&gt; | 1\\|2 3 |",
     ]
-    html = table.html()
+    html = TEMPLATES.get_template("table.html.j2").render(table=table)
     assert '<th scope="row">&lt;script&gt;x&lt;/script&gt;</th><td>1|2\n3</td>' in html
     assert "<b>" not in html
 
@@ -292,7 +294,7 @@ def test_a_manifest_without_format_is_of_the_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "status", "note"),
     [
-        ({"status": "running"}, "ended without a word", "unfinished: it ended without a word"),
+        ({"status": "running"}, "killed or crashed", "unfinished: killed or crashed"),
         ({"status": "interrupted"}, "interrupted", "unfinished: interrupted"),
         ({"status": "failed", "error": "ValueError('x')"}, "failed", "unfinished: failed, ValueError('x')"),
     ],
@@ -306,9 +308,9 @@ def test_how_a_run_ended(tmp_path: Path, changes: dict, status: str, note: str) 
 def test_a_run_that_is_still_running(tmp_path: Path) -> None:
     owner = RunFolder(make_run(tmp_path / "run", make_rows([0.1, 0.2]), status="running"))
     owner.take()
-    assert read_run(owner.path).notes == ("unfinished: it is still running",)
+    assert read_run(owner.path).notes == ("unfinished: still running",)
     owner.release()
-    assert read_run(owner.path).status == "ended without a word"
+    assert read_run(owner.path).status == "killed or crashed"
 
 
 def test_gaps_and_single_evaluations_are_said(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
-"""Curves of runs: success rate and average return against environment steps, pretraining left of zero.
+"""Curves of runs: success rate and average return against environment steps; pretraining has negative steps.
 
-Figures are made without pyplot, so that nobody's open figures or settings are touched, and are equal to the byte for equal
-input.
+Figures do not use pyplot, so that the user's open figures and settings stay as they are. Equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -10,34 +9,34 @@ import html
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from awac_pl.files import replacing
 from awac_pl.report import published
 from awac_pl.report.statistics import FEWEST_SEEDS, bootstrap_interval, wilson_interval
 from awac_pl.runs.grouping import SeedGroup
-from awac_pl.runs.reading import Run, clip, number_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from awac_pl.runs.reading import Run, clip, gather, number_of
 
 Measure = Literal["success_rate", "episode_return"]
 
 LABELS: dict[Measure, str] = {"success_rate": "success rate (any step)", "episode_return": "average return of an episode"}
 INK = "#1b1e23"
 GRAY = "#808080"
-#: Okabe and Ito's colours (they differ for the colour-blind) with lines and marks that differ without any colour.
+#: Okabe and Ito's colours, distinct for colour-blind readers; lines and marks are distinct without colour.
 STYLES = (
     ("#0072b2", "-", "o"), ("#d55e00", (0, (5, 1.5)), "s"), ("#009e73", (0, (4, 1.2, 1, 1.2)), "^"),
     ("#cc79a7", (0, (1.2, 1)), "D"), ("#e69f00", (0, (7, 1.5, 1, 1.5, 1, 1.5)), "v"), ("#56b4e9", (0, (2.5, 1)), "P"),
 )  # fmt: skip
-#: The line of the policy that was cloned.
+#: Line style of the cloned policy.
 CLONED: Any = (0, (3, 3))
 _SETTINGS: Any = {
     "figure.facecolor": "white", "axes.facecolor": "none", "savefig.facecolor": "auto", "font.size": 10.5,
@@ -48,28 +47,29 @@ _SETTINGS: Any = {
 
 
 def curve(runs: Sequence[Run], measure: Measure) -> tuple[np.ndarray, np.ndarray]:
-    """The evaluations of some runs, put side by side by their epoch.
+    """The evaluations of runs, aligned by epoch.
 
     Returns:
-        Where they are on the axis ``[E]`` (the mean over the runs, which end their episodes at slightly different steps)
-        and the measure ``[S, E]``, NaN where a run has not got one.
+        Places on the axis ``[E]`` and the measure ``[S, E]``, NaN where a run lacks it. A place is the mean over the runs,
+        whose episodes end at slightly different steps.
     """
     epochs = sorted({row["epoch"] for run in runs for row in run.evaluations})
-    shape = (len(runs), len(epochs))
-    places, values = np.full(shape, math.nan), np.full(shape, math.nan)
+    places, values = np.full((2, len(runs), len(epochs)), math.nan)
     for index, run in enumerate(runs):
         for row in run.evaluations:
             column = epochs.index(row["epoch"])
-            places[index, column] = run.axis(row)
-            values[index, column] = row.get(f"eval/{measure}", math.nan)
-    return np.array([np.mean(column[np.isfinite(column)]) for column in places.T]), values
+            places[index, column], values[index, column] = run.axis(row), row.get(f"eval/{measure}", math.nan)
+    return np.nanmean(places, axis=0), values
 
 
 def band(runs: Sequence[Run], values: np.ndarray, measure: Measure) -> tuple[np.ndarray, np.ndarray] | None:
-    """The 95 % band around a curve ``[S, E]``, each end ``[E]``; None where nothing honest can be said.
+    """The 95 % band around the mean of a curve's values ``[S, E]``.
 
-    Over ``FEWEST_SEEDS`` or more seeds the bootstrap interval of their mean; for one seed's success rate Wilson's interval
-    of its episodes.
+    From ``FEWEST_SEEDS`` seeds on, the bootstrap interval of their mean. For one seed's success rate, Wilson's interval of
+    its episodes.
+
+    Returns:
+        Lower and upper end ``[E]``, or None where neither interval applies.
     """
     low, high = np.full(values.shape[1], math.nan), np.full(values.shape[1], math.nan)
     complete = np.isfinite(values).all(axis=0)
@@ -86,8 +86,8 @@ def band(runs: Sequence[Run], values: np.ndarray, measure: Measure) -> tuple[np.
 
 
 def explain(groups: Sequence[SeedGroup], measure: Measure, compare: bool = False) -> str:
-    """What the lines, bands and marks of a figure mean, in words."""
-    sizes = sorted({int(row["eval/episodes"]) for group in groups for run in group.runs for row in run.evaluations})
+    """A sentence that explains the lines, bands and marks of a figure."""
+    sizes = _evaluation_sizes(run for group in groups for run in group.runs)
     seeds = {len(group.counted) for group in groups}
     parts = ["Thin lines: seeds; thick line: their mean"] if max(len(group.runs) for group in groups) > 1 else []
     if max(seeds) >= FEWEST_SEEDS:
@@ -99,9 +99,11 @@ def explain(groups: Sequence[SeedGroup], measure: Measure, compare: bool = False
     if 2 in seeds:
         parts.append("two seeds have no band")
     if sizes:
-        parts.append(f"evaluations of {sizes[0]} episodes" + (f", large marks: {sizes[-1]}" if len(sizes) > 1 else ""))
+        parts.append(
+            f"evaluations of {sizes[0]:.0f} episodes" + (f", large marks: {sizes[-1]:.0f}" if len(sizes) > 1 else "")
+        )
     if any(run.pretraining_updates for group in groups for run in group.runs):
-        parts.append("left of 0: pretraining, by the updates that are left of it")
+        parts.append("negative steps: pretraining, minus the number of updates that remain")
     if compare and measure == "success_rate" and groups[0].task in published.SUCCESS:
         parts.append(published.SOURCE)
     text = "; ".join(parts)
@@ -112,14 +114,12 @@ def draw(groups: Sequence[SeedGroup], measure: Measure, *, title: str | None = N
     """Draw the curves of one task.
 
     Args:
-        groups: of that task, at least one.
+        groups: the groups of the task, at least one.
         measure: what to draw.
         title: None for task, preset, demonstrations and seeds.
-        compare: add what others have published for this task.
+        compare: also draw the published curves of the task.
     """
-    from matplotlib.figure import Figure
-
-    with _settings():
+    with rc_context(_SETTINGS):
         figure = Figure(layout="constrained")
         axes = figure.subplots()
         lines: list[Any] = []
@@ -144,42 +144,34 @@ def draw(groups: Sequence[SeedGroup], measure: Measure, *, title: str | None = N
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write what ``draw`` has made on white, atomically; ``path`` ends in ``.png`` or ``.svg``."""
+    """Write a figure on white, atomically; ``path`` ends in ``.png`` or ``.svg``."""
     with replacing(path) as staging:
         staging.write_bytes(_render(figure, path.suffix[1:]))
 
 
 def inline_svg(figure: Figure, description: str) -> str:
-    """The figure as an element of an HTML page: transparent, in the page's own text colour, as wide as its place.
+    """The figure as an SVG element for HTML: transparent, in the page's text colour, as wide as the page allows.
 
     Args:
-        figure: what ``draw`` has made.
-        description: for those who cannot see it; escaped.
+        figure: as ``draw`` returns it.
+        description: for readers who cannot see the figure; escaped here.
     """
     text = _render(figure, "svg", transparent=True).decode()
     head, _, rest = text[text.index("<svg") :].replace(INK, "currentColor").partition(">")
-    head = re.sub(r' (width|height)="[^"]*"', "", head)  # the view box keeps the shape
+    head = re.sub(r' (width|height)="[^"]*"', "", head)  # the view box keeps the aspect ratio
     return f'{head} role="img" aria-label="{html.escape(description)}">{rest}'
 
 
 def _render(figure: Figure, form: str, transparent: bool = False) -> bytes:
-    nobody = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None, "Format": None, "Type": None}}
+    without_metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None, "Format": None, "Type": None}}
     buffer = io.BytesIO()
-    with _settings():
-        figure.savefig(buffer, format=form, metadata=nobody[form], transparent=transparent)
+    with rc_context(_SETTINGS):
+        figure.savefig(buffer, format=form, metadata=without_metadata[form], transparent=transparent)
     return buffer.getvalue()
 
 
-@contextmanager
-def _settings() -> Iterator[None]:
-    import matplotlib
-
-    with matplotlib.rc_context(_SETTINGS):
-        yield
-
-
 def _draw_group(axes: Axes, group: SeedGroup, measure: Measure, style: tuple, *, alone: bool) -> list[Any]:
-    """Seeds, mean, band and the cloned policy of one group; the mean's entry of the legend."""
+    """Draw seeds, mean, band and cloned policy of one group. Returns the legend entry of the mean."""
     colour, line, mark = style
     for run in group.runs:
         places, values = curve([run], measure)
@@ -207,31 +199,31 @@ def _draw_group(axes: Axes, group: SeedGroup, measure: Measure, style: tuple, *,
 
 
 def _marks(groups: Sequence[SeedGroup], measure: Measure, colour: str) -> list[Any]:
-    """What the legend says of thin lines, bands, dashes and large marks, as far as there are any."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
+    """Legend entries of those among thin lines, bands, dashes and large marks that the figure has."""
     counted = [run for group in groups for run in group.counted]
-    found: list[Any] = []
+    handles: list[Any] = []
     if max(len(group.runs) for group in groups) > 1:
-        found.append(Line2D([], [], color=colour, alpha=0.6, linewidth=0.9, label="one seed"))
+        handles.append(Line2D([], [], color=colour, alpha=0.6, linewidth=0.9, label="one seed"))
     if any(band(group.counted, curve(group.counted, measure)[1], measure) is not None for group in groups):
-        found.append(Patch(color=colour, alpha=0.18, linewidth=0, label="95 % interval"))
+        handles.append(Patch(color=colour, alpha=0.18, linewidth=0, label="95 % interval"))
     if measure == "success_rate" and any(run.cloned for run in counted):
-        found.append(Line2D([], [], color=colour, linestyle=CLONED, linewidth=1.1, label="cloned policy"))
-    sizes = sorted({row["eval/episodes"] for run in counted for row in run.evaluations})
+        handles.append(Line2D([], [], color=colour, linestyle=CLONED, linewidth=1.1, label="cloned policy"))
+    sizes = _evaluation_sizes(counted)
     if len(sizes) > 1:
         label = f"{sizes[-1]:.0f} episodes (else {sizes[0]:.0f})"
-        found.append(Line2D([], [], color=colour, linestyle="", marker="o", markersize=7, label=label))
-    return found
+        handles.append(Line2D([], [], color=colour, linestyle="", marker="o", markersize=7, label=label))
+    return handles
+
+
+def _evaluation_sizes(runs: Iterable[Run]) -> list[float]:
+    """The numbers of episodes that evaluations had, without repetition, in ascending order."""
+    return sorted({row["eval/episodes"] for run in runs for row in run.evaluations})
 
 
 def _largest_evaluations(runs: Sequence[Run]) -> np.ndarray:
-    """Episodes of the evaluation of each epoch ``[E]``, as ``curve`` orders them."""
-    episodes: dict[float, float] = {}
-    for row in (row for run in runs for row in run.evaluations):
-        episodes[row["epoch"]] = max(row["eval/episodes"], episodes.get(row["epoch"], 0.0))
-    return np.array([episodes[epoch] for epoch in sorted(episodes)])
+    """Episodes of the largest evaluation of each epoch ``[E]``, in the order of ``curve``."""
+    sizes = gather((row["epoch"], row["eval/episodes"]) for run in runs for row in run.evaluations)
+    return np.array([max(sizes[epoch]) for epoch in sorted(sizes)])
 
 
 def _draw_published(axes: Axes, task: str) -> list[Any]:
@@ -244,7 +236,7 @@ def _draw_published(axes: Axes, task: str) -> list[Any]:
 
 
 def _mark_phases(axes: Axes, groups: Sequence[SeedGroup]) -> None:
-    """A line where acting begins, and a shade over pretraining."""
+    """Shade pretraining, and draw a line at the first environment step."""
     updates = max(run.pretraining_updates for group in groups for run in group.runs)
     if not updates:
         return

@@ -1,4 +1,4 @@
-"""Success rates that others have published for the tasks with a binary reward, to hold a run against."""
+"""Published success rates for the tasks with a binary reward, as a comparison."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SOURCE = (
 #: Online environment steps of the values.
 ENV_STEPS = (0, 100_000, 200_000, 300_000)
 
-#: Task, method, success rate at ``ENV_STEPS``.
+#: Success rates at ``ENV_STEPS``, by task and method.
 SUCCESS: dict[str, dict[str, tuple[float, ...]]] = {
     "pen": {
         "Cal-QL, 10 critics": (0.67, 0.93, 0.97, 0.99),

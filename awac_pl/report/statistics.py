@@ -1,4 +1,4 @@
-"""Statistics over episodes and seeds: means, intervals. Numpy; scipy for intervals over seeds."""
+"""Means and intervals over episodes and seeds. scipy is slow to import: only statistics over seeds load it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-#: Seeds below which no interval over seeds is given: resampling two numbers says nothing of the third.
+#: Fewest seeds for an interval over seeds: resampling two numbers says nothing about a third.
 FEWEST_SEEDS = 3
 
 
 def wilson_interval(successes: float, episodes: float, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a success rate (Wilson 1927); ``z`` is the normal quantile, 95 % by default.
+    """Wilson's score interval of a success rate (Wilson 1927): its lower and upper end. The default ``z`` gives 95 %.
 
     Raises:
-        ValueError: no episodes.
+        ValueError: there are no episodes.
     """
     if episodes <= 0:
         raise ValueError("no episodes to score")
@@ -27,14 +27,14 @@ def wilson_interval(successes: float, episodes: float, z: float = 1.959964) -> t
 
 
 def mean_over_seeds(*tasks: np.ndarray, axis: int = 0) -> np.ndarray:
-    """The mean over the seeds of a task; over several tasks the mean of their means, whatever their numbers of seeds."""
+    """The mean over the seeds of a task; over several tasks the mean of their means. Tasks have equal weight."""
     return np.mean([np.mean(values, axis=axis) for values in tasks], axis=0)
 
 
 def interquartile_mean(*tasks: np.ndarray, axis: int = 0) -> np.ndarray:
     """The mean without the lowest and the highest quarter of the seeds of all tasks (Agarwal et al. 2021).
 
-    Whole seeds are left out: of three none, so that it is their mean; of four to seven the lowest and the highest one.
+    It leaves out whole seeds: none of three seeds, the lowest and the highest of four to seven.
     """
     from scipy.stats import trim_mean
 
@@ -44,21 +44,21 @@ def interquartile_mean(*tasks: np.ndarray, axis: int = 0) -> np.ndarray:
 def bootstrap_interval(
     tasks: Sequence[np.ndarray], statistic: Callable[..., np.ndarray] = mean_over_seeds
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """95 % percentile interval over seeds, each task's seeds resampled by themselves (stratified bootstrap).
+    """95 % percentile interval over seeds. Each task's seeds are resampled separately (stratified bootstrap).
 
     Args:
-        tasks: for each task ``[S]`` or ``[S, ...]``, one value (or array of them) a seed.
+        tasks: for each task ``[S]`` or ``[S, ...]``, one value or array per seed.
         statistic: called as ``statistic(*tasks, axis=...)``.
 
     Returns:
-        Its ends, each shaped like the statistic; None where a task has fewer than ``FEWEST_SEEDS`` seeds.
+        Lower and upper end, each shaped like the statistic; None where a task has fewer than ``FEWEST_SEEDS`` seeds.
     """
     if min(len(values) for values in tasks) < FEWEST_SEEDS:
         return None
     from scipy.stats import bootstrap
 
-    found = bootstrap(
+    interval = bootstrap(
         tasks, statistic, n_resamples=4000, axis=0, vectorized=True, method="percentile",
         random_state=np.random.default_rng(0),
-    )  # fmt: skip
-    return found.confidence_interval.low, found.confidence_interval.high
+    ).confidence_interval  # fmt: skip
+    return interval.low, interval.high

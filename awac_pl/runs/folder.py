@@ -1,8 +1,9 @@
-"""A run's folder: who may write there, and its table of metrics."""
+"""A run's folder: choose it, and lock it for one writer."""
 
 from __future__ import annotations
 
 import fcntl
+import itertools
 from pathlib import Path
 from typing import IO
 
@@ -13,7 +14,7 @@ class RunFolder:
     """A folder that belongs to one run at a time.
 
     Args:
-        path: the folder; made when it is taken.
+        path: the folder; ``take`` creates it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -22,12 +23,12 @@ class RunFolder:
 
     @property
     def used(self) -> bool:
-        """Whether a run has already written here."""
+        """Whether a run has written here."""
         return (self.path / "manifest.json").exists()
 
     @property
     def busy(self) -> bool:
-        """Whether a run is writing here right now."""
+        """Whether a run is writing here now."""
         try:
             with (self.path / ".lock").open() as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,7 +42,7 @@ class RunFolder:
         """Lock the folder until this process ends or ``release`` is called.
 
         Raises:
-            AwacError: another run is writing there.
+            AwacError: another run has locked it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = (self.path / ".lock").open("w")
@@ -55,22 +56,22 @@ class RunFolder:
         self._lock = lock
 
     def release(self) -> None:
-        """Let others take the folder."""
+        """Unlock the folder."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
 
 def choose_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunFolder:
-    """The folder of a run: the one asked for, or the first free one of ``default``, ``default-2`` and so on.
+    """Choose the folder of a run: ``path``, or the first free one of ``default``, ``default-2``, ``default-3``, ...
 
     Args:
-        path: asked for; None for a free one.
-        default: where to look for a free one.
-        resume: go on in a used folder, the latest one where none is asked for.
+        path: the user's choice, if any.
+        default: the first candidate where the user chose none.
+        resume: continue in a used folder: ``path``, or the last used candidate.
 
     Raises:
-        AwacError: the one asked for is in use, or holds a run with checkpoints that is not to be resumed.
+        AwacError: ``path`` is in use, or holds a run with checkpoints and ``resume`` is false.
     """
     if path is not None:
         folder = RunFolder(path)
@@ -79,16 +80,17 @@ def choose_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunF
         if folder.used and not resume and any((path / "checkpoints").glob("*.ckpt")):  # else there is nothing to lose
             raise AwacError(f"run folder {path} holds a run; go on with --resume {path}, or pass another --run_dir")
         return folder
-    number, latest = 1, None
-    while (folder := RunFolder(default.with_name(f"{default.name}-{number}" if number > 1 else default.name))).used or (
-        folder.busy and not resume
-    ):
-        latest, number = folder, number + 1
+    latest = None
+    for number in itertools.count(1):
+        folder = RunFolder(default.with_name(f"{default.name}-{number}") if number > 1 else default)
+        if not folder.used and (resume or not folder.busy):
+            break
+        latest = folder
     return latest if resume and latest is not None else folder
 
 
 def run_of(checkpoint: str | Path | None) -> Path | None:
-    """The run folder that a checkpoint lies in; None for ``last`` and for a checkpoint elsewhere."""
+    """The run folder that contains a checkpoint; None for ``last`` and for a checkpoint elsewhere."""
     if checkpoint is None or checkpoint == "last":
         return None
     folder = Path(checkpoint).resolve().parent.parent

@@ -1,21 +1,108 @@
-"""What a run was made with: its command, its commit, its flat configuration."""
+"""``manifest.json`` and ``config.yaml`` of a run folder: what made the run, and how it ended."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
-#: Settings that say which repetition a run is and where it lies.
+import yaml
+
+from awac_pl.errors import AwacError, first_line
+from awac_pl.files import write_text
+
+#: Of the manifests that this version writes and reads; one without the field has format 1.
+FORMAT = 1
+#: Settings that name a repetition of a run, or its place.
 REPETITION = (
     "seed_everything", "data.clone_seed", "run_dir", "ckpt_path", "trainer.default_root_dir", "checkpoint.dirpath",
 )  # fmt: skip
 
 
+class Manifest(TypedDict, total=False):
+    """The entries of ``manifest.json``. A moment is an ISO 8601 string; older versions wrote fewer entries."""
+
+    format: int
+    status: str  # running, finished, interrupted or failed
+    error: str  # of a failed run
+    tags: dict[str, str]  # task, preset, seed, commit
+    command: list[str]
+    started: str
+    finished: str
+    seconds_count_from: str  # the moment at which the column "seconds" of metrics.csv is 0
+    seconds: float
+    offline_updates: int
+    device: str
+    processor: str
+    compile: str
+    matmul_engine: str
+    versions: dict[str, str]
+    datasets: list[dict[str, Any]]
+    cloning: dict[str, Any]
+    trainer_peak_memory_mib: int
+    scores: dict[str, float]
+
+
+#: Entries that readers rely on. ``read_manifest`` fills the absent ones, except the tags.
+_KINDS: dict[str, type] = {"tags": dict, "versions": dict, "datasets": list, "command": list, "cloning": dict}
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write ``manifest.json``, atomically."""
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``manifest.json``.
+
+    Raises:
+        AwacError: the folder is no run folder, or its manifest is damaged or has another format.
+    """
+    path = folder / "manifest.json"
+    if not folder.is_dir():
+        raise AwacError(f"no folder {folder}")
+    if not path.is_file():
+        lack = "it has no manifest.json" if any(folder.iterdir()) else "it is empty"
+        raise AwacError(f"{folder} is no run folder: {lack}")
+    manifest = _read_table(path, json.loads)
+    for name, kind in _KINDS.items():
+        if name != "tags" and manifest.get(name) is None:
+            manifest[name] = kind()
+        if name in manifest and not isinstance(manifest[name], kind):
+            raise AwacError(f"{path}: '{name}' is no {'table' if kind is dict else 'list'}; it is no run's manifest")
+    if not all(isinstance(dataset, dict) for dataset in manifest["datasets"]):
+        raise AwacError(f"{path}: an entry of 'datasets' is no table; it is no run's manifest")
+    if manifest.get("format", FORMAT) != FORMAT:
+        maker = manifest["versions"].get("awac_pl", "another version")
+        raise AwacError(f"{path} has format {manifest['format']}, not {FORMAT}; report it with awac_pl {maker}")
+    return cast(Manifest, manifest)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read ``config.yaml``; empty where there is none.
+
+    Raises:
+        AwacError: it is damaged.
+    """
+    path = folder / "config.yaml"
+    return _read_table(path, yaml.safe_load) if path.is_file() else {}
+
+
+def _read_table(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        content = parse(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise AwacError(f"{path} cannot be read: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise AwacError(f"{path} is no table of settings; it belongs to no run")
+    return content
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as ``{"data.task": ...}``; a mapping whose keys are data (``{mine/pen-v0: 2.0}``) is a value."""
+    """Nested settings as ``{"data.task": ...}``. A mapping whose keys are no names (``{mine/pen-v0: 2.0}``) is a value."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         nested = isinstance(value, dict) and value and all(str(key).isidentifier() for key in value)
@@ -24,7 +111,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def shown_command(command: Sequence[Any]) -> str:
-    """A recorded ``sys.argv`` as one types it: the program without its folder, ``python -m awac_pl`` as ``awac``."""
+    """A recorded ``sys.argv`` as a user types it: the program without its folder, ``python -m awac_pl`` as ``awac``."""
     words = [str(word) for word in command]
     if not words:
         return ""
@@ -33,14 +120,14 @@ def shown_command(command: Sequence[Any]) -> str:
 
 
 def git_commit() -> str:
-    """Commit of this source tree, with ``+changes`` where it differs from it; ``unknown`` outside a checkout."""
-    folder = Path(__file__).parent
+    """Commit of this source tree, with ``+changes`` if files were changed since; ``unknown`` outside a checkout."""
+    package = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *arguments], cwd=package, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        tracked = git("ls-files", Path(__file__).name)
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "") if tracked else "unknown"
+        git("ls-files", "--error-unmatch", __file__)  # fails where the checkout is that of another project
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

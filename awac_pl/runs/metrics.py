@@ -1,4 +1,4 @@
-"""The metrics of a run: metrics.csv, one row per epoch, and what a logger was told beside it."""
+"""The metrics of a run: ``metrics.csv``, one row per epoch, and ``logged.jsonl``, other values that callbacks log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from awac_pl.files import replacing
 
 
 def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
-    """Write rows as CSV, atomically; a measure that a row does not have stays empty."""
+    """Write rows as CSV, atomically; the cell of a measure that a row lacks is empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     with replacing(path) as staging, staging.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
@@ -26,17 +26,17 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def append_logged(path: Path, time: int, step: int, values: Mapping[str, float]) -> None:
-    """Add what a callback has logged on its own account, in ``logged.jsonl``; ``time`` in ms."""
+    """Append values that a callback logged to ``logged.jsonl``; ``time`` in ms since 1970."""
     with path.open("a") as file:
         file.write(json.dumps([time, step, dict(values)]) + "\n")
 
 
 def read_logged(path: Path) -> list[tuple[int, int, dict[str, float]]]:
-    """Read what ``append_logged`` wrote; a last line that was cut off is not there."""
+    """Read what ``append_logged`` wrote, without a last line that was cut off."""
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return [tuple(json.loads(line)) for line in lines]
 
 
 def x_axis(row: Mapping[str, float], offline_updates: int) -> int:
-    """Where a row of metrics stands: at its ``env_steps``; in pretraining at minus the updates that are left of it."""
+    """Environment steps of a row; in pretraining minus the number of pretraining updates that remain."""
     return int(row["env_steps"] or min(0.0, row["updates"] - offline_updates))

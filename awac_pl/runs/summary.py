@@ -1,4 +1,4 @@
-"""What a run amounts to: pretrained, dip, worst, last, and the returns of all its evaluations."""
+"""Summaries of a run: its scores, the returns of all its evaluations, its success at each stage."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ import numpy as np
 
 from awac_pl.runs.reading import Run
 
-#: Online steps within which the dip after the switch is looked for.
+#: The dip after pretraining is the lowest success within this number of online steps.
 DIP_WINDOW = 50_000
-#: Online steps from which on a run is asked to be steady.
+#: The worst evaluation is the lowest one from this number of online steps on.
 STEADY_FROM = 100_000
+#: Online environment steps at which success is reported.
+REPORTED_STEPS = (50_000, 100_000, 200_000, 300_000, 500_000)
+STAGES = (
+    "after cloning", "after pretraining", *(f"at {steps // 1000}k steps" for steps in REPORTED_STEPS), "after fine-tuning",
+)  # fmt: skip
 
 
 def score_run(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Summarise a run from its evaluations, in the order they were made.
+    """Summarise a run from its evaluations.
 
     Args:
-        rows: each with ``env_steps``, ``eval/success_rate`` and, online, ``rollout/regret``; rows without an evaluation
-            are passed over.
+        rows: in order of time, each with ``env_steps``; ``eval/success_rate`` where there was an evaluation, and
+            ``rollout/regret`` online.
 
     Returns:
         ``pretrained`` (the last evaluation before the first online step), ``dip`` (the lowest within ``DIP_WINDOW``
-        online steps), ``worst`` (the lowest single one from ``STEADY_FROM`` online steps on), ``steps_to_0.5`` and
-        ``steps_to_0.9`` (infinity if never), ``last`` (mean of the last three online evaluations, never the maximum),
-        ``regret`` (mean of ``1 - success`` over the online training episodes); NaN
-        where there is nothing to measure.
+        online steps), ``worst`` (the lowest from ``STEADY_FROM`` online steps on), ``steps_to_0.5`` and ``steps_to_0.9``
+        (infinity if never reached), ``last`` (mean of the last three online evaluations), ``regret`` (mean of
+        ``1 - success`` over the online training episodes). A score without data is NaN.
     """
     evaluations = [
         (row["env_steps"], row["eval/success_rate"]) for row in rows if math.isfinite(row.get("eval/success_rate", math.nan))
@@ -51,18 +55,17 @@ def score_run(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def evaluation_at(rows: Sequence[Mapping[str, float]], env_steps: int) -> Mapping[str, float] | None:
-    """The first evaluation at or behind so many online steps; None where there is none within a tenth of them."""
-    late = (row for row in rows if "eval/success_rate" in row and row["env_steps"] >= env_steps)
-    found = next(late, None)
-    return found if found is not None and found["env_steps"] <= 1.1 * env_steps else None
+    """The first evaluation between this number of online steps and 10 % more; None where there is none."""
+    in_time = (row for row in rows if "eval/success_rate" in row and env_steps <= row["env_steps"] <= 1.1 * env_steps)
+    return next(in_time, None)
 
 
 def all_returns(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Every evaluation episode of a run as one sample.
+    """Mean return over every evaluation episode of a run.
 
     Returns:
         ``episode_return``, its standard deviation ``episode_return_std`` over the episodes, ``episode_length`` (steps per
-        episode) and ``episodes``, their number; NaN where nothing was evaluated.
+        episode) and ``episodes`` (their number). All but the last are NaN where nothing was evaluated.
     """
     names = ("eval/episodes", "eval/episode_return", "eval/episode_return_std", "eval/episode_length")
     kept = [[row[name] for name in names] for row in rows if all(math.isfinite(row.get(name, math.nan)) for name in names)]
@@ -70,7 +73,7 @@ def all_returns(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         return {"episode_return": math.nan, "episode_return_std": math.nan, "episode_length": math.nan, "episodes": 0.0}
     episodes, returns, deviations, lengths = np.array(kept).T
     mean = np.average(returns, weights=episodes)
-    # The variance within the evaluations and the one between them.
+    # Variance within the evaluations plus variance between them.
     variance = np.average(deviations**2 + (returns - mean) ** 2, weights=episodes)
     return {
         "episode_return": float(mean),
@@ -80,26 +83,23 @@ def all_returns(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     }
 
 
-#: Online environment steps at which success is reported, as far as a run gets.
-REPORTED_STEPS = (50_000, 100_000, 200_000, 300_000, 500_000)
-
-
 def stages(run: Run) -> dict[str, tuple[float, float]]:
-    """Success rate and episodes of the evaluation that closes each stage, as far as there is one.
+    """Success rate and number of episodes of the evaluation that ends each stage.
 
     Returns:
-        ``after cloning``, ``after pretraining``, ``at 50k steps`` and so on, ``after fine-tuning``: the last online
-        evaluation, of a finished run only. A rate is NaN where success is unknown.
+        The stages that the run has reached, of ``STAGES``; ``after fine-tuning`` only for a finished run. A rate is NaN
+        where success is unknown.
     """
-    found = {"after cloning": run.cloned} if run.cloned else {}
     evaluations = run.evaluations
-    before = [row for row in evaluations if row["env_steps"] == 0]
-    closing: dict[str, Mapping[str, float] | None] = {"after pretraining": before[-1] if before else None}
-    closing |= {f"at {steps // 1000}k steps": evaluation_at(evaluations, steps) for steps in REPORTED_STEPS}
-    closing["after fine-tuning"] = (
-        evaluations[-1] if run.finished and evaluations and evaluations[-1]["env_steps"] > 0 else None
-    )
-    for name, row in closing.items():
+    offline = [row for row in evaluations if row["env_steps"] == 0]
+    online = [row for row in evaluations if row["env_steps"] > 0]
+    ends = [
+        offline[-1] if offline else None,
+        *(evaluation_at(evaluations, steps) for steps in REPORTED_STEPS),
+        online[-1] if online and run.finished else None,
+    ]
+    reached = {} if run.cloned is None else {STAGES[0]: run.cloned}
+    for name, row in zip(STAGES[1:], ends, strict=True):
         if row is not None:
-            found[name] = (row.get("eval/success_rate", math.nan), row["eval/episodes"])
-    return found
+            reached[name] = (row.get("eval/success_rate", math.nan), row["eval/episodes"])
+    return reached
