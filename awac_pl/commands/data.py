@@ -49,8 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("split", "--to", nargs=2, required=True, help="ids of the two datasets to write")
     add("export", "--to", type=Path, required=True, help="file to write, .npz or .hdf5")
     add("clone", "--to", help="dataset to write (default: the one that a run looks for)")
-    writing = "import relabel subsample combine split export record clone"
-    add(writing, "--overwrite", action="store_true", help="replace what has that name")
+    add(
+        "import relabel subsample combine split export record clone",
+        "--overwrite",
+        action="store_true",
+        help="replace what has that name",
+    )
     add("inspect import", "--format", choices=["dapg", "rlkit", "d4rl", "npz"], help="of a file (default: by its suffix)")
     add("inspect", "--json", action="store_true", help="print the whole report as JSON")
     add("inspect", "--figure", type=Path, help="draw returns, lengths and success of each episode")

@@ -5,6 +5,7 @@ An episode depends only on its seed, the task and the policy: not on the number 
 
 from __future__ import annotations
 
+import logging
 import math
 import pickle
 import re
@@ -19,12 +20,14 @@ import numpy as np
 
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, judge, make_environment, scale_action, uses_binary_reward
 from awac_pl.episode import Episode
-from awac_pl.errors import AwacError
+from awac_pl.errors import AwacError, first_line
 from awac_pl.parallel.executor import Executor, WorkerError
 from awac_pl.policies.policy import Policy
 
 if TYPE_CHECKING:
     import gymnasium
+
+log = logging.getLogger(__name__)
 
 #: Files that an error of an environment passes through, but where its author will not look.
 NOT_THE_USERS = re.compile(r"[/\\](site-packages|awac_pl|lib[/\\]python[\d.]+)[/\\]")
@@ -155,6 +158,8 @@ class RolloutWorkers(Executor):
     """
 
     def __init__(self, task: Task, num_workers: int, spaces: Spaces | None = None, timeout: float | None = None) -> None:
+        if num_workers < 0:
+            raise AwacError(f"data.workers is {num_workers}; it must be at least 0")
         self.task = task
         self.spaces = spaces or inspect_spaces(task)
         super().__init__(partial(_Runner, self.spaces), num_workers, attempts=MAX_ATTEMPTS, timeout=timeout)
@@ -190,6 +195,20 @@ class RolloutWorkers(Executor):
         if failed is not None:
             failed += [outcome for outcome in outcomes if isinstance(outcome, RolloutError)]
         return [outcome for outcome in outcomes if isinstance(outcome, Episode)]
+
+    def evaluate(self, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
+        """Whole episodes, one per seed, without those that fail; each of these is logged.
+
+        Raises:
+            RolloutError: all fail.
+        """
+        failed: list[RolloutError] = []
+        episodes = self.rollout(policy, seeds, whole_episodes=True, failed=failed)
+        if failed and not episodes:
+            raise failed[0]
+        for error in failed:
+            log.warning("an evaluation episode failed and is left out: %s", first_line(error))
+        return episodes
 
 
 class _Runner:

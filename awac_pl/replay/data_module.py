@@ -18,11 +18,11 @@ from awac_pl.datasets.catalog import check_environment, find_dataset
 from awac_pl.datasets.cloned import CloneOptions, check_recipe, cloned_id, is_cloned, make_missing
 from awac_pl.datasets.downloading import fetch_dataset
 from awac_pl.datasets.minari_io import dataset_facts, read_episodes
-from awac_pl.envs.rollouts import RolloutError, RolloutWorkers
+from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import RUN_SEEDS
 from awac_pl.envs.tasks import TASKS, RewardKind, Task, find_task, inspect_spaces, uses_binary_reward
 from awac_pl.episode import Episode
-from awac_pl.errors import AwacError, first_line
+from awac_pl.errors import AwacError
 from awac_pl.parallel import interruption
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy
@@ -122,14 +122,11 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.discount, self.seed = discount, seed
         self.schedule = EvaluationSchedule(evaluation_episodes, milestone_episodes)
         self._check_arguments()
-        self.task = find_task(
-            task, horizon=horizon, reward=reward, terminate_on_success=terminate_on_success, clip_actions=clip_actions
-        )
+        rules = {"horizon": horizon, "reward": reward, "terminate_on_success": terminate_on_success}
+        self.task = find_task(task, **rules, clip_actions=clip_actions)
         self.spaces = inspect_spaces(self.task)
         self.dataset_ids = [cloned_id(name, num_demonstrations, clip_actions, normalize_observations) for name in datasets]
         self.clone_options = CloneOptions(num_demonstrations, clone_episodes, clone_seed, normalize_observations)
-        if workers < 0:
-            raise AwacError(f"data.workers is {workers}; it must be at least 0")
         self.workers = RolloutWorkers(self.task, workers, self.spaces, episode_timeout)
         self.datasets: list[dict[str, Any]] = []  # facts of the datasets in the buffer
 
@@ -138,13 +135,11 @@ class ReplayDataModule(lightning.LightningDataModule):
             raise AwacError("data.datasets is empty; name at least one, for example awac/pen/expert-v0")
         if min(self.weights) <= 0:
             raise AwacError(f"data.datasets has a weight of {min(self.weights)}; weights must be positive")
-        if self.updates_per_epoch % self.chunk_size:
+        if (updates := self.updates_per_epoch) % self.chunk_size:
+            raise AwacError(f"data.updates_per_epoch {updates} is no multiple of data.chunk_size {self.chunk_size}")
+        if not 0 <= (seed := self.seed) < RUN_SEEDS:
             raise AwacError(
-                f"data.updates_per_epoch {self.updates_per_epoch} is no multiple of data.chunk_size {self.chunk_size}"
-            )
-        if not 0 <= self.seed < RUN_SEEDS:
-            raise AwacError(
-                f"seed_everything is {self.seed}; choose 0 to {RUN_SEEDS - 1}: others meet those of clones or evaluations"
+                f"seed_everything is {seed}; choose 0 to {RUN_SEEDS - 1}: others meet those of clones or evaluations"
             )
         if self.n_step < 1:
             raise AwacError(f"data.n_step is {self.n_step}; it must be at least 1")
@@ -177,19 +172,9 @@ class ReplayDataModule(lightning.LightningDataModule):
         return self.replay.buffer.storage[: self.replay.sampler.demonstration_size]["observation"]
 
     def evaluate(self, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
-        """Whole episodes of a policy, one per seed, without those that fail.
-
-        Raises:
-            RolloutError: all fail.
-        """
-        failed: list[RolloutError] = []
+        """Whole episodes of a policy, one per seed, without those that fail."""
         with interruption.allowed() if world_size() == 1 else contextlib.nullcontext():
-            episodes = self.workers.rollout(policy, seeds, whole_episodes=True, failed=failed)
-        if failed and not episodes:
-            raise failed[0]
-        for error in failed:
-            log.warning("an evaluation episode failed and is left out: %s", first_line(error))
-        return episodes
+            return self.workers.evaluate(policy, seeds)
 
     def is_online(self, epoch: int) -> bool:
         """Whether this epoch comes after pretraining."""
