@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
 from tqdm import tqdm
 
-from awac_pl.errors import AwacError, first_line
+from awac_pl.errors import AwacError
 from awac_pl.runs.folder import RunFolder
+from awac_pl.runs.manifest import read_manifest
 from awac_pl.tracking.content import parameters_of
 from awac_pl.tracking.destination import find_destination
 from awac_pl.tracking.mirror import Mirror, reason
@@ -61,15 +61,8 @@ def run(arguments: list[str]) -> None:
 
 
 def _check(folder: Path) -> None:
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise AwacError(f"{folder} is no run folder: it has no manifest.json")
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError as error:
-        raise AwacError(f"{path} is damaged: {first_line(error)}") from error
-    if not {"status", "seconds_count_from", "offline_updates"} <= set(manifest):
-        raise AwacError(f"{path} was written by a version of awac_pl that cannot be sent")
+    if not {"status", "seconds_count_from", "offline_updates"} <= set(read_manifest(folder)):
+        raise AwacError(f"{folder / 'manifest.json'} was written by a version of awac_pl that cannot be sent")
 
 
 def _sync(folder: Path, options: argparse.Namespace) -> str:

@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> None:
 
     policies = learned_policy(load_module(checkpoint), not options.stochastic)
     if options.before:
-        policies = _cloned(run.manifest.get("datasets") or [], not options.stochastic) | policies
+        policies = _cloned(run.manifest["datasets"], not options.stochastic) | policies
     clips = render_clips(task, policies, seeds, size=size, every=options.every, num_workers=options.workers)
     _write(clips, targets, single=options.single)
     _say(clips, task)

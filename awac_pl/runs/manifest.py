@@ -12,9 +12,8 @@ from typing import Any, TypedDict, cast
 import yaml
 
 from awac_pl.errors import AwacError, first_line
-from awac_pl.files import write_text
 
-#: Of the manifests that this version writes and reads; one without the field has format 1.
+#: Format of the manifests that this version reads; a manifest without the entry has format 1.
 FORMAT = 1
 #: Settings that name a repetition of a run, or its place.
 REPETITION = (
@@ -50,11 +49,6 @@ class Manifest(TypedDict, total=False):
 _KINDS: dict[str, type] = {"tags": dict, "versions": dict, "datasets": list, "command": list, "cloning": dict}
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write ``manifest.json``, atomically."""
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-
-
 def read_manifest(folder: Path) -> Manifest:
     """Read ``manifest.json``.
 
@@ -77,7 +71,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise AwacError(f"{path}: an entry of 'datasets' is no table; it is no run's manifest")
     if manifest.get("format", FORMAT) != FORMAT:
         maker = manifest["versions"].get("awac_pl", "another version")
-        raise AwacError(f"{path} has format {manifest['format']}, not {FORMAT}; report it with awac_pl {maker}")
+        raise AwacError(f"{path} has format {manifest['format']}, not {FORMAT}; use awac_pl {maker}")
     return cast(Manifest, manifest)
 
 
