@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import awac_pl
 from awac_pl.errors import AwacError
 from awac_pl.report import statistics, tables
 from awac_pl.report.origin import origin_tables
@@ -331,7 +336,7 @@ def test_gaps_and_single_evaluations_are_said(tmp_path: Path) -> None:
         ("manifest.json", '{"tags": []}', "it is no run's manifest"),
         ("manifest.json", '{"tags": {}, "datasets": [1]}', "it is no run's manifest"),
         ("manifest.json", '{"tags": {}, "format": 7, "versions": {"awac_pl": "9.0"}}',
-         "has format 7, not 1; report it with awac_pl 9.0"),
+         "has format 7, not 1; use awac_pl 9.0"),
         ("config.yaml", "!!python/object:os.system {}", "config.yaml cannot be read: "),
         ("metrics.csv", "epoch,updates,env_steps\n0,1,two\n", "metrics.csv is no table of numbers: "),
         ("metrics.csv", "epoch,loss\n0,1\n", "line 2 has no 'updates'"),
@@ -364,6 +369,29 @@ def test_a_folder_of_runs(tmp_path: Path) -> None:
     assert "has format 2" in left_out[0]
     with pytest.raises(AwacError, match="has format 2"):
         read_runs([tmp_path / "new"])
+
+
+def test_a_commit_has_changes_where_any_file_of_the_package_has(tmp_path: Path) -> None:
+    package = tmp_path / "awac_pl"
+    shutil.copytree(Path(awac_pl.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def run(*command: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+
+    def recorded() -> str:
+        return run(sys.executable, "-c", "from awac_pl.runs.manifest import git_commit; print(git_commit())").strip()
+
+    run("git", "init", "--quiet")
+    assert recorded() == "unknown"  # the package is not in the repository
+    run("git", "add", ".")
+    run("git", "-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "--message=first")
+    commit = run("git", "rev-parse", "HEAD").strip()
+    assert recorded() == commit
+    (tmp_path / "notes.txt").write_text("no part of the package")
+    assert recorded() == commit
+    (package / "algorithms/losses.py").write_text("")
+    assert recorded() == f"{commit}+changes"
 
 
 def test_the_kept_results_say_what_the_readme_says() -> None:

@@ -32,6 +32,7 @@ from awac_pl.policies.products import processor
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.report.page import write_report
 from awac_pl.report.statistics import wilson_interval
+from awac_pl.runs.manifest import read_manifest
 from awac_pl.runs.metrics import read_metrics, write_metrics, x_axis
 from awac_pl.runs.summary import score_run
 from awac_pl.tracking.logger import RunFolderLogger
@@ -203,11 +204,11 @@ class RunWriter(Callback):
 
     def _commands_before(self, trainer: lightning.Trainer, updates: int) -> list[list[str]]:
         """The commands of a run that is resumed, from its manifest."""
-        manifest = Path(trainer.default_root_dir) / "manifest.json"
-        if not updates or not manifest.exists():
+        folder = Path(trainer.default_root_dir)
+        if not updates or not (folder / "manifest.json").exists():
             return []
-        before = json.loads(manifest.read_text())
-        return before.get("commands") or [before.get("command", [])]
+        before = read_manifest(folder)
+        return before.get("commands") or [before["command"]]
 
     def _write_manifest(self, trainer: lightning.Trainer) -> None:
         write_text(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from awac_pl.errors import AwacError
-from awac_pl.runs.manifest import flatten
+from awac_pl.runs.manifest import flatten, read_config
 
 log = logging.getLogger("awac_pl")
 
@@ -52,12 +52,7 @@ def check_configuration(folder: Path, config: Mapping[str, Any], *, meant: bool)
     Raises:
         AwacError: there are differences that are not meant.
     """
-    import yaml
-
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return
-    before, after = (flatten(json.loads(json.dumps(one, default=str))) for one in (yaml.safe_load(path.read_text()), config))
+    before, after = (flatten(json.loads(json.dumps(one, default=str))) for one in (read_config(folder), config))
     changed = {
         key: f"{key} {before[key]} -> {value}"
         for key, value in after.items()

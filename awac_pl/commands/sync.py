@@ -10,10 +10,9 @@ awac sync runs/pen-quick-seed* --group pen-quick                   together belo
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from awac_pl.errors import AwacError, first_line
+from awac_pl.errors import AwacError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,15 +44,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check(folder: Path) -> None:
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise AwacError(f"{folder} is no run folder: it has no manifest.json")
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError as error:
-        raise AwacError(f"{path} is damaged: {first_line(error)}") from error
-    if not {"status", "seconds_count_from", "offline_updates"} <= set(manifest):
-        raise AwacError(f"{path} was written by a version of awac_pl that cannot be sent")
+    from awac_pl.runs.manifest import read_manifest
+
+    if not {"status", "seconds_count_from", "offline_updates"} <= set(read_manifest(folder)):
+        raise AwacError(f"{folder / 'manifest.json'} was written by a version of awac_pl that cannot be sent")
 
 
 def _sync(folder: Path, options: argparse.Namespace) -> str:

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     seeds = options.seeds or range(EVALUATION_SEEDS, EVALUATION_SEEDS + options.episodes)
     policies = learned_policy(load_module(checkpoint), not options.stochastic)
     if options.before:
-        policies = _cloned(run.manifest.get("datasets") or [], not options.stochastic) | policies
+        policies = _cloned(run.manifest["datasets"], not options.stochastic) | policies
     clips = render_clips(task, policies, seeds, size=options.size, every=options.every, num_workers=options.workers)
     _write(clips, targets, single=options.single)
     _print_successes(clips, task)

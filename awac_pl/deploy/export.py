@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import yaml
 from tqdm import tqdm
 
 from awac_pl import __version__
@@ -29,7 +27,7 @@ from awac_pl.errors import AwacError, first_line
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.onnx_graph import policy_graph
 from awac_pl.runs.folder import run_of
-from awac_pl.runs.manifest import git_commit
+from awac_pl.runs.manifest import git_commit, read_config, read_manifest
 
 if TYPE_CHECKING:
     import gymnasium
@@ -176,11 +174,9 @@ def _training_run(checkpoint: Path, name: str | None) -> tuple[Task, dict[str, A
         unknown = dict.fromkeys(("folder", "preset", "seed", "commit", "status", "scores"))
         return find_task(name), {"checkpoint": checkpoint.name, **unknown}
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        data = yaml.safe_load((folder / "config.yaml").read_text())["data"]
-        tags = manifest["tags"]
-        recorded = data["task"]
-    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        manifest, data = read_manifest(folder), read_config(folder)["data"]
+        tags, recorded = manifest["tags"], data["task"]
+    except (AwacError, KeyError, TypeError) as error:
         raise AwacError(f"{folder}: its manifest.json or config.yaml is damaged ({first_line(error)})") from error
     if name not in (None, recorded):
         raise AwacError(f"{checkpoint}: is of task {recorded}, as its run folder says, not {name}; omit --task")

@@ -12,9 +12,8 @@ from typing import Any, TypedDict, cast
 import yaml
 
 from awac_pl.errors import AwacError, first_line
-from awac_pl.files import write_text
 
-#: Of the manifests that this version writes and reads; one without the field has format 1.
+#: Format of the manifests that this version reads; a manifest without the entry has format 1.
 FORMAT = 1
 #: Settings that name a repetition of a run, or its place.
 REPETITION = (
@@ -30,6 +29,7 @@ class Manifest(TypedDict, total=False):
     error: str  # of a failed run
     tags: dict[str, str]  # task, preset, seed, commit
     command: list[str]
+    commands: list[list[str]]  # of the start and of every resumption
     started: str
     finished: str
     seconds_count_from: str  # the moment at which the column "seconds" of metrics.csv is 0
@@ -48,11 +48,6 @@ class Manifest(TypedDict, total=False):
 
 #: Entries that readers rely on. ``read_manifest`` fills the absent ones, except the tags.
 _KINDS: dict[str, type] = {"tags": dict, "versions": dict, "datasets": list, "command": list, "cloning": dict}
-
-
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write ``manifest.json``, atomically."""
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -77,7 +72,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise AwacError(f"{path}: an entry of 'datasets' is no table; it is no run's manifest")
     if manifest.get("format", FORMAT) != FORMAT:
         maker = manifest["versions"].get("awac_pl", "another version")
-        raise AwacError(f"{path} has format {manifest['format']}, not {FORMAT}; report it with awac_pl {maker}")
+        raise AwacError(f"{path} has format {manifest['format']}, not {FORMAT}; use awac_pl {maker}")
     return cast(Manifest, manifest)
 
 

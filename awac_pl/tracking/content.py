@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from awac_pl.runs.manifest import flatten, shown_command
+from awac_pl.runs.manifest import Manifest, flatten, read_config, shown_command
 from awac_pl.runs.metrics import read_logged, read_metrics, x_axis
 
 #: (metric, step) to (time in ms, value).
 Points = dict[tuple[str, int], tuple[int, float]]
 
 
-def points_of(folder: Path, manifest: Mapping[str, Any]) -> Points:
+def points_of(folder: Path, manifest: Manifest) -> Points:
     """Every value of ``metrics.csv`` and ``logged.jsonl``.
 
     If a resumed run repeats a step, its last value and time count.
@@ -34,12 +30,10 @@ def points_of(folder: Path, manifest: Mapping[str, Any]) -> Points:
 
 def parameters_of(folder: Path) -> dict[str, str]:
     """The configuration as ``section.key``, without null values."""
-    path = folder / "config.yaml"
-    config = yaml.safe_load(path.read_text()) if path.exists() else {}
-    return {name: str(value) for name, value in flatten(config).items() if value is not None}
+    return {name: str(value) for name, value in flatten(read_config(folder)).items() if value is not None}
 
 
-def describe(manifest: Mapping[str, Any], folder: Path, *, live: bool) -> str:
+def describe(manifest: Manifest, folder: Path, *, live: bool) -> str:
     """A Markdown description of a run and its results.
 
     Args:
@@ -59,7 +53,7 @@ def describe(manifest: Mapping[str, Any], folder: Path, *, live: bool) -> str:
         f"    {shown_command(manifest['command'])}",
         f"Run folder `{folder}`, commit {tags.get('commit', 'unknown')}.",
     ]
-    cloned = (manifest["cloning"] or {}).get("success_deterministic")
+    cloned = manifest["cloning"].get("success_deterministic")
     scores = ({} if cloned is None else {"cloned": cloned}) | manifest.get("scores", {})
     if scores:
         rows = [f"| {name} | {value:,.0f} |" if value > 1 else f"| {name} | {value:.3f} |" for name, value in scores.items()]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from awac_pl.errors import AwacError, first_line
+from awac_pl.runs.manifest import Manifest, read_manifest
 from awac_pl.tracking.client import artifacts_beside, connect
 from awac_pl.tracking.content import Points, describe, milliseconds, parameters_of, points_of
 from awac_pl.tracking.destination import Destination
@@ -115,10 +116,10 @@ class Mirror:
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
-    def _manifest(self) -> dict[str, Any]:
-        return json.loads((self.folder / "manifest.json").read_text())
+    def _manifest(self) -> Manifest:
+        return read_manifest(self.folder)
 
-    def _open(self, manifest: Mapping[str, Any]) -> Run:
+    def _open(self, manifest: Manifest) -> Run:
         """Find or create the run, and send what does not change."""
         run = self._existing_run() or self._new_run(manifest)
         self.destination.run_id = run.info.run_id
@@ -150,7 +151,7 @@ class Mirror:
         self.destination = self.destination.elsewhere(self.destination.uri)
         return None
 
-    def _new_run(self, manifest: Mapping[str, Any]) -> Run:
+    def _new_run(self, manifest: Manifest) -> Run:
         """A new run, or one that was created but whose id did not arrive."""
         from mlflow.tracking.context.registry import resolve_tags
 
@@ -194,7 +195,7 @@ class Mirror:
         for start in range(0, len(new), PARAMETERS_PER_REQUEST):
             self._send(self.client.log_batch, params=new[start : start + PARAMETERS_PER_REQUEST])
 
-    def _send_datasets(self, manifest: Mapping[str, Any], run: Run) -> None:
+    def _send_datasets(self, manifest: Manifest, run: Run) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         stored = {entry.dataset.name for entry in run.inputs.dataset_inputs} if run.inputs else set()
@@ -216,7 +217,7 @@ class Mirror:
         if new:
             self._send(self.client.log_inputs, new)
 
-    def _send_tags(self, manifest: Mapping[str, Any]) -> None:
+    def _send_tags(self, manifest: Manifest) -> None:
         self._set_tags(manifest["tags"] | {"device": manifest["device"], "run_folder": str(self.folder.absolute())})
         description = describe(manifest, self.folder.absolute(), live=self.live)
         if description != self.destination.description:
@@ -255,7 +256,7 @@ class Mirror:
                 self._values[metric.key][metric.step] = metric.value
             self.points_sent += len(part)
 
-    def _send_status(self, manifest: Mapping[str, Any], points: Points) -> None:
+    def _send_status(self, manifest: Manifest, points: Points) -> None:
         status, end = STATUS[manifest["status"]], None
         if status != "RUNNING":
             end = milliseconds(manifest["finished"])
