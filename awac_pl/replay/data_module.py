@@ -122,8 +122,9 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.discount, self.seed = discount, seed
         self.schedule = EvaluationSchedule(evaluation_episodes, milestone_episodes)
         self._check_arguments()
-        rules = {"horizon": horizon, "reward": reward, "terminate_on_success": terminate_on_success}
-        self.task = find_task(task, **rules, clip_actions=clip_actions)
+        self.task = find_task(
+            task, horizon=horizon, reward=reward, terminate_on_success=terminate_on_success, clip_actions=clip_actions
+        )
         self.spaces = inspect_spaces(self.task)
         self.dataset_ids = [cloned_id(name, num_demonstrations, clip_actions, normalize_observations) for name in datasets]
         self.clone_options = CloneOptions(num_demonstrations, clone_episodes, clone_seed, normalize_observations)
