@@ -21,8 +21,7 @@ from awac_pl.datasets.importing import import_dataset
 from awac_pl.datasets.minari_io import read_episodes, save_dataset
 from awac_pl.envs.tasks import find_task, inspect_spaces
 from awac_pl.episode import Episode, to_transitions
-from awac_pl.replay.buffer import Replay
-from awac_pl.replay.data_module import EPISODES_AT_A_TIME
+from awac_pl.replay.buffer import EPISODES_AT_A_TIME, Replay
 from benchmarks.measure import compare, in_turn, timed
 from benchmarks.updating import ACTION_DIM, OBSERVATION_DIM
 

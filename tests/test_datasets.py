@@ -155,7 +155,7 @@ NAN[4] = np.nan
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_change("actions", NAN), r"episode_7: 'actions' has 1 values that are not finite \(first at \[4, 0\]\)"),
+        (_change("actions", NAN), r"episode_7: 'actions': 1 values are not finite \(first at \[4, 0\]\)"),
         (_change("observations", np.zeros((11, 3))), r"episode_7: observations are \[11, 3\], .* needs \[11, 2\]"),
         (_change("observations", np.zeros((10, 2))), r"are \[10, 2\].*needs \[11, 2\] \(T \+ 1 rows for 10 actions\)"),
         (_change("actions", np.zeros((10, 4))), r"episode_7: actions are \[10, 4\].*needs \[T, 1\]"),

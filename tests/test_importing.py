@@ -154,7 +154,7 @@ def broken(**changes) -> dict:
         (broken(actions=actions(5)[:, :7]), r"actions are \[5, 7\]"),
         (broken(observations=np.full((6, 45), np.nan)), r"observations: 270 values are not finite \(first at \[0, 0\]\)"),
         (broken(actions=[[1.0], [1.0, 2.0]]), r"cannot be read as dapg"),
-        (broken(actions=np.ones((5, 24), int)), r"episode 0: actions: are int64; AWAC needs continuous ones"),
+        (broken(actions=np.ones((5, 24), int)), r"episode 0: actions are int64; AWAC needs continuous ones"),
         (broken(actions=np.array([[1.0], [1.0, 2.0]], dtype=object)), r"actions: no array of numbers \(ragged, or object\)"),
         ({"obs": 3}, r"episode 0 has no 'observations' and 'actions'"),
         (broken(observations=[{"pixels": 3}]), r"observations are dicts of pixels; none is known"),

@@ -1,7 +1,8 @@
-"""Where datasets lie, what their ids are, and what their metadata say; nothing that a file names is ever run."""
+"""Where datasets are stored, what their ids are, and what their metadata say. Code that a file names is never run."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -10,105 +11,115 @@ from typing import Any
 
 import h5py
 
-from awac_pl.datasets.safe_hdf5 import unreadable
+from awac_pl.datasets.safe_hdf5 import reading
 from awac_pl.envs.tasks import Spaces, Task, uses_binary_reward
 from awac_pl.errors import DatasetError, first_line, nearest
 
-#: Beside a dataset's ``data``: the policy that acted in it.
+#: The policy that acted in a dataset, in the folder of the dataset.
 POLICY_FILE = "policy.safetensors"
 BUILT_IN_ROOT = Path(__file__).parent / "demonstrations"
 _ID = re.compile(r"(?:[A-Za-z0-9_][\w-]*/)*[A-Za-z0-9_][\w-]*-v\d+")
 
 
 def local_root() -> Path:
-    """Where Minari keeps datasets: ``$MINARI_DATASETS_PATH``, or ``~/.minari/datasets``."""
+    """Minari's folder of datasets: ``$MINARI_DATASETS_PATH``, or ``~/.minari/datasets``."""
     return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
 
 
 def dataset_ids() -> list[str]:
     """Ids of all local and built-in datasets."""
-    found = set()
+    names = set()
     for root in (local_root(), BUILT_IN_ROOT):
-        found |= {path.parents[1].relative_to(root).as_posix() for path in root.glob("**/data/main_data.hdf5")}
-    return sorted(name for name in found if _ID.fullmatch(name))  # not one that is being written
-
-
-def check_dataset_id(dataset_id: str) -> None:
-    """Refuse an id that is not of the form ``namespace/name-v0``.
-
-    Raises:
-        DatasetError: it is not.
-    """
-    if not _ID.fullmatch(dataset_id):
-        raise DatasetError(f"'{dataset_id}' is no dataset id; it must look like namespace/name-v0")
+        names |= {path.parents[1].relative_to(root).as_posix() for path in root.glob("**/data/main_data.hdf5")}
+    return sorted(name for name in names if _ID.fullmatch(name))  # a dataset that is still being written has no valid id
 
 
 def check_free(dataset_id: str, overwrite: bool) -> None:
-    """Refuse to write a dataset over another one, unless that is meant.
+    """Refuse an id that already has a dataset, unless ``overwrite`` is set.
 
     Raises:
-        DatasetError: there is one of that id, or the id is not of its form.
+        DatasetError: the dataset exists, or the id does not look like ``namespace/name-v0``.
     """
     if find_dataset(dataset_id) is not None and not overwrite:
         raise DatasetError(f"there is a dataset '{dataset_id}'; choose another id, or pass --overwrite to replace it")
 
 
 def find_dataset(dataset_id: str) -> Path | None:
-    """The ``data`` folder of a local or built-in dataset; None where there is none.
+    """The ``data`` folder of a local or built-in dataset; None if there is no such dataset.
 
     Raises:
-        DatasetError: the id is not of the form ``namespace/name-v0``.
+        DatasetError: the id does not look like ``namespace/name-v0``.
     """
-    check_dataset_id(dataset_id)
+    if not _ID.fullmatch(dataset_id):
+        raise DatasetError(f"'{dataset_id}' is no dataset id; it must look like namespace/name-v0")
     folders = (root / dataset_id / "data" for root in (local_root(), BUILT_IN_ROOT))
     return next((folder for folder in folders if (folder / "main_data.hdf5").exists()), None)
 
 
-def read_metadata(dataset_id: str) -> dict[str, Any]:
-    """Minari metadata of a dataset that is here; before Minari 0.5 they were attributes of the data file.
+def data_file(dataset_id: str) -> Path:
+    """The HDF5 file of a local or built-in dataset.
 
     Raises:
-        DatasetError: it is not here, or its metadata are damaged.
+        DatasetError: there is no such dataset.
     """
-    path = data_file(dataset_id)
-    beside = path.with_name("metadata.json")
-    try:
-        if beside.exists():
-            metadata = json.loads(beside.read_text())
+    folder = find_dataset(dataset_id)
+    if folder is None:
+        raise DatasetError(f"dataset '{dataset_id}' is not here.{nearest(dataset_id, dataset_ids())}")
+    return folder / "main_data.hdf5"
+
+
+def read_metadata(dataset_id: str) -> dict[str, Any]:
+    """Minari metadata of a local or built-in dataset.
+
+    Raises:
+        DatasetError: there is no such dataset, or its metadata are damaged.
+    """
+    data = data_file(dataset_id)
+    beside = data.with_name("metadata.json")
+    path = beside if beside.exists() else data  # before Minari 0.5, metadata were attributes of the data file
+    state = path.stat()
+    return dict(_parse_metadata(path, state.st_ino, state.st_mtime_ns, state.st_size))
+
+
+@functools.lru_cache(maxsize=256)
+def _parse_metadata(path: Path, *_state: int) -> dict[str, Any]:
+    """Opens the file only if it is new or has changed: a start of ``awac fit`` needs the same metadata many times."""
+    with reading(path):
+        if path.suffix != ".json":
+            with h5py.File(path, "r") as file:
+                return {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
+        try:
+            metadata = json.loads(path.read_text())
             if not isinstance(metadata, dict):
                 raise ValueError("a list, or a single value")
-            return metadata
-        with h5py.File(path, "r") as file:
-            return {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(
-            f"{beside}: not the JSON of a dataset ({first_line(error)}); make or download the dataset anew"
-        ) from error
-    except Exception as error:
-        raise unreadable(path, error) from error
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(
+                f"{path}: not the JSON of a dataset ({first_line(error)}); make or download the dataset anew"
+            ) from error
+        return metadata
 
 
 def recorded_environment(metadata: dict[str, Any]) -> str | None:
-    """Id of the environment that a dataset was recorded in, as its metadata say; None where they do not."""
+    """Id of the environment in which a dataset was recorded; None if the metadata do not name it."""
     try:
-        named = json.loads(metadata["env_spec"])["id"]
+        env_id = json.loads(metadata["env_spec"])["id"]
     except (KeyError, TypeError, ValueError, RecursionError):
         recipe = metadata.get("recipe")
-        named = metadata.get("env_id") or (recipe.get("env_id") if isinstance(recipe, dict) else None)
-    return named if isinstance(named, str) else None
+        env_id = metadata.get("env_id") or (recipe.get("env_id") if isinstance(recipe, dict) else None)
+    return env_id if isinstance(env_id, str) else None
 
 
 def check_environment(dataset_id: str, task: Task, spaces: Spaces, *, any_environment: bool = False) -> None:
-    """Refuse a dataset of another environment, of another version of it, or with rewards of another kind.
+    """Refuse a dataset whose environment, version of the environment, or kind of reward differs from the task's.
 
     Args:
-        dataset_id: of a dataset that is here.
-        task: to hold it against.
+        dataset_id: of a local or built-in dataset.
+        task: the dataset must fit it.
         spaces: of the task's environment.
-        any_environment: look at the rewards alone.
+        any_environment: check only the kind of reward.
 
     Raises:
-        DatasetError: it is one.
+        DatasetError: the dataset does not fit.
     """
     metadata = read_metadata(dataset_id)
     if not any_environment and (mismatch := environment_mismatch(metadata, task)):
@@ -121,9 +132,9 @@ def check_environment(dataset_id: str, task: Task, spaces: Spaces, *, any_enviro
 
 
 def environment_mismatch(metadata: dict[str, Any], task: Task) -> str | None:
-    """How the environment that a dataset was recorded in differs from the task's; None where it does not, or nobody knows.
+    """How a dataset's environment differs from the task's; None if it does not differ, or is unknown.
 
-    ``AdroitHandPen-v1`` and ``AdroitHandPenSparse-v1`` differ in their rewards alone.
+    ``AdroitHandPen-v1`` and ``AdroitHandPenSparse-v1`` differ only in their rewards.
     """
     recorded = recorded_environment(metadata)
     if recorded is None:
@@ -135,9 +146,9 @@ def environment_mismatch(metadata: dict[str, Any], task: Task) -> str | None:
 
 
 def reward_mismatch(metadata: dict[str, Any], task: Task, spaces: Spaces) -> str | None:
-    """What rewards a dataset holds instead of the environment's own that the task asks for; None where all is well."""
+    """Which rewards a dataset holds, if they are not the environment's rewards that the task needs; else None."""
     if uses_binary_reward(task, spaces):
-        return None  # made anew
+        return None  # these are computed anew
     recorded = recorded_environment(metadata)
     if metadata.get("reward") == "binary":
         return f"holds success - 1, not the rewards of {task.env_id}"
@@ -150,15 +161,3 @@ def _parts(env_id: str) -> tuple[str, str]:
     """``module:Name-v1`` is (``Name``, ``1``)."""
     name, _, version = env_id.split(":")[-1].rpartition("-v")
     return (name, version) if name else (version, "")
-
-
-def data_file(dataset_id: str) -> Path:
-    """The HDF5 file of a dataset that is here.
-
-    Raises:
-        DatasetError: it is not here.
-    """
-    folder = find_dataset(dataset_id)
-    if folder is None:
-        raise DatasetError(f"dataset '{dataset_id}' is not here.{nearest(dataset_id, dataset_ids())}")
-    return folder / "main_data.hdf5"

@@ -1,9 +1,8 @@
-"""New datasets from old ones: relabelled, thinned out, joined, split; and out of this package's format again."""
+"""New datasets from old ones: relabelled, subsampled, joined, split; and exported to other formats."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ import h5py
 import numpy as np
 
 from awac_pl.datasets.minari_io import count_successes, load_dataset, save_dataset
+from awac_pl.datasets.relabelling import cut_episode
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, scale_action
 from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError
@@ -20,30 +20,33 @@ from awac_pl.files import replacing
 def load_all(
     sources: Sequence[str], task: Task, *, any_environment: bool = False
 ) -> tuple[list[Episode], Spaces, list[dict[str, Any]]]:
-    """The episodes of some datasets, relabelled for the task, with the facts of each dataset.
+    """Load datasets, relabelled for the task.
 
     Args:
-        sources: their ids.
-        task: whose terms to put them in.
-        any_environment: take them whatever environment their metadata name.
+        sources: dataset ids.
+        task: defines success and reward.
+        any_environment: accept datasets of other environments.
+
+    Returns:
+        All episodes, the spaces of the task's environment, and the facts of each dataset.
 
     Raises:
-        DatasetError: one is not here, damaged, or does not fit the task.
+        DatasetError: a dataset is missing, damaged, or does not fit the task.
     """
     spaces = inspect_spaces(task)
-    loaded = [load_dataset(source, task, spaces, any_environment=any_environment) for source in sources]
-    return [episode for one in loaded for episode in one.episodes], spaces, [one.facts() for one in loaded]
+    datasets = [load_dataset(source, task, spaces, any_environment=any_environment) for source in sources]
+    return [episode for dataset in datasets for episode in dataset.episodes], spaces, [dataset.facts for dataset in datasets]
 
 
 def store(
     target: str, episodes: Sequence[Episode], task: Task, spaces: Spaces, origin: Any, what: str, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Write them under a new id, and say what was written."""
+    """Save episodes with a description and their origin; returns the new dataset's id and counts."""
     save_dataset(target, episodes, task, spaces, {"description": what, "origin": origin}, overwrite=overwrite)
     return {
         "dataset": target,
         "episodes": len(episodes),
-        "steps": sum(len(episode) for episode in episodes),
+        "steps": sum(map(len, episodes)),
         "successes": count_successes(episodes),
     }
 
@@ -56,17 +59,17 @@ def choose(
     successful: bool = False,
     cut_after_success: bool = False,
 ) -> list[Episode]:
-    """Some of the episodes.
+    """Choose some of the episodes.
 
     Args:
         episodes: to choose from.
         number: how many; None for all.
-        random_seed: choose at random; None takes the first ones.
-        successful: only those in which a step succeeds.
-        cut_after_success: end each at its last success.
+        random_seed: choose at random; None chooses the first ones.
+        successful: choose only from episodes with a successful step.
+        cut_after_success: end each episode at its last success.
 
     Raises:
-        DatasetError: there are not so many, or success is unknown.
+        DatasetError: there are too few episodes, or the success of an episode is unknown.
     """
     chosen = list(episodes)
     if (successful or cut_after_success) and any(episode.success is None for episode in chosen):
@@ -80,50 +83,39 @@ def choose(
             order = np.random.default_rng(random_seed).permutation(len(chosen))[:number]
             chosen = [chosen[index] for index in sorted(order)]
         chosen = chosen[:number]
-    return [_cut(episode) for episode in chosen] if cut_after_success else chosen
+    return [_cut_after_success(episode) for episode in chosen] if cut_after_success else chosen
 
 
-def _cut(episode: Episode) -> Episode:
-    """Up to and with the last success."""
-    if episode.success is None or not episode.success.any():
-        return episode
-    steps = int(np.flatnonzero(episode.success)[-1]) + 1
-    truncated = np.arange(steps) == steps - 1
-    return replace(
-        episode,
-        observations=episode.observations[: steps + 1],
-        actions=episode.actions[:steps],
-        rewards=episode.rewards[:steps],
-        terminated=episode.terminated[:steps],
-        truncated=truncated & ~episode.terminated[:steps],
-        success=episode.success[:steps],
-    )
+def _cut_after_success(episode: Episode) -> Episode:
+    """End an episode at its last success; without one it stays whole."""
+    steps = [] if episode.success is None else np.flatnonzero(episode.success).tolist()
+    return cut_episode(episode, steps[-1] + 1) if steps else episode
 
 
 def split(episodes: Sequence[Episode], share: float, seed: int) -> tuple[list[Episode], list[Episode]]:
-    """A random ``share`` of the episodes, and the rest, each at least one.
+    """Split episodes at random into a ``share`` and the rest; each part has at least one episode.
 
     Raises:
-        DatasetError: fewer than two episodes, or a share outside (0, 1).
+        DatasetError: there are fewer than two episodes, or the share lies outside (0, 1).
     """
     if not 0 < share < 1 or len(episodes) < 2:
         raise DatasetError(f"cannot split {len(episodes)} episodes at {share}; it takes two, and a share in (0, 1)")
     order = np.random.default_rng(seed).permutation(len(episodes))
-    first = min(max(1, round(share * len(episodes))), len(episodes) - 1)
-    parts = (sorted(order[:first]), sorted(order[first:]))
-    return [episodes[index] for index in parts[0]], [episodes[index] for index in parts[1]]
+    size = min(max(1, round(share * len(episodes))), len(episodes) - 1)
+    first, rest = ([episodes[index] for index in sorted(part)] for part in (order[:size], order[size:]))
+    return first, rest
 
 
 def export(
     episodes: Sequence[Episode], spaces: Spaces, file: Path, form: Literal["npz", "d4rl"], *, overwrite: bool = False
 ) -> None:
-    """Write arrays for other programs, whole or not at all; actions in the environment's units.
+    """Write arrays for other programs, completely or not at all; actions are in the environment's units.
 
-    ``d4rl``: HDF5 of flat columns with ``next_observations``, ``terminals`` and ``timeouts``. ``npz``: one row per episode,
-    which must be of one length.
+    ``d4rl``: HDF5 of flat columns with ``next_observations``, ``terminals`` and ``timeouts``. ``npz``: one row per episode;
+    all episodes must have the same length.
 
     Raises:
-        DatasetError: the file is there, or ``npz`` is to hold episodes of several lengths.
+        DatasetError: the file exists, or the episodes' lengths differ and the format is ``npz``.
     """
     if file.exists() and not overwrite:
         raise DatasetError(f"there is a file {file}; choose another name, or pass --overwrite to replace it")
@@ -133,17 +125,8 @@ def export(
     actions = [scale_action(episode.actions, spaces.action_low, spaces.action_high) for episode in episodes]
     with replacing(file) as staging:
         if form == "npz":
-            columns: dict[str, Any] = {
-                "observations": np.stack([episode.observations for episode in episodes]),
-                "actions": np.stack(actions),
-                "rewards": np.stack([episode.rewards for episode in episodes]),
-            }
-            if all(episode.success is not None for episode in episodes):
-                columns["success"] = np.stack([episode.success for episode in episodes if episode.success is not None])
-            if all(episode.seed is not None for episode in episodes):
-                columns["reset_seed"] = np.array([episode.seed for episode in episodes])
             with staging.open("wb") as stream:
-                np.savez_compressed(stream, **columns)
+                np.savez_compressed(stream, **_episode_rows(episodes, actions))
         else:
             with h5py.File(staging, "w") as target:
                 for key, parts in {
@@ -155,3 +138,15 @@ def export(
                     "timeouts": [episode.truncated for episode in episodes],
                 }.items():
                     target.create_dataset(key, data=np.concatenate(parts), compression="gzip")
+
+
+def _episode_rows(episodes: Sequence[Episode], actions: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Columns with one row per episode; success and seeds only if all episodes have them."""
+    columns: dict[str, Sequence[Any]] = {
+        "observations": [episode.observations for episode in episodes],
+        "actions": actions,
+        "rewards": [episode.rewards for episode in episodes],
+        "success": [episode.success for episode in episodes],
+        "reset_seed": [episode.seed for episode in episodes],
+    }
+    return {key: np.stack(rows) for key, rows in columns.items() if all(row is not None for row in rows)}

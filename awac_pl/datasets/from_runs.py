@@ -1,19 +1,21 @@
-"""A run's experience becomes a dataset: episodes of its policy, or those in its replay buffer, to start the next run."""
+"""A run's experience becomes a dataset for the next run: episodes of its policy, or of its replay buffer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
 from awac_pl.datasets.catalog import check_free
-from awac_pl.datasets.minari_io import save_dataset
-from awac_pl.datasets.relabelling import relabel_episode
+from awac_pl.datasets.cloned import roll_out
+from awac_pl.datasets.editing import store
+from awac_pl.datasets.relabelling import RawEpisode, relabel_episode
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import RECORDING_SEEDS
-from awac_pl.envs.tasks import Task, inspect_spaces, scale_action
+from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, scale_action
 from awac_pl.episode import Episode, score_episodes
 from awac_pl.errors import DatasetError
 
@@ -30,97 +32,76 @@ def record_policy(
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, float]:
-    """Roll out a checkpoint's policy and store whole episodes.
+    """Store whole episodes of a checkpoint's policy.
 
     Returns:
         The measures of these episodes.
 
     Raises:
-        AwacError: the checkpoint is not one.
-        DatasetError: it is of a task of other dimensions.
+        AwacError: the file is no checkpoint.
+        DatasetError: the target exists, or the policy takes observations of another size.
     """
     check_free(target, overwrite)
-    module = load_module(checkpoint)
-    spaces = inspect_spaces(task)
+    module, spaces = load_module(checkpoint), inspect_spaces(task)
     if (size := module.hparams["observation_dim"]) != spaces.observation_dim:
         raise DatasetError(
             f"{checkpoint}: its policy takes observations of {size}, {task.env_id} has {spaces.observation_dim}"
         )
     first = RECORDING_SEEDS + seed * num_episodes
-    workers = RolloutWorkers(task, num_workers, spaces)
-    try:
-        with tqdm(total=num_episodes, desc=f"recording {target}", unit="episode", disable=not progress, leave=False) as bar:
-            episodes = workers.rollout(
-                module.policy(deterministic), range(first, first + num_episodes), whole_episodes=True, on_episode=bar.update
-            )
-    finally:
-        workers.close()
-    scores = score_episodes(episodes)
+    with closing(RolloutWorkers(task, num_workers, spaces)) as workers:
+        policy, seeds = module.policy(deterministic), range(first, first + num_episodes)
+        episodes = roll_out(workers, policy, seeds, f"recording {target}", progress)
     origin = {"checkpoint": str(checkpoint), "deterministic": deterministic}
-    save_dataset(
-        target,
-        episodes,
-        task,
-        spaces,
-        {"description": f"{num_episodes} episodes of {checkpoint.name}", "origin": origin},
-        overwrite=overwrite,
-    )
-    return scores
+    what = f"{num_episodes} episodes of {checkpoint.name}"
+    store(target, episodes, task, spaces, origin, what, overwrite=overwrite)
+    return score_episodes(episodes)
 
 
 def record_replay(checkpoint: Path, target: str, task: Task, *, overwrite: bool = False) -> dict[str, float]:
     """Store the online episodes of a checkpoint's replay buffer, of all ranks.
 
-    Where the buffer had begun to overwrite them, the oldest episode starts in its middle.
+    If the buffer has begun to overwrite them, the oldest episode lacks its first steps.
 
     Returns:
         The measures of these episodes.
 
     Raises:
-        AwacError: the checkpoint is not one.
-        DatasetError: it holds no online transitions, or rewards of several steps and the task cannot tell success from
-            observations.
+        AwacError: the file is no checkpoint.
+        DatasetError: the target exists, or there are no online transitions, or their rewards span several steps and the task
+            cannot compute success from observations.
     """
     check_free(target, overwrite)
-    state = read_checkpoint(checkpoint)
-    discount = state["hyper_parameters"]["discount"]
-    binary = state["hyper_parameters"]["return_range"] is not None  # an environment's own reward tells no success
     spaces = inspect_spaces(task)
-    episodes: list[Episode] = []
+    episodes = list(_online_episodes(checkpoint, task, spaces))
+    if not episodes:
+        raise DatasetError(f"{checkpoint}: holds no online transitions; it is from before the first online step")
+    origin, what = {"checkpoint": str(checkpoint), "replay": True}, f"the online episodes of {checkpoint.name}"
+    store(target, episodes, task, spaces, origin, what, overwrite=overwrite)
+    return score_episodes(episodes)
+
+
+def _online_episodes(checkpoint: Path, task: Task, spaces: Spaces) -> Iterator[Episode]:
+    """The online rows of each rank, in the order in which they were written, cut into episodes."""
+    state = read_checkpoint(checkpoint)
+    binary = state["hyper_parameters"]["return_range"] is not None  # else the reward says nothing about success
     for rank in state["ReplayDataModule"]["replay"]:
         if not rank["online"]:
             continue
-        start = rank["online_written"] % len(rank["online"]["reward"])  # of the oldest row, once the ring is full
-        rows = {key: np.roll(column.numpy(), -start, axis=0) for key, column in rank["online"].items()}
-        single = np.isclose(rows["discount"], discount)
-        if task.success is None and not single.all():
+        oldest = rank["online_written"] % len(rank["online"]["reward"])
+        rows = {key: np.roll(column.numpy(), -oldest, axis=0) for key, column in rank["online"].items()}
+        single_step = np.isclose(rows["discount"], state["hyper_parameters"]["discount"])
+        if task.success is None and not single_step.all():
             raise DatasetError(
                 f"{checkpoint}: rewards of several steps, and {task.env_id} tells no success from observations"
             )
-        ends = np.flatnonzero((rows["terminated"] | rows["truncated"]) & single)
-        for first, last in zip([0, *(ends[:-1] + 1)], ends, strict=True):
+        ends = np.flatnonzero((rows["terminated"] | rows["truncated"]) & single_step)
+        for first, last in zip([0, *(ends + 1)], ends, strict=False):
             part = slice(first, last + 1)
-            episode, _ = relabel_episode(
-                np.concatenate([rows["observation"][part], rows["next_observation"][last : last + 1]]),
-                scale_action(rows["action"][part], spaces.action_low, spaces.action_high),
-                f"{checkpoint}: row {first}",
-                task,
-                spaces,
-                success=rows["reward"][part] >= 0 if binary else None,
+            raw = RawEpisode(
+                observations=np.concatenate([rows["observation"][part], rows["next_observation"][last : last + 1]]),
+                actions=scale_action(rows["action"][part], spaces.action_low, spaces.action_high),
                 rewards=rows["reward"][part],
                 terminated=rows["terminated"][part],
+                success=rows["reward"][part] >= 0 if binary else None,
             )
-            episodes.append(episode)
-    if not episodes:
-        raise DatasetError(f"{checkpoint}: holds no online transitions; it is from before the first online step")
-    scores = score_episodes(episodes)
-    origin = {"checkpoint": str(checkpoint), "replay": True}
-    save_dataset(
-        target,
-        episodes,
-        task,
-        spaces,
-        {"description": f"the online episodes of {checkpoint.name}", "origin": origin},
-        overwrite=overwrite,
-    )
-    return scores
+            yield relabel_episode(raw, f"{checkpoint}: row {first}", task, spaces)[0]

@@ -1,4 +1,4 @@
-"""Recorded episodes in other people's files, turned into Minari datasets once; no file's code ever runs.
+"""Import recorded episodes from files of other programs as Minari datasets. Code in a file is never run.
 
 Formats: ``dapg`` (a pickled list of dicts of arrays), ``rlkit`` (an object array of such dicts in a ``.npy`` file), ``d4rl``
 (HDF5 of flat columns), ``npz`` (arrays with one row per episode).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from awac_pl.datasets.catalog import check_free
 from awac_pl.datasets.minari_io import count_successes, save_dataset
-from awac_pl.datasets.relabelling import relabel_episode
-from awac_pl.datasets.safe_hdf5 import read_array, reading, too_large
+from awac_pl.datasets.relabelling import RawEpisode, relabel_episode
+from awac_pl.datasets.safe_hdf5 import read_array, reading, to_float32, too_large
 from awac_pl.envs.tasks import Task, inspect_spaces
+from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError
 from awac_pl.files import file_digest
 
@@ -29,7 +30,7 @@ Format = Literal["dapg", "rlkit", "d4rl", "npz"]
 SUFFIXES: dict[str, Format] = {
     ".pickle": "dapg", ".pkl": "dapg", ".npy": "rlkit", ".hdf5": "d4rl", ".h5": "d4rl", ".npz": "npz",
 }  # fmt: skip
-#: All that a pickle may name: numpy arrays, and how Python 2 wrote their bytes.
+#: All names that a pickle may use: numpy arrays, and how Python 2 wrote their bytes.
 _HARMLESS = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -42,28 +43,14 @@ _HARMLESS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class RawEpisode:
-    """One episode as a file holds it; see ``relabel_episode`` for the shapes."""
-
-    observations: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray | None = None
-    terminated: np.ndarray | None = None
-    truncated: np.ndarray | None = None
-    success: np.ndarray | None = None
-    next_observations: np.ndarray | None = None
-    seed: int | None = None
-
-
 class HarmlessUnpickler(pickle.Unpickler):
-    """Builds numpy arrays and plain containers, and refuses everything else a pickle may name."""
+    """Builds only numpy arrays and plain containers; refuses every other name in a pickle."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The harmless ones.
+        """Return a harmless class or function.
 
         Raises:
-            DatasetError: the pickle names something else.
+            DatasetError: the pickle names another one.
         """
         if (module, name) in _HARMLESS:
             return super().find_class(module, name)
@@ -80,24 +67,23 @@ def import_dataset(
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Read a file's episodes, check and relabel them, and store them as a Minari dataset, whole or not at all.
+    """Read a file's episodes, check and relabel them, and store them as a Minari dataset, completely or not at all.
 
-    Actions are clipped to the environment's bounds, success is recomputed from the observations where the task can, the
-    reward is the task's, and the last step of each episode is a time limit. Where a file holds as many observations as
-    actions, what the last action led to is unknown and that action is left out.
+    See ``relabel_episode`` for what becomes of an episode. If it has as many observations as actions, the outcome of its
+    last action is unknown, and this action is left out.
 
     Args:
         file: to read.
         target: Minari id to write.
-        task: whose environment the episodes come from.
-        form: of the file; by its suffix where None.
+        task: of the episodes; defines success and reward.
+        form: of the file; None chooses it by the suffix.
         licence: text for the metadata.
-        overwrite: replace a dataset of that id.
+        overwrite: replace a dataset of this id.
         progress: show a progress bar.
 
     Returns:
-        ``episodes``, ``steps``, ``successes`` (None where unknown), ``clipped_share`` and ``largest_action`` (of the action
-        values, before clipping), ``reward_agreement`` (share of stored rewards that equal ``success - 1``; None without).
+        ``episodes``, ``steps``, ``successes`` (None if unknown), ``clipped_share`` and ``largest_action`` (of the action
+        values, before clipping), ``reward_agreement`` (share of the stored rewards that equal ``success - 1``, or None).
 
     Raises:
         DatasetError: the file cannot be read, would run code, or does not fit the task; names file, episode and key.
@@ -105,62 +91,76 @@ def import_dataset(
     check_free(target, overwrite)
     form = choose_format(file, form)
     spaces = inspect_spaces(task)
-    episodes, clipped, values, largest, agreeing, compared = [], 0, 0, 0.0, 0, 0
-    for index, recording in enumerate(
-        tqdm(read_recordings(file, form), desc=f"reading {file.name}", disable=not progress, leave=False, delay=1)
-    ):
-        where = f"{file}: episode {index}"
-        observations = _numbers(recording.observations, f"{where}: observations")
-        actions = _numbers(recording.actions, f"{where}: actions", whole=False)
-        if len(observations) == len(actions):
-            actions = actions[:-1]
-        steps = len(actions)
-        rewards = None if recording.rewards is None else _numbers(recording.rewards, f"{where}: rewards").reshape(-1)[:steps]
-        terminated = np.zeros(steps, dtype=bool) if recording.terminated is None else recording.terminated[:steps] > 0
-        success = None if recording.success is None else np.asarray(recording.success)[:steps] > 0
-        episode, outside = relabel_episode(
-            observations, actions, where, task, spaces, success, rewards, terminated, recording.seed
-        )
-        if rewards is not None and episode.success is not None:
-            agreeing += int((rewards == episode.success.astype(np.float32) - 1).sum())
-            compared += len(rewards)
+    episodes, counts = [], []
+    recordings = tqdm(read_recordings(file, form), desc=f"reading {file.name}", disable=not progress, leave=False, delay=1)
+    for index, recording in enumerate(recordings):
+        raw = _check(recording, where := f"{file}: episode {index}")
+        episode, clipped = relabel_episode(raw, where, task, spaces)
         episodes.append(episode)
-        clipped, values, largest = clipped + outside, values + actions.size, max(largest, float(np.abs(actions).max()))
+        counts.append((clipped, raw.actions.size, float(np.abs(raw.actions).max()), *_agreement(raw, episode)))
     if not episodes:
         raise DatasetError(f"{file}: has no episodes")
-    report = {
-        "episodes": len(episodes),
-        "steps": sum(len(episode) for episode in episodes),
-        "successes": count_successes(episodes),
-        "clipped_share": clipped / values,
-        "largest_action": largest,
-        "reward_agreement": agreeing / compared if compared else None,
-    }
+    report = _report(episodes, counts)
     origin = {"file": file.name, "format": form, "sha256": file_digest(file), **report}
     metadata = {"description": f"{len(episodes)} episodes imported from {file.name}", "origin": origin}
     save_dataset(target, episodes, task, spaces, metadata | ({"licence": licence} if licence else {}), overwrite=overwrite)
     return report
 
 
-def choose_format(file: Path, asked: Format | None) -> Format:
-    """The one asked for, else by the file's suffix.
+def _check(recording: RawEpisode, where: str) -> RawEpisode:
+    """Finite float32 columns of equal length, without a last action whose outcome is unknown."""
+    observations = to_float32(recording.observations, f"{where}: observations")
+    actions = to_float32(recording.actions, f"{where}: actions", whole=False)
+    steps = len(actions) - 1 if len(observations) == len(actions) else len(actions)
+    rewards, terminated, success = recording.rewards, recording.terminated, recording.success
+    return replace(
+        recording,
+        observations=observations,
+        actions=actions[:steps],
+        rewards=None if rewards is None else to_float32(rewards, f"{where}: rewards").reshape(-1)[:steps],
+        terminated=np.zeros(steps, dtype=bool) if terminated is None else terminated[:steps] > 0,
+        success=None if success is None else np.asarray(success)[:steps] > 0,
+    )
+
+
+def _agreement(raw: RawEpisode, episode: Episode) -> tuple[int, int]:
+    """How many of the stored rewards equal ``success - 1``, and how many could be compared."""
+    if raw.rewards is None or episode.success is None:
+        return 0, 0
+    return int((raw.rewards == episode.success.astype(np.float32) - 1).sum()), len(raw.rewards)
+
+
+def _report(episodes: Sequence[Episode], counts: Sequence[tuple[int, int, float, int, int]]) -> dict[str, Any]:
+    clipped, values, largest, agreeing, compared = zip(*counts, strict=True)
+    return {
+        "episodes": len(episodes),
+        "steps": sum(map(len, episodes)),
+        "successes": count_successes(episodes),
+        "clipped_share": sum(clipped) / sum(values),
+        "largest_action": max(largest),
+        "reward_agreement": sum(agreeing) / sum(compared) if any(compared) else None,
+    }
+
+
+def choose_format(file: Path, form: Format | None) -> Format:
+    """The given format, else the one of the file's suffix.
 
     Raises:
-        DatasetError: there is no such file, or its suffix tells nothing.
+        DatasetError: the file does not exist, or its suffix is unknown.
     """
     if not file.is_file():
         raise DatasetError(f"{file}: no such file")
-    form = asked or SUFFIXES.get(file.suffix.lower())
+    form = form or SUFFIXES.get(file.suffix.lower())
     if form is None:
         raise DatasetError(f"{file}: its suffix tells no format; pass --format, one of {', '.join(READERS)}")
     return form
 
 
 def read_recordings(file: Path, form: Format) -> Iterator[RawEpisode]:
-    """The episodes of a file, as they are.
+    """The episodes of a file, unchanged.
 
     Raises:
-        DatasetError: the file cannot be read as that format, or asks for more than arrays.
+        DatasetError: the file cannot be read in this format, or holds more than arrays.
     """
     with reading(file, form):
         yield from READERS[form](file)
@@ -186,28 +186,28 @@ def _unpickle(stream: IO[bytes]) -> Any:
 
 
 def _paths(paths: Any) -> Iterator[RawEpisode]:
-    """Episodes as DAPG and rlkit hold them: dicts of lists or arrays, one entry per step."""
+    """Episodes as DAPG and rlkit store them: dicts of lists or arrays, with one entry per step."""
     if not isinstance(paths, Sequence | np.ndarray):
         raise DatasetError(f"holds a {type(paths).__name__}, not a list of episodes")
     for index, path in enumerate(paths):
         if not isinstance(path, Mapping) or "observations" not in path or "actions" not in path:
             raise DatasetError(f"episode {index} has no 'observations' and 'actions'")
-        observations, following = _observations(path["observations"]), None
+        observations, next_observations = _observations(path["observations"]), None
         if "next_observations" in path:
-            following = _observations(path["next_observations"])
-            observations = np.concatenate([observations, following[-1:]])
-        terminated = path.get("terminals")
+            next_observations = _observations(path["next_observations"])
+            observations = np.concatenate([observations, next_observations[-1:]])
+        rewards, terminated = path.get("rewards"), path.get("terminals")
         yield RawEpisode(
             observations=observations,
             actions=np.asarray(path["actions"]),
-            rewards=None if "rewards" not in path else np.asarray(path["rewards"]),
+            rewards=None if rewards is None else np.asarray(rewards),
             terminated=None if terminated is None else np.asarray(terminated).reshape(-1),
-            next_observations=following,
+            next_observations=next_observations,
         )
 
 
 def _observations(rows: Any) -> np.ndarray:
-    """``[T, O]``, of arrays or of dicts with ``state_observation`` or ``observation``."""
+    """``[T, O]``, from arrays or from dicts with ``state_observation`` or ``observation``."""
     if len(rows) and isinstance(rows[0], Mapping):
         key = next((key for key in ("state_observation", "observation") if key in rows[0]), None)
         if key is None:
@@ -218,31 +218,32 @@ def _observations(rows: Any) -> np.ndarray:
 
 def _read_d4rl(file: Path) -> Iterator[RawEpisode]:
     with h5py.File(file, "r") as source:
-        where = str(file)
-        observations, actions = (
-            read_array(source, key, where, whole=key != "actions") for key in ("observations", "actions")
-        )
-        rewards, terminals = (read_array(source, key, where, rows=(len(actions),)) for key in ("rewards", "terminals"))
-        timeouts = (
-            read_array(source, "timeouts", where, rows=(len(actions),)) if "timeouts" in source else np.zeros_like(terminals)
-        )
-        following = read_array(source, "next_observations", where) if "next_observations" in source else None
-    if len(observations) != len(actions):
-        raise DatasetError(f"{len(observations)} observations and {len(actions)} actions")
-    ends = np.flatnonzero((terminals > 0) | (timeouts > 0))
-    first = 0
-    for end in [*ends, *([len(actions) - 1] if not len(ends) or ends[-1] != len(actions) - 1 else [])]:
+        observations = read_array(source, "observations", str(file))
+        actions = read_array(source, "actions", str(file), whole=False)
+        steps = len(actions)
+        rewards, terminals = (read_array(source, key, str(file), rows=(steps,)) for key in ("rewards", "terminals"))
+        timeouts = np.zeros(steps)
+        if "timeouts" in source:
+            timeouts = read_array(source, "timeouts", str(file), rows=(steps,))
+        next_observations = None
+        if "next_observations" in source:
+            next_observations = read_array(source, "next_observations", str(file))
+    if len(observations) != steps:
+        raise DatasetError(f"{len(observations)} observations and {steps} actions")
+    ends = [*np.flatnonzero((terminals > 0) | (timeouts > 0))]
+    if not ends or ends[-1] != steps - 1:
+        ends.append(steps - 1)
+    for first, end in zip([0, *(end + 1 for end in ends)], ends, strict=False):
         rows = slice(first, end + 1)
-        after = [] if following is None else [following[end : end + 1]]
-        if after or end > first:  # a single step whose outcome is unknown tells nothing
+        last = [] if next_observations is None else [next_observations[end : end + 1]]
+        if last or end > first:  # a single step with an unknown outcome tells nothing
             yield RawEpisode(
-                observations=np.concatenate([observations[rows], *after]),
+                observations=np.concatenate([observations[rows], *last]),
                 actions=actions[rows],
                 rewards=rewards[rows],
                 terminated=terminals[rows] > 0,
                 truncated=timeouts[rows] > 0,
             )
-        first = end + 1
 
 
 def _read_npz(file: Path) -> Iterator[RawEpisode]:
@@ -256,8 +257,7 @@ def _read_npz(file: Path) -> Iterator[RawEpisode]:
         if missing:
             raise DatasetError(f"no array '{min(missing)}'; it has {', '.join(source.files)}")
         observations, actions = source["observations"], source["actions"]
-        rewards = source.get("rewards")
-        success, seeds = source.get("success"), source.get("reset_seed")
+        rewards, success, seeds = (source.get(key) for key in ("rewards", "success", "reset_seed"))
     if observations.ndim != 3 or actions.ndim != 3 or len(observations) != len(actions):
         shapes = f"{list(observations.shape)} and {list(actions.shape)}"
         raise DatasetError(f"observations and actions are {shapes}; expected [N, T + 1, O] and [N, T, A]")
@@ -274,16 +274,3 @@ def _read_npz(file: Path) -> Iterator[RawEpisode]:
 READERS: dict[Format, Callable[[Path], Iterator[RawEpisode]]] = {
     "dapg": _read_dapg, "rlkit": _read_rlkit, "d4rl": _read_d4rl, "npz": _read_npz,
 }  # fmt: skip
-
-
-def _numbers(value: np.ndarray, where: str, whole: bool = True) -> np.ndarray:
-    """Float32 and finite; ``whole``: integers are taken, too."""
-    if value.dtype.kind not in "biuf":
-        raise DatasetError(f"{where}: no array of numbers (ragged, or {value.dtype})")
-    if not whole and value.dtype.kind != "f":
-        raise DatasetError(f"{where}: are {value.dtype}; AWAC needs continuous ones, stored as floats")
-    value = value.astype(np.float32)
-    bad = ~np.isfinite(value)
-    if bad.any():
-        raise DatasetError(f"{where}: {int(bad.sum())} values are not finite (first at {np.argwhere(bad)[0].tolist()})")
-    return value

@@ -1,4 +1,4 @@
-"""The doctor: what a dataset or a file holds, what is wrong with it, and which command mends it."""
+"""The inspection: what a dataset or a file holds, what is wrong with it, and which command repairs it."""
 
 from __future__ import annotations
 
@@ -6,37 +6,43 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from tqdm import tqdm
 
 from awac_pl.datasets.catalog import data_file, environment_mismatch, read_metadata, recorded_environment, reward_mismatch
-from awac_pl.datasets.importing import Format, RawEpisode, choose_format, read_recordings
-from awac_pl.datasets.safe_hdf5 import read_array, read_group, reading
+from awac_pl.datasets.importing import Format, choose_format, read_recordings
+from awac_pl.datasets.minari_io import open_episodes
+from awac_pl.datasets.relabelling import RawEpisode
+from awac_pl.datasets.safe_hdf5 import read_array, read_group
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, unscale_action
 from awac_pl.errors import DatasetError
 
-#: So many findings of one kind are listed.
+#: Largest number of findings of one kind that are listed.
 LISTED = 5
+#: Columns of a stored episode, and their names in a ``RawEpisode``.
+STORED_COLUMNS = {
+    "observations": "observations", "actions": "actions", "rewards": "rewards", "terminations": "terminated",
+    "truncations": "truncated",
+}  # fmt: skip
 
 
 def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, *, progress: bool = False) -> dict[str, Any]:
-    """Look at every episode.
+    """Inspect every episode of a dataset.
 
     Args:
         source: a dataset id, or a file in one of the formats of ``importing``.
-        task: whose sizes, action bounds and success to hold it against.
-        form: of a file; by its suffix where None.
+        task: the dataset is compared with its sizes, action bounds and success.
+        form: of a file; None chooses it by the suffix.
         progress: show a progress bar.
 
     Returns:
         A report of plain values: ``episodes``, ``steps``, ``lengths``, ``observation_dim``, ``action_dim``, ``dtypes``,
         ``not_finite``, ``actions``, ``ends``, ``success``, ``rewards``, ``constant_features``, ``duplicates``,
-        ``next_observations``, ``environment``, and ``findings``: what is wrong, each with a remedy. With it come per-episode
-        ``returns``, ``episode_lengths`` and ``episode_success`` under ``curves``.
+        ``next_observations``, ``environment``, and ``findings``: what is wrong, each with a remedy. ``curves`` has
+        ``returns``, ``episode_lengths`` and ``episode_success`` of each episode.
 
     Raises:
-        DatasetError: it cannot be read at all.
+        DatasetError: the source cannot be read, or has no episodes.
     """
     if isinstance(source, Path):
         stream, metadata = read_recordings(source, choose_format(source, form)), {}
@@ -46,48 +52,40 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, 
     if not recordings:
         raise DatasetError(f"{source}: has no episodes")
     spaces = inspect_spaces(task)
-    report = _describe(recordings, task, spaces)
+    report = _sizes(recordings, spaces) | {"not_finite": _not_finite(recordings)}
+    report |= _contents(recordings, task, spaces, report)
     report["environment"] = {
         "recorded": recorded_environment(metadata),
         "task": task.env_id,
         "mismatch": environment_mismatch(metadata, task) or reward_mismatch(metadata, task, spaces),
     }
-    report["findings"] = _findings(report, source, task)
+    report["findings"] = [{"finding": what, "remedy": remedy} for what, remedy in _findings(report, source, task)]
     return report
 
 
 def _stored(dataset_id: str) -> Iterator[RawEpisode]:
-    """The episodes of a Minari dataset, with whatever is wrong with them."""
+    """The episodes of a Minari dataset, with all their faults."""
     path = data_file(dataset_id)
-    with reading(path), h5py.File(path, "r") as file:
-        for name in sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:])):
+    with open_episodes(path) as (file, names):
+        for name in names:
             where, group = f"{path}: {name}", read_group(file, name, str(path))
-            columns = {
-                key: read_array(group, key, where, finite=False)
-                for key in ("observations", "actions", "rewards", "terminations", "truncations")
-                if key in group
+            columns: dict[str, Any] = {
+                column: read_array(group, key, where, finite=False) for key, column in STORED_COLUMNS.items() if key in group
             }
-            if "observations" not in columns or "actions" not in columns:
+            if not {"observations", "actions"} <= set(columns):
                 raise DatasetError(f"{where}: no observations and actions; it is not a Minari episode")
             infos = read_group(group, "infos", where) if "infos" in group else {}
-            yield RawEpisode(
-                observations=columns["observations"],
-                actions=columns["actions"],
-                rewards=columns.get("rewards"),
-                terminated=columns.get("terminations"),
-                truncated=columns.get("truncations"),
-                success=read_array(infos, "success", where, finite=False) if "success" in infos else None,
-            )
+            success = read_array(infos, "success", where, finite=False) if "success" in infos else None
+            yield RawEpisode(**columns, success=success)
 
 
-def _describe(recordings: Sequence[RawEpisode], task: Task, spaces: Spaces) -> dict[str, Any]:
+def _sizes(recordings: Sequence[RawEpisode], spaces: Spaces) -> dict[str, Any]:
     lengths = [len(recording.actions) for recording in recordings]
-    width = {recording.observations.shape[-1] for recording in recordings}
-    report: dict[str, Any] = {
+    return {
         "episodes": len(recordings),
         "steps": sum(lengths),
         "lengths": {"least": min(lengths), "median": float(np.median(lengths)), "most": max(lengths)},
-        "observation_dim": sorted(int(size) for size in width),
+        "observation_dim": sorted({int(recording.observations.shape[-1]) for recording in recordings}),
         "action_dim": sorted({int(recording.actions.shape[-1]) for recording in recordings}),
         "expected": {"observation_dim": spaces.observation_dim, "action_dim": spaces.action_dim, "horizon": spaces.horizon},
         "rows_per_episode": sorted({len(recording.observations) - len(recording.actions) for recording in recordings}),
@@ -95,17 +93,35 @@ def _describe(recordings: Sequence[RawEpisode], task: Task, spaces: Spaces) -> d
             key: sorted({str(getattr(recording, key).dtype) for recording in recordings})
             for key in ("observations", "actions")
         },
-        "not_finite": _not_finite(recordings),
     }
-    fits = report["observation_dim"] == [spaces.observation_dim] and report["action_dim"] == [spaces.action_dim]
-    report["fits"] = fits
-    actions = np.concatenate([recording.actions for recording in recordings]) if len(report["action_dim"]) == 1 else None
+
+
+def _not_finite(recordings: Sequence[RawEpisode]) -> list[dict[str, Any]]:
+    cases = []
+    for index, recording in enumerate(recordings):
+        for column in ("observations", "actions", "rewards"):
+            value = getattr(recording, column)
+            if value is None or value.dtype.kind != "f":
+                continue
+            bad = np.argwhere(~np.isfinite(value))
+            if len(bad):
+                step, feature = [*bad[0].tolist(), None][:2]
+                cases.append({"episode": index, "column": column, "step": step, "count": len(bad), "feature": feature})
+    return cases
+
+
+def _contents(recordings: Sequence[RawEpisode], task: Task, spaces: Spaces, sizes: dict[str, Any]) -> dict[str, Any]:
+    """What the columns hold, as far as their sizes allow to tell."""
+    fits = sizes["observation_dim"] == [spaces.observation_dim] and sizes["action_dim"] == [spaces.action_dim]
+    report: dict[str, Any] = {"fits": fits}
+    actions = np.concatenate([recording.actions for recording in recordings]) if len(sizes["action_dim"]) == 1 else None
     if actions is not None and actions.dtype.kind in "biuf":
         scaled = unscale_action(actions, spaces.action_low, spaces.action_high) if fits else actions
-        outside = np.abs(scaled) > 1 + 1e-6
         report["actions"] = {
-            "least": float(np.nanmin(actions)), "most": float(np.nanmax(actions)), "outside_share": float(outside.mean())
-        }  # fmt: skip
+            "least": float(np.nanmin(actions)),
+            "most": float(np.nanmax(actions)),
+            "outside_share": float((np.abs(scaled) > 1 + 1e-6).mean()),
+        }
     ends = [tuple(column is not None and bool(np.any(column)) for column in (r.terminated, r.truncated)) for r in recordings]
     report["ends"] = {
         "terminated": sum(terminated for terminated, _ in ends),
@@ -113,52 +129,30 @@ def _describe(recordings: Sequence[RawEpisode], task: Task, spaces: Spaces) -> d
         "neither": sum(not any(pair) for pair in ends),
     }
     stored = [bool(np.any(r.success)) for r in recordings if r.success is not None]
+    if len(stored) < len(recordings):
+        stored = []
     judged = [task.success(r.observations) for r in recordings] if fits and task.success is not None else []
     recomputed = [bool(np.any(success[1:])) for success in judged]
     report["success"] = {
-        "stored": sum(stored) if len(stored) == len(recordings) else None,
+        "stored": sum(stored) if stored else None,
         "recomputed": sum(recomputed) if judged else None,
     }
     report["rewards"] = _rewards(recordings, judged)
-    if len(width) == 1:
+    if len(sizes["observation_dim"]) == 1:
         everything = np.concatenate([recording.observations for recording in recordings])
         report["constant_features"] = np.flatnonzero(np.ptp(np.nan_to_num(everything), axis=0) == 0).tolist()
-    seen: dict[bytes, int] = {}
-    report["duplicates"] = [
-        [first, index]
-        for index, recording in enumerate(recordings)
-        if (first := seen.setdefault(recording.actions.tobytes(), index)) != index
-    ]
-    following = [
-        float(np.abs(r.next_observations[:-1] - r.observations[1 : len(r.next_observations)]).max())
-        for r in recordings
-        if r.next_observations is not None and len(r.next_observations) > 1
-    ]
-    report["next_observations"] = {"largest_difference": max(following) if following else None}
+    report["duplicates"] = _duplicates(recordings)
+    report["next_observations"] = {"largest_difference": _largest_difference(recordings)}
     report["curves"] = {
         "returns": [None if r.rewards is None else float(np.nansum(r.rewards)) for r in recordings],
-        "episode_lengths": lengths,
-        "episode_success": recomputed or (stored if len(stored) == len(recordings) else []),
+        "episode_lengths": [len(recording.actions) for recording in recordings],
+        "episode_success": recomputed or stored,
     }
     return report
 
 
-def _not_finite(recordings: Sequence[RawEpisode]) -> list[dict[str, Any]]:
-    found = []
-    for index, recording in enumerate(recordings):
-        for key in ("observations", "actions", "rewards"):
-            value = getattr(recording, key)
-            if value is None or value.dtype.kind != "f" or np.isfinite(value).all():
-                continue
-            first = np.argwhere(~np.isfinite(value))[0]
-            found.append({
-                "episode": index, "column": key, "step": int(first[0]), "count": int((~np.isfinite(value)).sum()),
-                "feature": int(first[1]) if len(first) > 1 else None,
-            })  # fmt: skip
-    return found
-
-
 def _rewards(recordings: Sequence[RawEpisode], judged: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Kind and range of the stored rewards, and how far they agree with the judged success."""
     stored = [recording.rewards.reshape(-1) for recording in recordings if recording.rewards is not None]
     if len(stored) != len(recordings):
         return {"kind": "none"}
@@ -176,59 +170,58 @@ def _rewards(recordings: Sequence[RawEpisode], judged: Sequence[np.ndarray]) -> 
     return report
 
 
-def _findings(report: dict[str, Any], source: str | Path, task: Task) -> list[dict[str, str]]:
-    """What is wrong, in the order in which it should be mended."""
-    imported = f"awac data import {source} --task {task.name} --to mine/name-v0"
-    relabel = imported if isinstance(source, Path) else f"awac data relabel {source} --task {task.name} --to mine/name-v0"
-    found: list[dict[str, str]] = []
+def _duplicates(recordings: Sequence[RawEpisode]) -> list[list[int]]:
+    """Pairs of episodes with the same actions."""
+    seen: dict[bytes, int] = {}
+    firsts = [seen.setdefault(recording.actions.tobytes(), index) for index, recording in enumerate(recordings)]
+    return [[first, index] for index, first in enumerate(firsts) if first != index]
 
-    def say(what: str, remedy: str) -> None:
-        found.append({"finding": what, "remedy": remedy})
 
-    expected = report["expected"]
+def _largest_difference(recordings: Sequence[RawEpisode]) -> float | None:
+    """Between next observation t and observation t + 1, if the recordings have both."""
+    differences = [
+        float(np.abs(r.next_observations[:-1] - r.observations[1 : len(r.next_observations)]).max())
+        for r in recordings
+        if r.next_observations is not None and len(r.next_observations) > 1
+    ]
+    return max(differences, default=None)
+
+
+def _findings(report: dict[str, Any], source: str | Path, task: Task) -> Iterator[tuple[str, str]]:
+    """What is wrong, each with a remedy, in the order in which to repair it."""
+    options = f"{source} --task {task.name} --to mine/name-v0"
+    relabel = f"awac data {'import' if isinstance(source, Path) else 'relabel'} {options}"
     if not report["fits"]:
-        got = f"observations of {report['observation_dim']}, actions of {report['action_dim']}"
-        need = f"{expected['observation_dim']} and {expected['action_dim']}"
-        say(f"{got}; {task.env_id} needs {need}", "name the right --task, or record it anew")
+        sizes = f"observations of {report['observation_dim']}, actions of {report['action_dim']}"
+        expected = f"{report['expected']['observation_dim']} and {report['expected']['action_dim']}"
+        yield f"{sizes}; {task.env_id} needs {expected}", "name the right --task, or record it anew"
     for case in report["not_finite"][:LISTED]:
-        say(
-            f"episode {case['episode']}, step {case['step']}: {case['count']} values of {case['column']} are not finite",
-            "leave the episode out, or mend the recording",
-        )
+        what = f"{case['count']} values of {case['column']} are not finite"
+        yield f"episode {case['episode']}, step {case['step']}: {what}", "leave the episode out, or correct the recording"
     if report["rows_per_episode"] == [0]:
-        say("as many observations as actions: what the last action led to is unknown", imported)
+        yield "as many observations as actions: the outcome of the last action is unknown", f"awac data import {options}"
     elif report["rows_per_episode"] != [1]:
-        say(
-            f"observations less actions are {report['rows_per_episode']} rows, not 1",
-            "record T + 1 observations for T actions",
-        )
-    if report.get("actions", {}).get("outside_share"):
-        say(
-            f"{100 * report['actions']['outside_share']:.1f} % of the action values lie outside the bounds",
-            relabel,
-        )
+        rows = report["rows_per_episode"]
+        yield f"observations less actions are {rows} rows, not 1", "record T + 1 observations for T actions"
+    if outside := report.get("actions", {}).get("outside_share"):
+        yield f"{100 * outside:.1f} % of the action values lie outside the bounds", relabel
+    agreement = report["rewards"].get("agreement_with_success", 1.0)
     if report["rewards"]["kind"] == "dense":
-        hint = " (AdroitHand*-v1 pay them with a flipped sign)" if "Adroit" in task.env_id else ""
-        say(f"dense rewards{hint}", relabel)
-    elif report["rewards"].get("agreement_with_success", 1.0) < 0.999:
-        share = 100 * report["rewards"]["agreement_with_success"]
-        say(
-            f"stored rewards agree with the success of the next observation in {share:.0f} % of the steps",
+        yield f"dense rewards{' (AdroitHand*-v1 pay them with a flipped sign)' if 'Adroit' in task.env_id else ''}", relabel
+    elif agreement < 0.999:
+        yield (
+            f"stored rewards agree with the success of the next observation in {100 * agreement:.0f} % of the steps",
             relabel,
         )
-    success = report["success"]
-    if success["stored"] is not None and success["recomputed"] is not None and success["stored"] != success["recomputed"]:
-        say(
-            f"{success['stored']} episodes are stored as successes, {success['recomputed']} are",
-            relabel,
-        )
-    if success["recomputed"] == 0:
-        say("no episode succeeds", "clone and pretrain on something that does")
-    if report["duplicates"]:
-        pairs = ", ".join(f"{second} of {first}" for first, second in report["duplicates"][:LISTED])
-        say(f"{len(report['duplicates'])} episodes repeat another one's actions ({pairs})", "leave them out")
+    stored, recomputed = report["success"]["stored"], report["success"]["recomputed"]
+    if stored is not None and recomputed is not None and stored != recomputed:
+        yield f"{stored} episodes are stored as successes, {recomputed} are successes", relabel
+    if recomputed == 0:
+        yield "no episode succeeds", "clone and pretrain on episodes that succeed"
+    if duplicates := report["duplicates"]:
+        pairs = ", ".join(f"{second} of {first}" for first, second in duplicates[:LISTED])
+        yield f"{len(duplicates)} episodes repeat another one's actions ({pairs})", "leave them out"
     if (difference := report["next_observations"]["largest_difference"]) and difference > 1e-4:
-        say(f"next observation t differs from observation t + 1 by up to {difference:.3g}", "episodes were joined wrongly")
+        yield f"next observation t differs from observation t + 1 by up to {difference:.3g}", "episodes were joined wrongly"
     if mismatch := report["environment"]["mismatch"]:
-        say(mismatch, f"name the right --task; if you know that it fits: {relabel}")
-    return found
+        yield mismatch, f"name the right --task; if you know that it fits: {relabel}"

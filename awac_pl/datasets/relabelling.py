@@ -1,6 +1,8 @@
-"""Recorded columns become an episode in a task's terms: sizes checked, actions clipped, its own success and reward."""
+"""Recorded columns become an episode in a task's terms: sizes checked, actions clipped, success and reward recomputed."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,65 +11,90 @@ from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError
 
 
-def relabel_episode(
-    observations: np.ndarray,
-    actions: np.ndarray,
-    where: str,
-    task: Task,
-    spaces: Spaces,
-    success: np.ndarray | None = None,
-    rewards: np.ndarray | None = None,
-    terminated: np.ndarray | None = None,
-    seed: int | None = None,
-) -> tuple[Episode, int]:
-    """An episode in the task's terms, made of what a file holds, and how many of its action values were clipped.
+@dataclass(frozen=True, kw_only=True)
+class RawEpisode:
+    """A recorded episode of T steps, as a file holds it.
 
     Args:
-        observations: ``[T + 1, O]`` float32.
-        actions: ``[T, A]`` float32, in the environment's units.
+        observations: ``[T + 1, O]``; ``[T, O]`` in files without the last one.
+        actions: ``[T, A]``, in the environment's units.
+        rewards: ``[T]``; None if they are not recorded. The same holds for the columns below.
+        terminated: ``[T]`` bool.
+        truncated: ``[T]`` bool.
+        success: ``[T]`` bool, of the state after each step.
+        next_observations: ``[T, O]``, which only the inspection reads.
+        seed: of the reset.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray | None = None
+    terminated: np.ndarray | None = None
+    truncated: np.ndarray | None = None
+    success: np.ndarray | None = None
+    next_observations: np.ndarray | None = None
+    seed: int | None = None
+
+
+def relabel_episode(raw: RawEpisode, where: str, task: Task, spaces: Spaces) -> tuple[Episode, int]:
+    """Convert a recorded episode to the task's terms.
+
+    ``judge`` decides reward and termination. Success comes from the observations if the task can compute it, else from the
+    recording. The recorded end counts as a time limit.
+
+    Args:
+        raw: finite float32 columns, with ``[T + 1, O]`` observations.
         where: file and episode, for errors.
-        task: whose success and reward to use.
+        task: defines success and reward.
         spaces: of the task's environment.
-        success: ``[T]`` bool as stored, for a task that cannot tell it from observations.
-        rewards: ``[T]`` as stored, for a task with the environment's reward.
-        terminated: ``[T]`` bool as stored, likewise.
-        seed: of its reset.
+
+    Returns:
+        The episode, and how many of its action values were clipped.
 
     Raises:
-        DatasetError: sizes do not fit, or what the task's reward needs is missing.
+        DatasetError: sizes do not fit, or the recording lacks what the task's reward needs.
     """
-    steps = len(actions)
+    observations, steps = raw.observations, len(raw.actions)
     if observations.shape != (steps + 1, spaces.observation_dim):
         expected = f"[{steps + 1}, {spaces.observation_dim}] (T + 1 rows for {steps} actions)"
         raise DatasetError(f"{where}: observations are {list(observations.shape)}, {task.env_id} needs {expected}")
-    if actions.shape != (steps, spaces.action_dim) or steps == 0:
+    if raw.actions.shape != (steps, spaces.action_dim) or steps == 0:
         expected = f"[T, {spaces.action_dim}] with T of at least 1"
-        raise DatasetError(f"{where}: actions are {list(actions.shape)}, {task.env_id} needs {expected}")
-    actions = unscale_action(actions, spaces.action_low, spaces.action_high)
-    clipped = int((np.abs(actions) > 1 + 1e-6).sum()) if task.clip_actions else 0
+        raise DatasetError(f"{where}: actions are {list(raw.actions.shape)}, {task.env_id} needs {expected}")
+    actions, clipped = unscale_action(raw.actions, spaces.action_low, spaces.action_high), 0
     if task.clip_actions:
+        clipped = int((np.abs(actions) > 1 + 1e-6).sum())
         actions = np.clip(actions, -1, 1)
-    if task.success is not None:
-        success = task.success(observations[1:])
+    success = raw.success if task.success is None else task.success(observations[1:])
     binary = uses_binary_reward(task, spaces)
     if binary and success is None:
         raise DatasetError(f"{where}: no success to make a binary reward from; use reward: environment")
-    rewards, terminated = judge(task, binary, success, rewards, terminated)
+    rewards, terminated = judge(task, binary, success, raw.rewards, raw.terminated)
     if rewards is None or terminated is None:
         raise DatasetError(f"{where}: no rewards, and {task.env_id} has no success to make them from")
-    if task.terminate_on_success and success is not None and success.any():
-        steps = int(success.argmax()) + 1
-        observations, actions = observations[: steps + 1], actions[:steps]
-        rewards, terminated, success = rewards[:steps], terminated[:steps], success[:steps]
-    truncated = np.zeros(steps, dtype=bool)
-    truncated[-1] = not terminated[-1]
     episode = Episode(
         observations=observations,
         actions=actions,
         rewards=rewards,
         terminated=terminated,
-        truncated=truncated,
+        truncated=np.zeros(steps, dtype=bool),
         success=success,
-        seed=seed,
+        seed=raw.seed,
     )
-    return episode, clipped
+    if task.terminate_on_success and success is not None and success.any():
+        steps = int(success.argmax()) + 1
+    return cut_episode(episode, steps), clipped
+
+
+def cut_episode(episode: Episode, steps: int) -> Episode:
+    """The first ``steps`` steps of a recorded episode; the last one is truncated, unless it is terminated."""
+    terminated = episode.terminated[:steps]
+    return replace(
+        episode,
+        observations=episode.observations[: steps + 1],
+        actions=episode.actions[:steps],
+        rewards=episode.rewards[:steps],
+        terminated=terminated,
+        truncated=(np.arange(steps) == steps - 1) & ~terminated,
+        success=None if episode.success is None else episode.success[:steps],
+    )

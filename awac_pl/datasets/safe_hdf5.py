@@ -1,4 +1,4 @@
-"""Plain arrays out of a stranger's HDF5 file: nothing that lives elsewhere, nothing larger than the file can hold."""
+"""Reads plain arrays from an untrusted HDF5 file: no links to elsewhere, and no more data than the file can hold."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import numpy as np
 
 from awac_pl.errors import DatasetError, first_line
 
-#: gzip shrinks by a factor of 1,032 at most; what declares more than its bytes can unpack to is no data.
+#: gzip compresses by a factor of at most 1,032. An array that declares more is damaged, or made to harm.
 LARGEST_RATIO = 1100
-#: Recordings shrink by a factor of 20 at most; what is larger than ``LARGE`` bytes and shrinks by more than this is no data.
+#: Recordings compress by a factor of at most 20, so arrays above ``LARGE`` bytes have this stricter limit.
 LARGEST_RATIO_OF_LARGE = 100
 LARGE = 64 << 20
 
 
 def too_large(size: int, stored: int) -> bool:
-    """Whether ``size`` bytes out of ``stored`` ones are more than recordings can unpack to."""
+    """Whether ``stored`` bytes of a recording cannot unpack to ``size`` bytes."""
     return size > stored * (LARGEST_RATIO if size <= LARGE else LARGEST_RATIO_OF_LARGE)
 
 
 @contextmanager
 def reading(path: Path, form: str = "HDF5") -> Iterator[None]:
-    """Whatever goes wrong while a stranger's file is read is one line about that file.
+    """Turn every error from an untrusted file into one line that names the file.
 
-    Readers of damaged files raise errors of every kind; a list of them would always miss one.
+    It catches every kind of error: readers of damaged files raise more kinds than a list could name.
 
     Raises:
-        DatasetError: names the file.
+        DatasetError: the file cannot be read.
     """
     try:
         yield
@@ -38,22 +38,22 @@ def reading(path: Path, form: str = "HDF5") -> Iterator[None]:
         message = str(error)
         raise DatasetError(message if str(path) in message else f"{path}: {message}") from error
     except Exception as error:
-        raise unreadable(path, error, form) from error
+        raise _unreadable(path, error, form) from error
 
 
-def unreadable(path: Path, error: Exception, form: str = "HDF5") -> DatasetError:
-    """What to say of a file that cannot be read: often it is a stand-in that was saved under its name."""
+def _unreadable(path: Path, error: Exception, form: str) -> DatasetError:
+    """Names the cause where it is known: often another file was saved under this name."""
     with path.open("rb") as file:
         start = file.read(100).lstrip().lower()
     if start.startswith(b"version https://git-lfs"):
         return DatasetError(f"{path}: is a Git LFS pointer, not the file; fetch it with: git lfs pull")
     if start.startswith((b"<!doctype", b"<html")):
         return DatasetError(f"{path}: is a web page, not the file; download it anew")
-    return DatasetError(f"{path}: cannot be read as {form} ({first_line(error)}); is it the file it seems to be, and whole?")
+    return DatasetError(f"{path}: cannot be read as {form} ({first_line(error)}); is it the right file, and complete?")
 
 
 def read_group(parent: h5py.Group, name: str, where: str) -> h5py.Group:
-    """A group of this very file; a link to elsewhere could show any file of this machine.
+    """A group of the file. Links are refused: they could show any file of this machine.
 
     Raises:
         DatasetError: it is a link, or no group.
@@ -66,18 +66,18 @@ def read_group(parent: h5py.Group, name: str, where: str) -> h5py.Group:
 def read_array(
     group: h5py.Group, key: str, where: str, rows: tuple[int, ...] | None = None, *, finite: bool = True, whole: bool = True
 ) -> np.ndarray:
-    """A plain finite array as float32.
+    """An array of the file, as float32.
 
     Args:
         group: of the file.
         key: of the array.
         where: file and episode, for errors.
         rows: allowed lengths of an array ``[rows]``; None for any shape.
-        finite: refuse values that are not; False where they are to be looked at.
-        whole: take integers and flags, too.
+        finite: refuse NaN and infinity.
+        whole: accept integers and flags, too.
 
     Raises:
-        DatasetError: it is missing, lives elsewhere, is larger than its bytes, or is not an array of finite numbers.
+        DatasetError: the array is missing, stored elsewhere, larger than its bytes allow, or not of finite numbers.
     """
     link = group.get(key, getlink=True)
     if link is None:
@@ -90,8 +90,6 @@ def read_array(
         raise DatasetError(f"{where}: '{key}' is a dict of {parts}; record it anew with Gymnasium's FlattenObservation")
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "biuf" or dataset.ndim == 0:
         raise DatasetError(f"{where}: '{key}' is no array of numbers; flatten it first")
-    if not whole and dataset.dtype.kind != "f":
-        raise DatasetError(f"{where}: '{key}' are {dataset.dtype}; AWAC needs continuous ones, stored as floats")
     if dataset.is_virtual or dataset.external:
         raise DatasetError(f"{where}: '{key}' is stored in another file; refused")
     if rows is not None and dataset.shape not in [(count,) for count in rows]:
@@ -99,9 +97,22 @@ def read_array(
     stored = dataset.id.get_storage_size()
     if too_large(dataset.nbytes, stored):
         raise DatasetError(f"{where}: '{key}' declares {dataset.nbytes} bytes and holds {stored}; damaged, or made to harm")
-    array = dataset[()].astype(np.float32)
+    return to_float32(dataset[()], f"{where}: '{key}'", finite=finite, whole=whole)
+
+
+def to_float32(array: np.ndarray, name: str, *, finite: bool = True, whole: bool = True) -> np.ndarray:
+    """An array of numbers as float32; see ``read_array``.
+
+    Raises:
+        DatasetError: the values are no numbers, not finite, or integers although floats are needed.
+    """
+    if array.dtype.kind not in "biuf":
+        raise DatasetError(f"{name}: no array of numbers (ragged, or {array.dtype})")
+    if not whole and array.dtype.kind != "f":
+        raise DatasetError(f"{name} are {array.dtype}; AWAC needs continuous ones, stored as floats")
+    array = array.astype(np.float32)
     bad = ~np.isfinite(array)
     if finite and bad.any():
         first = np.argwhere(bad)[0].tolist()
-        raise DatasetError(f"{where}: '{key}' has {int(bad.sum())} values that are not finite (first at {first}); mend it")
+        raise DatasetError(f"{name}: {int(bad.sum())} values are not finite (first at {first}); correct the file")
     return array

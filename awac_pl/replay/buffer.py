@@ -1,9 +1,10 @@
-"""The replay buffer: TorchRL's, with offline rows that are never overwritten and a sampler that can tell them apart."""
+"""The replay buffer: TorchRL's, with offline rows that are never overwritten, and a sampler that knows them."""
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,17 +19,20 @@ from awac_pl.errors import AwacError
 
 log = logging.getLogger(__name__)
 
+#: Number of a dataset's episodes that are in memory at once while the buffer is filled.
+EPISODES_AT_A_TIME = 100
+
 
 class OfflineOnlineSampler(RandomSampler):
-    """Rows in proportion to the weights of their datasets, or a fixed share of each batch from the offline rows.
+    """Draws rows in proportion to the weights of their datasets, or a fixed share of each batch from the offline rows.
 
     Args:
-        seed: of the sampler's own generator, so that nothing else moves its draws.
-        offline_ratio: share of each batch from the offline rows; None draws from everything. While there are no online
-            rows, all come from the offline rows.
-        demonstration_ratio: share of each batch from the demonstrations, which are the first rows; the others come from
-            everything. None draws no rows apart.
-        device: where row numbers are drawn: where the rows lie, so that nothing waits for a copy.
+        seed: of the sampler's own generator, so that other draws do not change its draws.
+        offline_ratio: share of each batch from the offline rows; None draws from all rows. While there are no online rows,
+            all rows are offline.
+        demonstration_ratio: share of each batch from the demonstrations, which are the first rows; the rest of the batch is
+            drawn from all rows. None draws no such share.
+        device: of the generator; the device of the rows saves a copy per batch.
     """
 
     def __init__(
@@ -44,68 +48,62 @@ class OfflineOnlineSampler(RandomSampler):
         self.demonstration_ratio = demonstration_ratio
         self.offline_size = 0
         self.demonstration_size = 0
-        self._parts: list[tuple[int, float]] = []
+        self._parts: list[tuple[int, float]] = []  # offline rows and their weight, in the order of the rows
 
     def add_offline(self, rows: int, weight: float) -> None:
-        """So many rows more, each drawn ``weight`` times as often as an online row."""
+        """Count more offline rows; each is drawn ``weight`` times as often as an online row."""
+        before = 0
         if self._parts and self._parts[-1][1] == weight:  # a dataset arrives in blocks
-            rows_before, _ = self._parts.pop()
-            self._parts.append((rows_before + rows, weight))
-        else:
-            self._parts.append((rows, weight))
+            before, _ = self._parts.pop()
+        self._parts.append((before + rows, weight))
         self.offline_size += rows
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict]:
-        """``[batch_size]`` row numbers."""
+        """``[batch_size]`` row numbers, for TorchRL."""
         return self.rows(len(storage), 1, batch_size)[0], {}
 
     def rows(self, size: int, num_batches: int, batch_size: int) -> Tensor:
-        """``[K, B]`` row numbers below ``size``; each batch is a draw of its own, so K changes no numbers."""
-        online = size - self.offline_size
+        """``[K, B]`` row numbers below ``size``. Batches are drawn one by one, so K does not change the numbers."""
         device = self.generator.device
         draws = [torch.rand(batch_size, generator=self.generator, dtype=torch.float64, device=device)
                  for _ in range(num_batches)]  # fmt: skip
         point = torch.stack(draws)
-        demonstrations = round((self.demonstration_ratio or 0) * batch_size) if self.demonstration_size else 0
-        apart = (point[:, :demonstrations] * self.demonstration_size).long()
-        return torch.cat([apart, self._from_everything(point[:, demonstrations:], online)], dim=1)
+        share = round((self.demonstration_ratio or 0) * batch_size) if self.demonstration_size else 0
+        demonstrations = (point[:, :share] * self.demonstration_size).long()
+        return torch.cat([demonstrations, self._from_all(point[:, share:], size - self.offline_size)], dim=1)
 
-    def _from_everything(self, point: Tensor, online: int) -> Tensor:
-        """Rows at points in [0, 1)."""
+    def _from_all(self, point: Tensor, online: int) -> Tensor:
+        """Rows for points in [0, 1)."""
         offline = sum(rows * weight for rows, weight in self._parts)
         if self.offline_ratio is None or online == 0:
-            return self._row(point * (offline + online))
-        from_offline = round(self.offline_ratio * point.shape[1])
-        point[:, :from_offline] *= offline
-        point[:, from_offline:] *= online
-        point[:, from_offline:] += offline
-        return self._row(point)
+            return self._rows_at(point * (offline + online), online)
+        share = round(self.offline_ratio * point.shape[1])
+        return self._rows_at(torch.cat([point[:, :share] * offline, point[:, share:] * online + offline], dim=1), online)
+
+    def _rows_at(self, point: Tensor, online: int) -> Tensor:
+        """Rows for points on an axis on which an offline row has the length of its weight, and an online row length 1."""
+        if all(weight == 1 for _, weight in self._parts):
+            return point.long()
+        row, first, position = point, 0, 0.0
+        for rows, weight in [*self._parts, (online, 1.0)]:
+            here = (first + (point - position) / weight).clamp(max=first + rows - 1)
+            row = torch.where(point >= position, here, row)
+            first, position = first + rows, position + rows * weight
+        return row.long()
 
     def load_generator(self, state: Tensor) -> None:
-        """Go on with the draws of a checkpoint; with fresh ones where it was made on another kind of device."""
+        """Restore the generator of a checkpoint. A state from another kind of device does not fit and is ignored."""
         if len(state) == len(self.generator.get_state()):
             self.generator.set_state(state.cpu())
         else:
-            log.warning(
-                "the checkpoint's buffer was on another kind of device: batches are drawn anew, not exactly as there"
-            )
-
-    def _row(self, point: Tensor) -> Tensor:
-        """Rows at points of an axis on which an offline row is as long as its weight, and an online row 1."""
-        if all(weight == 1 for _, weight in self._parts):
-            return point.long()
-        row = point - sum(rows * weight for rows, weight in self._parts) + self.offline_size
-        start, position = 0, 0.0
-        for rows, weight in self._parts:
-            inside = (point >= position) & (point < position + rows * weight)
-            here = (start + (point - position) / weight).clamp(max=start + rows - 1)
-            row = torch.where(inside, here, row)
-            start, position = start + rows, position + rows * weight
-        return row.long()
+            log.warning("the checkpoint's buffer was on another kind of device: this run draws other batches than that run")
 
 
 class Replay:
     """Offline transitions first, then a ring of online ones.
+
+    Processes that train together have a buffer each: every W-th offline transition, and the episodes that they collect. The
+    union of their buffers is the buffer of a single process.
 
     Args:
         capacity: largest number of transitions.
@@ -115,12 +113,9 @@ class Replay:
         demonstration_ratio: see ``OfflineOnlineSampler``.
         n_step: steps that a transition spans.
         discount: gamma.
-        rank: number of this process among those that train together.
-        world_size: number of those.
-        scratch: folder for a memory-mapped buffer, larger than memory; None keeps it in memory.
-
-    Of several processes that train together each has a buffer of its own: every W-th offline transition, and the episodes it
-    collects itself. Their union is the one buffer.
+        rank: number of this process.
+        world_size: W, the number of processes.
+        scratch: folder for the file of a memory-mapped buffer, which can be larger than memory; None keeps it in memory.
     """
 
     def __init__(
@@ -140,7 +135,7 @@ class Replay:
         self.capacity = capacity // world_size
         self.n_step, self.discount = n_step, discount
         self.rank, self.world_size = rank, world_size
-        self.device = torch.device(device if scratch is None else "cpu")  # chunks of a file are moved when they are used
+        self.device = torch.device(device if scratch is None else "cpu")  # training moves the chunks of a file
         own_seed = seed + 1000 * rank  # seeds of runs are below 1000
         self.sampler = OfflineOnlineSampler(own_seed, offline_ratio, demonstration_ratio, self.device)
         storage: Storage
@@ -161,19 +156,35 @@ class Replay:
 
     @property
     def online_size(self) -> int:
-        """Number of online transitions that are still there."""
+        """Number of stored online transitions."""
         return len(self) - self.offline_size
 
+    def fill(
+        self, stream: Iterator[tuple[Episode, int]], weight: float = 1.0, demonstrations: bool = False
+    ) -> tuple[int, int, int]:
+        """Add the offline episodes of ``read_episodes``, few at a time; see ``add_offline``.
+
+        Returns:
+            How many episodes, transitions and clipped action values the stream had.
+        """
+        episodes = transitions = clipped = 0
+        while block := list(itertools.islice(stream, EPISODES_AT_A_TIME)):
+            self.add_offline([episode for episode, _ in block], weight, demonstrations)
+            episodes += len(block)
+            transitions += sum(len(episode) for episode, _ in block)
+            clipped += sum(outside for _, outside in block)
+        return episodes, transitions, clipped
+
     def add_offline(self, episodes: Sequence[Episode], weight: float = 1.0, demonstrations: bool = False) -> None:
-        """Store this rank's share of some offline episodes; may be called again, before the first online episode.
+        """Store this rank's share of offline episodes. Every call must come before the first online episode.
 
         Args:
             episodes: to store.
-            weight: how often one of their transitions is drawn, compared with an online one.
-            demonstrations: they count for ``demonstration_ratio``, and come before all others.
+            weight: how often their transitions are drawn, relative to online ones.
+            demonstrations: they count for ``demonstration_ratio``; they must come before all other episodes.
 
         Raises:
-            AwacError: the capacity does not hold them and at least one online transition.
+            AwacError: the capacity is too small for them and one online transition.
         """
         rows = self._to_rows(episodes)[self.rank :: self.world_size]
         if (size := self.offline_size + len(rows)) >= self.capacity:
@@ -188,8 +199,8 @@ class Replay:
             self.sampler.demonstration_size += len(rows)
 
     def add_online(self, episodes: Sequence[Episode]) -> None:
-        """Add online episodes; once full, they replace the oldest online transitions."""
-        self._extend_rows(self._to_rows(episodes))
+        """Add online episodes. In a full buffer they replace the oldest online transitions."""
+        self._write_online(self._to_rows(episodes))
 
     def sample(self, num_batches: int, batch_size: int) -> TensorDict:
         """``[K, B]`` transitions, each batch drawn with replacement."""
@@ -202,7 +213,7 @@ class Replay:
     def state_dict(self) -> dict[str, Any]:
         """The online rows and the sampler's state; the offline rows come back from their datasets.
 
-        The rows are copied: a slice would drag the whole capacity into the checkpoint.
+        The rows are copied, because a slice would save the whole capacity.
         """
         online = self.buffer[self.offline_size :].clone().to("cpu").to_dict() if self.online_size else {}
         return {
@@ -216,7 +227,7 @@ class Replay:
         """Restore into a buffer that was just filled with the same offline data.
 
         Raises:
-            AwacError: the offline data are not of the same size, or the online rows do not fit.
+            AwacError: the offline data have another size, or the online rows do not fit.
         """
         if state["offline_size"] != self.offline_size:
             raise AwacError(
@@ -228,37 +239,28 @@ class Replay:
             return
         rows = TensorDict.from_dict(state["online"], auto_batch_size=True)
         rows.auto_batch_size_(1)
-        if len(rows) > self.capacity - self.offline_size:
-            raise AwacError(
-                f"data.capacity is {self.capacity}, the checkpoint holds {self.offline_size + len(rows)} transitions"
-            )
-        self._extend_rows(rows.to(self.device))
-        ring = self.capacity - self.offline_size
+        if (size := self.offline_size + len(rows)) > self.capacity:
+            raise AwacError(f"data.capacity is {self.capacity}, the checkpoint holds {size} transitions")
+        self._write_online(rows.to(self.device))
         self._online_written = state["online_written"]
-        self._set_cursor(self.offline_size + self._online_written % ring)
 
     def _to_rows(self, episodes: Sequence[Episode]) -> TensorDict:
         transitions = to_transitions(episodes, self.n_step, self.discount)
         columns = {key: torch.from_numpy(column) for key, column in transitions.items()}
         return TensorDict(columns, batch_size=[len(columns["reward"])]).to(self.device)
 
-    def _extend_rows(self, rows: TensorDict) -> None:
+    def _write_online(self, rows: TensorDict) -> None:
+        """Write the next rows of the ring; of more rows than the ring holds, the last ones stay."""
         ring = self.capacity - self.offline_size
-        while len(rows):
-            room = ring - self._online_written % ring
-            self.buffer.extend(rows[:room])
-            self._online_written += len(rows[:room])
-            if self._online_written % ring == 0:  # past the end, TorchRL's writer would go on at row 0
-                self._set_cursor(self.offline_size)
-            rows = rows[room:]
-
-    def _set_cursor(self, row: int) -> None:
-        writer = self.buffer.writer
-        writer.load_state_dict({**writer.state_dict(), "_cursor": row})
+        self._online_written += len(rows)
+        rows = rows[-ring:]
+        number = torch.arange(self._online_written - len(rows), self._online_written, device=self.device)
+        index = self.offline_size + number % ring
+        self.buffer.storage.set(index, rows.set("index", index))  # TorchRL's writer would continue at row 0 after the end
 
 
 def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One buffer's state of those of several ranks: all their online rows, rank after rank, and the first one's draws."""
+    """One buffer's state from those of several ranks: the online rows of all ranks, and the first rank's generator."""
     if len(states) == 1:
         return states[0]
     online = [TensorDict.from_dict(state["online"], auto_batch_size=True) for state in states if state["online"]]

@@ -1,9 +1,8 @@
-"""The data of a run: datasets into a replay buffer, a live stream of chunks out of it, and the seeds to evaluate on."""
+"""The data of a run: datasets fill a replay buffer, chunks of transitions stream out of it, and seeds to evaluate on."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,16 +14,15 @@ import lightning
 from tensordict import TensorDict
 from torch import Tensor
 
-from awac_pl.datasets.catalog import check_environment, data_file, find_dataset
-from awac_pl.datasets.cloned import check_recipe, cloned_id, is_cloned, make_missing
+from awac_pl.datasets.catalog import check_environment, find_dataset
+from awac_pl.datasets.cloned import CloneOptions, check_recipe, cloned_id, is_cloned, make_missing
 from awac_pl.datasets.downloading import fetch_dataset
-from awac_pl.datasets.minari_io import read_episodes
+from awac_pl.datasets.minari_io import dataset_facts, read_episodes
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import RUN_SEEDS
-from awac_pl.envs.tasks import TASKS, RewardKind, Spaces, Task, find_task, inspect_spaces, uses_binary_reward
+from awac_pl.envs.tasks import TASKS, RewardKind, Task, find_task, inspect_spaces, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError
-from awac_pl.files import file_digest
 from awac_pl.parallel import interruption
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy
@@ -33,52 +31,51 @@ from awac_pl.replay.streams import ChunkStream, EvaluationPlan, SeedStream
 
 log = logging.getLogger(__name__)
 
-#: So many episodes of a dataset are in memory beside the buffer while it is filled.
-EPISODES_AT_A_TIME = 100
-
 
 class ReplayDataModule(lightning.LightningDataModule):
     """Fills a replay buffer with datasets, streams chunks from it, and owns the workers that act in the task.
 
     Args:
         task: ``pen``, ``door``, ``relocate``, ``hammer``, or any Gymnasium environment id with Box spaces.
-        datasets: Minari ids, local, built-in (``awac/pen/expert-v0``) or remote (``D4RL/pen/human-v2``); a mapping
-            ``{id: weight}`` draws the transitions of a dataset so many times as often as an online one. A missing
-            ``awac/…/cloned-v0`` is made from the first one: demonstrations -> cloned policy -> ``clone_episodes``.
-        num_demonstrations: use the first so many episodes of the first dataset; null for all. The cloned dataset is
-            then one of its own, ``…/cloned-10-v0`` for 10.
-        train_split: use the first so many episodes of each dataset, as a share.
-        clone_episodes: episodes of a cloned dataset that is made.
-        clone_seed: seed of a cloned dataset that is made.
+        datasets: Minari ids, local, built-in (``awac/pen/expert-v0``) or remote (``D4RL/pen/human-v2``). A mapping
+            ``{id: weight}`` draws a dataset's transitions ``weight`` times as often as online ones. A missing
+            ``awac/…/cloned-v0`` is made from the first dataset: demonstrations -> cloned policy -> ``clone_episodes``.
+        num_demonstrations: use only the first episodes of the first dataset; null for all. For 10, the cloned dataset is
+            ``…/cloned-10-v0``.
+        train_split: use only the first episodes of each dataset, as a share.
+        clone_episodes: episodes of a cloned dataset.
+        clone_seed: seed of a cloned dataset.
         horizon: time limit of an episode in steps; null keeps the task's.
-        reward: ``binary`` is success - 1, ``environment`` what the environment pays, ``auto`` is binary where success
+        reward: ``binary`` is success - 1, ``environment`` is the environment's own reward, ``auto`` is binary where success
             is known.
         terminate_on_success: end episodes at the first success, in the data and online.
         clip_actions: store actions clipped to [-1, 1]; false stores them as they were sampled, as the authors' code does.
-            The environment gets clipped actions either way.
-        n_step: environment steps that a transition spans: its reward is their discounted sum, its next observation the
-            one behind them (DDPGfD, arXiv 1707.08817). 1 is AWAC.
-        batch_size: B, transitions per update, of each process where several train together.
+            The environment gets clipped actions in both cases.
+        n_step: environment steps that a transition spans: its reward is their discounted sum, its next observation the one
+            after them (DDPGfD, arXiv 1707.08817). 1 is AWAC.
+        batch_size: B, transitions per update, of each training process.
         offline_batch_size: B of the offline epochs; null for the same.
-        offline_ratio: share of each batch, or of what ``demonstration_ratio`` leaves of it, from the offline data; null
-            samples uniformly over everything.
-        demonstration_ratio: share of each batch from the first dataset, the demonstrations, however large the others
-            are; the rest is drawn from everything. null draws nothing apart.
+        offline_ratio: share of each batch (without the part for ``demonstration_ratio``) from the offline data; null samples
+            uniformly from all data.
+        demonstration_ratio: share of each batch from the first dataset, the demonstrations, whatever its size; the rest is
+            drawn from all data. null draws no such share.
         chunk_size: K, updates per training step; changes the speed, not the numbers.
         updates_per_epoch: gradient updates of one epoch, a multiple of ``chunk_size``.
         offline_epochs: epochs of pretraining before the first online step.
-        capacity: largest number of transitions; once full, online ones replace the oldest online ones.
-        device: where the buffer lives: ``auto`` is where training runs; ``cpu`` saves a GPU's memory.
-        storage: ``memory``, or ``memmap`` for a buffer larger than that: a file in the run folder, gone after the run.
+        capacity: largest number of transitions. In a full buffer, new online transitions replace the oldest online ones.
+        device: of the buffer: ``auto`` is the device of the training; ``cpu`` saves a GPU's memory.
+        storage: ``memory``, or ``memmap`` for a buffer larger than memory: a file in the run folder, deleted after the run.
         evaluation_episodes: episodes of one evaluation.
         milestone_episodes: episodes of the evaluation after pretraining, at 50k, 100k, 200k, 300k and 500k online
             steps and at the end.
         workers: processes that run episodes; 0 runs them in this process.
         discount: gamma, for the range of returns and n_step; linked from the model.
-        normalize_observations: of the cloned policy that is made; linked from the model.
+        normalize_observations: of the cloned policy; linked from the model.
         seed: of sampling; linked from ``seed_everything``.
         progress: show progress bars while datasets are made.
     """
+
+    _scratch: tempfile.TemporaryDirectory | None = None  # of a memory-mapped buffer
 
     def __init__(
         self,
@@ -113,53 +110,42 @@ class ReplayDataModule(lightning.LightningDataModule):
         progress: bool = True,
     ) -> None:
         super().__init__()
-        if not datasets:
-            raise AwacError("data.datasets is empty; name at least one, for example awac/pen/expert-v0")
-        if updates_per_epoch % chunk_size:
-            raise AwacError(f"data.updates_per_epoch {updates_per_epoch} is no multiple of data.chunk_size {chunk_size}")
-        if not 0 <= seed < RUN_SEEDS:
-            raise AwacError(
-                f"seed_everything is {seed}; choose 0 to {RUN_SEEDS - 1}, above it episodes would meet those of evaluation"
-            )
-        if n_step < 1:
-            raise AwacError(f"data.n_step is {n_step}; it must be at least 1")
-        for name, ratio in (("offline_ratio", offline_ratio), ("demonstration_ratio", demonstration_ratio)):
-            if ratio is not None and not 0 <= ratio <= 1:
-                raise AwacError(f"data.{name} is {ratio}; it must lie in [0, 1]")
+        self.weights = list(datasets.values()) if isinstance(datasets, Mapping) else [1.0] * len(datasets)
+        self.train_split, self.progress = train_split, progress
+        self.batch_size, self.offline_batch_size = batch_size, offline_batch_size or batch_size
+        self.chunk_size, self.updates_per_epoch, self.offline_epochs = chunk_size, updates_per_epoch, offline_epochs
+        self.capacity, self.device, self.storage = capacity, device, storage
+        self.offline_ratio, self.demonstration_ratio, self.n_step = offline_ratio, demonstration_ratio, n_step
+        self.discount, self.seed = discount, seed
+        self.evaluations = EvaluationPlan(evaluation_episodes, milestone_episodes, offline_epochs)
+        self._check_arguments()
         self.task = find_task(
             task, horizon=horizon, reward=reward, terminate_on_success=terminate_on_success, clip_actions=clip_actions
         )
-        self.spaces: Spaces = inspect_spaces(self.task)
-        self.binary_reward = uses_binary_reward(self.task, self.spaces)
-        self.train_split = train_split
-        self.recipe = {
-            "num_demonstrations": num_demonstrations,
-            "num_episodes": clone_episodes,
-            "seed": clone_seed,
-            "normalize_observations": normalize_observations,
-        }
-        self.batch_size = batch_size
-        self.offline_batch_size = offline_batch_size or batch_size
-        self.chunk_size = chunk_size
-        self.updates_per_epoch = updates_per_epoch
-        self.offline_epochs = offline_epochs
-        self.evaluations = EvaluationPlan(evaluation_episodes, milestone_episodes, offline_epochs)
-        self.discount = discount
-        self.seed = seed
-        self.progress = progress
+        self.spaces = inspect_spaces(self.task)
         self.dataset_ids = [cloned_id(name, num_demonstrations, clip_actions, normalize_observations) for name in datasets]
-        self.weights = list(datasets.values()) if isinstance(datasets, Mapping) else [1.0] * len(datasets)
+        self.clone_options = CloneOptions(num_demonstrations, clone_episodes, clone_seed, normalize_observations)
+        self.workers = RolloutWorkers(self.task, workers, self.spaces)
+        self.datasets: list[dict[str, Any]] = []  # facts of the datasets in the buffer
+
+    def _check_arguments(self) -> None:
+        if not self.weights:
+            raise AwacError("data.datasets is empty; name at least one, for example awac/pen/expert-v0")
         if min(self.weights) <= 0:
             raise AwacError(f"data.datasets has a weight of {min(self.weights)}; weights must be positive")
-        self.storage = storage
-        self._scratch: tempfile.TemporaryDirectory | None = None
-        self.datasets: list[dict[str, Any]] = []
-        self.capacity = capacity
-        self.device = device
-        self.offline_ratio = offline_ratio
-        self.demonstration_ratio = demonstration_ratio
-        self.n_step = n_step
-        self.workers = RolloutWorkers(self.task, workers, self.spaces)
+        if self.updates_per_epoch % self.chunk_size:
+            raise AwacError(
+                f"data.updates_per_epoch {self.updates_per_epoch} is no multiple of data.chunk_size {self.chunk_size}"
+            )
+        if not 0 <= self.seed < RUN_SEEDS:
+            raise AwacError(
+                f"seed_everything is {self.seed}; choose 0 to {RUN_SEEDS - 1}: others meet those of clones or evaluations"
+            )
+        if self.n_step < 1:
+            raise AwacError(f"data.n_step is {self.n_step}; it must be at least 1")
+        for name, ratio in (("offline_ratio", self.offline_ratio), ("demonstration_ratio", self.demonstration_ratio)):
+            if ratio is not None and not 0 <= ratio <= 1:
+                raise AwacError(f"data.{name} is {ratio}; it must lie in [0, 1]")
 
     @property
     def observation_dim(self) -> int:
@@ -173,8 +159,8 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     @property
     def return_range(self) -> tuple[float, float] | None:
-        """Smallest and largest discounted return of a binary reward; None for an environment's own reward."""
-        return (-1 / (1 - self.discount), 0.0) if self.binary_reward else None
+        """Smallest and largest discounted return of a binary reward; None for the environment's own reward."""
+        return (-1 / (1 - self.discount), 0.0) if uses_binary_reward(self.task, self.spaces) else None
 
     @property
     def cloning_task(self) -> Task:
@@ -182,7 +168,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         return replace(self.task, horizon=TASKS[self.task.name].horizon) if self.task.name in TASKS else self.task
 
     def demonstrations(self) -> Tensor:
-        """``[N, O]``, the observations of the first dataset in the buffer of this rank."""
+        """``[N, O]``: the observations of the first dataset in this rank's buffer."""
         return self.replay.buffer.storage[: self.replay.sampler.demonstration_size]["observation"]
 
     def evaluate(self, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
@@ -195,31 +181,31 @@ class ReplayDataModule(lightning.LightningDataModule):
         return epoch >= self.offline_epochs
 
     def prepare_data(self) -> None:
-        """Download what is remote, and make the cloned dataset where it is missing.
+        """Download remote datasets, and make missing cloned ones.
 
         Raises:
-            DatasetError: a dataset cannot be had, is of another environment, or a cloned one was made by another recipe than
-                this run asks for.
+            DatasetError: a dataset is missing and cannot be downloaded, or is of another environment.
         """
-        made_here = [name for name in self.dataset_ids[1:] if is_cloned(name)]
+        cloned = [name for name in self.dataset_ids[1:] if is_cloned(name)]
         for name in self.dataset_ids:
-            if name not in made_here:
+            if name not in cloned:
                 fetch_dataset(name)
             if find_dataset(name) is not None:
                 check_environment(name, self.task, self.spaces)
-        make_missing(
-            self.dataset_ids[0], made_here, self.cloning_task, self.recipe,
-            evaluation_episodes=self.evaluations.milestone_episodes, num_workers=self.workers.num_workers,
-            progress=self.progress,
-        )  # fmt: skip
+        how = {"evaluation_episodes": self.evaluations.milestone_episodes, "num_workers": self.workers.num_workers}
+        make_missing(self.dataset_ids[0], cloned, self.cloning_task, self.clone_options, progress=self.progress, **how)
 
     def setup(self, stage: str) -> None:
-        """Check and load the datasets into the buffer, once; evaluation alone needs none."""
+        """Load the datasets into the buffer, once. An evaluation needs none.
+
+        Raises:
+            DatasetError: a dataset is damaged or does not fit, or a cloned one was made with another recipe.
+        """
         if stage != "fit" or self.datasets:
             return
-        training = self.trainer.strategy.root_device if self.trainer is not None else "cpu"
+        training = "cpu" if self.trainer is None else self.trainer.strategy.root_device
         if self.storage == "memmap":
-            folder = Path(self.trainer.default_root_dir if self.trainer is not None else ".")
+            folder = Path("." if self.trainer is None else self.trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
             self._scratch = tempfile.TemporaryDirectory(prefix=".replay-", dir=folder)
         self.replay = Replay(
@@ -238,38 +224,27 @@ class ReplayDataModule(lightning.LightningDataModule):
             self.datasets.append(self._fill_from(name, weight))
 
     def _fill_from(self, name: str, weight: float) -> dict[str, Any]:
-        """Stream a dataset into the buffer, where alone its episodes live from now on; what the manifest says of it."""
+        """Stream a dataset into the replay buffer; returns its manifest entry."""
         first = name == self.dataset_ids[0]
         if not first:
-            check_recipe(name, self.dataset_ids[0], self.cloning_task, self.recipe)
-        stream = read_episodes(
-            name,
-            self.task,
-            self.spaces,
-            num_episodes=self.recipe["num_demonstrations"] if first else None,
-            share=self.train_split,
-        )
-        episodes = transitions = clipped = 0
-        while block := list(itertools.islice(stream, EPISODES_AT_A_TIME)):
-            self.replay.add_offline([episode for episode, _ in block], weight, demonstrations=first)
-            episodes += len(block)
-            transitions += sum(len(episode) for episode, _ in block)
-            clipped += sum(outside for _, outside in block)
+            check_recipe(name, self.dataset_ids[0], self.cloning_task, self.clone_options)
+        number = self.clone_options.num_demonstrations if first else None
+        stream = read_episodes(name, self.task, self.spaces, num_episodes=number, share=self.train_split)
+        episodes, transitions, clipped = self.replay.fill(stream, weight, demonstrations=first)
         if clipped:
             values = transitions * self.action_dim
             log.warning(
                 "%s: %d of %d action values (%.1f %%) lay outside the bounds and were clipped",
                 name, clipped, values, 100 * clipped / values,
             )  # fmt: skip
-        facts = {"id": name, "sha256": file_digest(data_file(name)), "episodes": episodes, "transitions": transitions}
-        return facts | {"clipped_action_values": clipped} | ({"weight": weight} if weight != 1 else {})
+        return dataset_facts(name, episodes, transitions, clipped) | ({"weight": weight} if weight != 1 else {})
 
     def train_dataloader(self) -> ChunkStream:
-        """One epoch of chunks ``[K, B]``, sampled when they are asked for."""
+        """One epoch of chunks ``[K, B]``, each sampled when training needs it."""
         return ChunkStream(self.updates_per_epoch // self.chunk_size, self._sample_chunk)
 
     def val_dataloader(self) -> SeedStream:
-        """Evaluation seeds, more of them at milestones; those of this rank."""
+        """This rank's evaluation seeds; at milestones there are more."""
         return SeedStream(self._evaluation_episodes, self.workers.num_workers)
 
     def test_dataloader(self) -> SeedStream:
@@ -277,19 +252,17 @@ class ReplayDataModule(lightning.LightningDataModule):
         return SeedStream(lambda: self.evaluations.milestone_episodes, self.workers.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
-        """The replay buffer and whose data it began with, for a checkpoint."""
-        return {
-            "replay": gather_objects(self.replay.state_dict()),
-            "digests": [facts["sha256"] for facts in self.datasets],
-        } | self.evaluations.state_dict()
+        """The replay buffers of all ranks, the digests of the datasets, and the last evaluation, for a checkpoint."""
+        digests = [facts["sha256"] for facts in self.datasets]
+        return {"replay": gather_objects(self.replay.state_dict()), "digests": digests, **self.evaluations.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the replay buffer.
 
         Raises:
-            AwacError: the run was made with other datasets than these.
+            AwacError: the checkpoint's run had other datasets.
         """
-        if not self.datasets:  # an evaluation has none
+        if not self.datasets:  # an evaluation
             return
         if state_dict["digests"] != [facts["sha256"] for facts in self.datasets]:
             raise AwacError(
@@ -300,18 +273,18 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.evaluations.load_state_dict(state_dict)
 
     def teardown(self, stage: str) -> None:
-        """Close the workers, of which the next stage gets new ones, and let go of a memory-mapped buffer's file."""
-        if self._scratch is not None and stage == "fit":
+        """Close the workers, prepare new ones for the next stage, and delete a memory-mapped buffer's file."""
+        if stage == "fit" and self._scratch is not None:
             self._scratch.cleanup()
         self.workers.close()
         self.workers = RolloutWorkers(self.task, self.workers.num_workers, self.spaces)
 
     def on_exception(self, exception: BaseException) -> None:
-        """Close the workers on an error and on Ctrl-C, too."""
+        """Close the workers after an error or Ctrl-C."""
         self.workers.close()
 
     def episodes_at(self, epoch: int, env_steps: int) -> int:
-        """How many episodes the evaluation after this epoch takes."""
+        """Episodes of the evaluation after an epoch."""
         last = self.trainer is not None and epoch + 1 == self.trainer.max_epochs
         return self.evaluations.episodes_at(epoch, env_steps, last)
 

@@ -1,4 +1,4 @@
-"""What Lightning iterates over: chunks of transitions to train on, seeds to evaluate on."""
+"""What Lightning iterates over: chunks of transitions to train on, and seeds to evaluate on."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from tensordict import TensorDict
 from awac_pl.envs.seeds import EVALUATION_SEEDS
 from awac_pl.parallel.ranks import rank, world_size
 
+#: Online steps at which an evaluation takes more episodes.
+MILESTONES = (50_000, 100_000, 200_000, 300_000, 500_000)
+
 
 class ChunkStream:
-    """One epoch of chunks. It is live: rows added to the buffer can be in the next chunk.
+    """One epoch of chunks. It is live: the next chunk can contain rows that were just added to the buffer.
 
     Args:
         length: chunks of an epoch.
-        sample: the next chunk ``[K, B]``.
+        sample: returns the next chunk ``[K, B]``.
     """
 
     def __init__(self, length: int, sample: Callable[[], TensorDict]) -> None:
@@ -25,11 +28,11 @@ class ChunkStream:
         self.sample = sample
 
     def state_dict(self) -> dict:
-        """Nothing: what comes next follows from the replay buffer and its random state."""
+        """Empty: the replay buffer and its random state determine the next chunk."""
         return {}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """See ``state_dict``; Lightning takes a loader with both for resumable within an epoch."""
+        """Does nothing; a loader that has both methods tells Lightning that it can resume within an epoch."""
 
     def __len__(self) -> int:
         return self.length
@@ -39,16 +42,12 @@ class ChunkStream:
             yield self.sample()
 
 
-#: Online steps at which an evaluation takes the larger number of episodes.
-MILESTONES = (50_000, 100_000, 200_000, 300_000, 500_000)
-
-
 class EvaluationPlan:
     """How many episodes each evaluation of a fit takes: more at milestones.
 
     Args:
         episodes: of an ordinary evaluation.
-        milestone_episodes: of the one after pretraining, at ``MILESTONES``, and at the end.
+        milestone_episodes: of the evaluations after pretraining, at ``MILESTONES``, and at the end.
         offline_epochs: epochs of pretraining.
     """
 
@@ -60,27 +59,27 @@ class EvaluationPlan:
         self._before = 0  # environment steps of the one before
 
     def episodes_at(self, epoch: int, env_steps: int, last: bool) -> int:
-        """Of the evaluation after this epoch; ``last`` is the end of the run. The same evaluation may begin twice."""
+        """Episodes of the evaluation after an epoch; ``last`` is the end of the run. An evaluation may begin twice."""
         if (epoch, env_steps) != self._latest:
             self._latest, self._before = (epoch, env_steps), self._latest[1]
         passed = any(self._before < milestone <= env_steps for milestone in MILESTONES)
         return self.milestone_episodes if passed or last or epoch + 1 == self.offline_epochs else self.episodes
 
     def state_dict(self) -> dict[str, Any]:
-        """Which evaluation was the latest, for a checkpoint."""
+        """The latest evaluation, for a checkpoint."""
         return {"evaluated_at": self._latest[1], "evaluation": (self._latest[0], self._before)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore it; checkpoints of version 0.1 hold ``evaluated_at`` alone."""
+        """Restore it; checkpoints of version 0.1 have only ``evaluated_at``."""
         epoch, self._before = state_dict.get("evaluation", (None, 0))
         self._latest = (epoch, state_dict["evaluated_at"])
 
 
 class SeedStream:
-    """Evaluation seeds, as many at a time as keep all workers busy; always the same ones, shared out among the ranks.
+    """Evaluation seeds, in lists that keep all workers busy. They are always the same ones, and the ranks share them.
 
     Args:
-        episodes: how many, asked for when the evaluation begins.
+        episodes: returns their number when an evaluation begins.
         num_workers: of each rank.
     """
 
