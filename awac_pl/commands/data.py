@@ -142,7 +142,7 @@ def _inspect(options: argparse.Namespace) -> None:
     import json
 
     from awac_pl.datasets.downloading import fetch_dataset
-    from awac_pl.datasets.inspection import inspect_dataset
+    from awac_pl.datasets.inspection import draw_curves, inspect_dataset
 
     is_file = Path(options.source).suffix != "" and not options.source.rsplit("-v", 1)[-1].isdigit()
     if not is_file:
@@ -150,7 +150,7 @@ def _inspect(options: argparse.Namespace) -> None:
     source = Path(options.source) if is_file else options.source
     report = inspect_dataset(source, _task(options), options.format, progress=True)
     if options.figure:
-        _draw(report["curves"], options.source, options.figure)
+        draw_curves(report["curves"], options.source, options.figure)
     if options.json:
         print(json.dumps(report, indent=2))
         return
@@ -170,24 +170,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_plain, value[:8])) + (f" and {len(value) - 8} more" if len(value) > 8 else "") or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _draw(curves: dict[str, list], title: str, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots(2, 1, sharex=True)
-    lengths = curves["episode_lengths"]
-    succeeded = curves["episode_success"] or [None] * len(lengths)
-    colours = [{True: "tab:green", False: "tab:red", None: "tab:gray"}[success] for success in succeeded]
-    returns = [float("nan") if value is None else value for value in curves["returns"]]
-    for axis, values, label in ((axes[0], returns, "stored return"), (axes[1], lengths, "steps")):
-        axis.bar(range(len(lengths)), values, color=colours, width=0.8)
-        axis.set_ylabel(label)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[1].set_xlabel("episode (green: succeeds, red: does not, gray: unknown)")
-    axes[0].set_title(title)
-    figure.savefig(path, dpi=120)
 
 
 def _import(options: argparse.Namespace) -> None:

@@ -225,3 +225,22 @@ def _findings(report: dict[str, Any], source: str | Path, task: Task) -> Iterato
         yield f"next observation t differs from observation t + 1 by up to {difference:.3g}", "episodes were joined wrongly"
     if mismatch := report["environment"]["mismatch"]:
         yield mismatch, f"name the right --task; if you know that it fits: {relabel}"
+
+
+def draw_curves(curves: dict[str, list], title: str, path: Path) -> None:
+    """Draw the stored return and the length of each episode, by the ``curves`` of ``inspect_dataset``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
+    lengths = curves["episode_lengths"]
+    succeeded = curves["episode_success"] or [None] * len(lengths)
+    colours = [{True: "tab:green", False: "tab:red", None: "tab:gray"}[success] for success in succeeded]
+    returns = [float("nan") if value is None else value for value in curves["returns"]]
+    for axis, values, label in ((axes[0], returns, "stored return"), (axes[1], lengths, "steps")):
+        axis.bar(range(len(lengths)), values, color=colours, width=0.8)
+        axis.set_ylabel(label)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[1].set_xlabel("episode (green: succeeds, red: does not, gray: unknown)")
+    axes[0].set_title(title)
+    figure.savefig(path, dpi=120)
