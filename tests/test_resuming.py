@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from awac_pl.commands.main import main
@@ -45,6 +46,14 @@ def test_resume_takes_the_runs_own_configuration(fit, capsys: pytest.CaptureFixt
     assert yaml.safe_load(Path("here/config.yaml").read_text()) == config  # nothing was touched
     assert main(["fit", "--resume", "here", "--trainer.max_epochs=4", "--model.temperature=0.5"]) == 0
     assert "here goes on with other settings: model.temperature 2.0 -> 0.5" in caplog.text
+
+
+def test_a_new_learning_rate_is_used(fit) -> None:
+    assert fit("--run_dir=here", "--model.actor_weight_decay=0.5") == 0
+    settings = ["--model.learning_rate=0.002", "--model.actor_weight_decay=0.25"]
+    assert main(["fit", "--resume=here", "--trainer.max_epochs=3", *settings]) == 0
+    (optimizer,) = torch.load("here/checkpoints/last.ckpt", weights_only=True)["optimizer_states"]
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer["param_groups"]] == [(0.002, 0.25), (0.002, 0)]
 
 
 def test_resume_refuses_what_it_cannot_do(fit, capsys: pytest.CaptureFixture) -> None:
