@@ -50,9 +50,12 @@ CHUNKS = [{"after": SignalAt(*at)} for at in ((0, 0), (1, 2), (3, 0), (3, 3), (4
 @pytest.mark.parametrize(
     ("workers", "every", "moments"),
     [
-        (0, 1, [*CHUNKS, *({"rollout": number} for number in range(10))]),
-        (0, 2, [*CHUNKS, *({"rollout": number} for number in range(6))]),
-        (1, 1, [CHUNKS[2], {"rollout": 6}]),  # the next block is collected meanwhile
+        (0, 1, [CHUNKS[1], CHUNKS[3], {"rollout": 3}, {"rollout": 6}]),
+        (0, 2, [CHUNKS[3], {"rollout": 2}]),
+        (1, 1, [CHUNKS[2]]),  # the next block is collected meanwhile
+        pytest.param(0, 1, [*CHUNKS, *({"rollout": number} for number in range(10))], marks=pytest.mark.faults),
+        pytest.param(0, 2, [*CHUNKS, *({"rollout": number} for number in range(6))], marks=pytest.mark.faults),
+        pytest.param(1, 1, [*CHUNKS, *({"rollout": number} for number in range(10))], marks=pytest.mark.faults),
     ],
 )
 def test_a_run_ended_by_a_signal_goes_on_to_the_bit(
