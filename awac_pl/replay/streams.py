@@ -58,7 +58,7 @@ class EvaluationPlan:
         self._latest: tuple[int | None, int] = (None, 0)  # epoch and environment steps
         self._before = 0  # environment steps of the one before
 
-    def episodes_at(self, epoch: int, env_steps: int, last: bool) -> int:
+    def episodes_at(self, epoch: int, env_steps: int, last: bool = False) -> int:
         """Episodes of the evaluation after an epoch; ``last`` is the end of the run. An evaluation may begin twice."""
         if (epoch, env_steps) != self._latest:
             self._latest, self._before = (epoch, env_steps), self._latest[1]
