@@ -102,6 +102,19 @@ def test_a_restored_buffer_goes_on_as_the_saved_one(blocks: int) -> None:
     torch.testing.assert_close(saved.sample(5, 7).to_dict(), restored.sample(5, 7).to_dict(), rtol=0, atol=0)
 
 
+def test_a_larger_buffer_goes_on_behind_the_rows_of_a_full_one() -> None:
+    full, larger = Replay(10), Replay(14)
+    for replay in (full, larger):
+        replay.add_offline([numbered(0)])
+    full.add_online([numbered(100), numbered(200)])
+    larger.load_state_dict(full.state_dict())
+    assert stored(larger) == [0, 1, 2, 3, 102, 103, 200, 201, 202, 203]  # the oldest first
+    larger.add_online([numbered(300)])
+    assert stored(larger)[10:] == [300, 301, 302, 303]  # and no empty rows between them
+    larger.add_online([numbered(400)])
+    assert stored(larger) == [0, 1, 2, 3, 400, 401, 402, 403, 202, 203, 300, 301, 302, 303]
+
+
 def test_state_holds_only_online_rows() -> None:
     replay = Replay(1000)
     replay.add_offline([numbered(0, steps=200)])

@@ -16,7 +16,7 @@ from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter
 from awac_pl.datasets.catalog import read_metadata
-from awac_pl.datasets.cloned import cloned_id
+from awac_pl.datasets.cloned import cloned_id, cloning_task
 from awac_pl.datasets.minari_io import save_dataset
 from awac_pl.envs.rollouts import RolloutWorkers, collect_block
 from awac_pl.envs.tasks import find_task
@@ -279,13 +279,13 @@ def test_the_cloned_dataset_is_made_once_and_its_recipe_is_checked(
 
 def test_presets_with_another_horizon_share_the_cloned_dataset() -> None:
     names = ["awac/pen/expert-v0", "awac/pen/cloned-v0"]
-    tasks = [make_data("", task="pen", datasets=names, horizon=horizon).cloning_task for horizon in (None, 1000)]
+    tasks = [cloning_task(make_data("", task="pen", datasets=names, horizon=horizon).task) for horizon in (None, 1000)]
     assert tasks[0] == tasks[1]
     assert tasks[0].horizon == 200
 
 
 def test_milestones_are_counted_in_environment_steps(reach_dataset: str) -> None:
-    data = make_data(reach_dataset)
+    data = make_data(reach_dataset).evaluations
     assert data.episodes_at(1, 0) == 8  # the end of pretraining
     assert data.episodes_at(2, 50_000) == 8
     assert data.episodes_at(2, 99_990) == 4

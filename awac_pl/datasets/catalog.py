@@ -110,16 +110,12 @@ def recorded_environment(metadata: dict[str, Any]) -> str | None:
 
 
 def check_environment(dataset_id: str, task: Task, spaces: Spaces, *, any_environment: bool = False) -> None:
-    """Refuse a dataset whose environment, version of the environment, or kind of reward differs from the task's.
+    """Refuse a dataset with another environment, version or kind of reward than the task's.
 
-    Args:
-        dataset_id: of a local or built-in dataset.
-        task: the dataset must fit it.
-        spaces: of the task's environment.
-        any_environment: check only the kind of reward.
+    ``any_environment`` checks only the kind of reward.
 
     Raises:
-        DatasetError: the dataset does not fit.
+        DatasetError: the dataset is missing, damaged, or does not fit.
     """
     metadata = read_metadata(dataset_id)
     if not any_environment and (mismatch := environment_mismatch(metadata, task)):

@@ -16,7 +16,7 @@ from awac_pl.datasets.catalog import POLICY_FILE, check_free, data_file, find_da
 from awac_pl.datasets.minari_io import load_dataset, save_dataset
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import CLONING_SEEDS, EVALUATION_SEEDS
-from awac_pl.envs.tasks import Task, inspect_spaces
+from awac_pl.envs.tasks import TASKS, Task, inspect_spaces
 from awac_pl.episode import Episode, score_episodes
 from awac_pl.errors import DatasetError
 from awac_pl.files import file_digest
@@ -122,7 +122,14 @@ def make_missing(source: str, names: Sequence[str], task: Task, options: CloneOp
     for name in names:
         if find_dataset(name) is None:
             log.info("making %s: %d episodes of a policy cloned from %s", name, options.num_episodes, source)
-            clone_dataset(source, name, task, overwrite=True, **asdict(options), **more)  # another run may make it, too
+            clone_dataset(
+                source, name, cloning_task(task), overwrite=True, **asdict(options), **more
+            )  # another run may make it, too
+
+
+def cloning_task(task: Task) -> Task:
+    """The task with its own horizon: runs with different horizons share one cloned dataset."""
+    return replace(task, horizon=TASKS[task.name].horizon) if task.name in TASKS else task
 
 
 def check_recipe(name: str, source: str, task: Task, options: CloneOptions) -> None:
@@ -136,7 +143,7 @@ def check_recipe(name: str, source: str, task: Task, options: CloneOptions) -> N
     stored = read_metadata(name).get("recipe")
     if stored is None or not name.startswith("awac/"):
         return
-    stored, expected = OLD_RECIPE | stored, _recipe(source, task, options)
+    stored, expected = OLD_RECIPE | stored, _recipe(source, cloning_task(task), options)
     changed = [f"{key} {stored.get(key)} instead of {value}" for key, value in expected.items() if stored.get(key) != value]
     if changed:
         raise DatasetError(

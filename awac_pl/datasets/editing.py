@@ -20,18 +20,10 @@ from awac_pl.files import replacing
 def load_all(
     sources: Sequence[str], task: Task, *, any_environment: bool = False
 ) -> tuple[list[Episode], Spaces, list[dict[str, Any]]]:
-    """Load datasets, relabelled for the task.
-
-    Args:
-        sources: dataset ids.
-        task: defines success and reward.
-        any_environment: accept datasets of other environments.
+    """Load datasets, relabelled for the task; see ``read_episodes`` for errors.
 
     Returns:
         All episodes, the spaces of the task's environment, and the facts of each dataset.
-
-    Raises:
-        DatasetError: a dataset is missing, damaged, or does not fit the task.
     """
     spaces = inspect_spaces(task)
     datasets = [load_dataset(source, task, spaces, any_environment=any_environment) for source in sources]

@@ -11,7 +11,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,26 +98,21 @@ def read_episodes(
         raise DatasetError(f"num_demonstrations is {num_episodes}; it must be at least 1")
     if not 0 < share <= 1:
         raise DatasetError(f"train_split is {share}; it must lie in (0, 1]")
-    with open_episodes(path) as (file, names):
+    for group, where in stored_episodes(path, num_episodes, share):
+        yield relabel_episode(_read_episode(group, where, task, spaces), where, task, spaces)
+
+
+def stored_episodes(path: Path, num_episodes: int | None = None, share: float = 1.0) -> Iterator[tuple[h5py.Group, str]]:
+    """The HDF5 groups of a dataset's episodes, in order, and a name for errors; see ``read_episodes``."""
+    with reading(path), h5py.File(path, "r") as file:
+        names = sorted((name for name in file if re.fullmatch(r"episode_\d+", name)), key=lambda name: int(name[8:]))
         if not names:
             raise DatasetError(f"{path}: has no episodes; make or download the dataset anew")
         if num_episodes is not None and num_episodes > len(names):
             raise DatasetError(f"{path}: has {len(names)} episodes, {num_episodes} were asked for")
         names = names[:num_episodes]
         for name in names[: max(1, int(share * len(names) + 1e-9))]:
-            where = f"{path}: {name}"
-            yield relabel_episode(_read_episode(read_group(file, name, str(path)), where, task, spaces), where, task, spaces)
-
-
-@contextmanager
-def open_episodes(path: Path) -> Iterator[tuple[h5py.File, list[str]]]:
-    """Open a dataset's HDF5 file; yields it and the names of its episodes, in order.
-
-    Raises:
-        DatasetError: the file cannot be read.
-    """
-    with reading(path), h5py.File(path, "r") as file:
-        yield file, sorted((name for name in file if re.fullmatch(r"episode_\d+", name)), key=lambda name: int(name[8:]))
+            yield read_group(file, name, str(path)), f"{path}: {name}"
 
 
 def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> RawEpisode:

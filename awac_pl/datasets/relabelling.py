@@ -37,22 +37,16 @@ class RawEpisode:
 
 
 def relabel_episode(raw: RawEpisode, where: str, task: Task, spaces: Spaces) -> tuple[Episode, int]:
-    """Convert a recorded episode to the task's terms.
+    """Convert a recorded episode of finite float32 columns to the task's terms.
 
-    ``judge`` decides reward and termination. Success comes from the observations if the task can compute it, else from the
-    recording. The recorded end counts as a time limit.
-
-    Args:
-        raw: finite float32 columns, with ``[T + 1, O]`` observations.
-        where: file and episode, for errors.
-        task: defines success and reward.
-        spaces: of the task's environment.
+    Success comes from the observations if the task can compute it, else from the recording. ``judge`` decides reward and
+    termination. The end of the recording counts as a time limit.
 
     Returns:
         The episode, and how many of its action values were clipped.
 
     Raises:
-        DatasetError: sizes do not fit, or the recording lacks what the task's reward needs.
+        DatasetError: sizes do not fit, or the recording lacks what the task's reward needs; ``where`` names the episode.
     """
     observations, steps = raw.observations, len(raw.actions)
     if observations.shape != (steps + 1, spaces.observation_dim):

@@ -241,8 +241,12 @@ class Replay:
         rows.auto_batch_size_(1)
         if (size := self.offline_size + len(rows)) > self.capacity:
             raise AwacError(f"data.capacity is {self.capacity}, the checkpoint holds {size} transitions")
+        written = state["online_written"]
+        if len(rows) < min(written, self.capacity - self.offline_size):  # the checkpoint's ring was full, this one is larger
+            rows = rows[torch.arange(written, written + len(rows)) % len(rows)]  # the oldest row first
+            written = len(rows)
         self._write_online(rows.to(self.device))
-        self._online_written = state["online_written"]
+        self._online_written = written
 
     def _to_rows(self, episodes: Sequence[Episode]) -> TensorDict:
         transitions = to_transitions(episodes, self.n_step, self.discount)

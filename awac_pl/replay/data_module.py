@@ -6,7 +6,6 @@ import contextlib
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +19,14 @@ from awac_pl.datasets.downloading import fetch_dataset
 from awac_pl.datasets.minari_io import dataset_facts, read_episodes
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import RUN_SEEDS
-from awac_pl.envs.tasks import TASKS, RewardKind, Task, find_task, inspect_spaces, uses_binary_reward
+from awac_pl.envs.tasks import RewardKind, find_task, inspect_spaces, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError
 from awac_pl.parallel import interruption
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy
 from awac_pl.replay.buffer import Replay, merge_states
-from awac_pl.replay.streams import ChunkStream, EvaluationSchedule, SeedStream
+from awac_pl.replay.streams import ChunkStream, EvaluationPlan, SeedStream
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +39,15 @@ class ReplayDataModule(lightning.LightningDataModule):
         datasets: Minari ids, local, built-in (``awac/pen/expert-v0``) or remote (``D4RL/pen/human-v2``). A mapping
             ``{id: weight}`` draws a dataset's transitions ``weight`` times as often as online ones. A missing
             ``awac/…/cloned-v0`` is made from the first dataset: demonstrations -> cloned policy -> ``clone_episodes``.
-        num_demonstrations: use only the first episodes of the first dataset; null for all. For 10, the cloned dataset is
-            ``…/cloned-10-v0``.
+        num_demonstrations: use only the first episodes of the first dataset; null for all. 10 makes ``…/cloned-10-v0``.
         train_split: use only the first episodes of each dataset, as a share.
         clone_episodes: episodes of a cloned dataset.
         clone_seed: seed of a cloned dataset.
         horizon: time limit of an episode in steps; null keeps the task's.
-        reward: ``binary`` is success - 1, ``environment`` is the environment's own reward, ``auto`` is binary where success
-            is known.
+        reward: ``binary`` is success - 1, ``environment`` is the environment's, ``auto`` is binary where success is known.
         terminate_on_success: end episodes at the first success, in the data and online.
-        clip_actions: store actions clipped to [-1, 1]; false stores them as they were sampled, as the authors' code does.
-            The environment gets clipped actions in both cases.
+        clip_actions: store actions clipped to [-1, 1]; false stores them as sampled, as the authors' code does. The
+            environment gets clipped actions in both cases.
         n_step: environment steps that a transition spans: its reward is their discounted sum, its next observation the one
             after them (DDPGfD, arXiv 1707.08817). 1 is AWAC.
         batch_size: B, transitions per update, of each training process.
@@ -66,8 +63,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         device: of the buffer: ``auto`` is the device of the training; ``cpu`` saves a GPU's memory.
         storage: ``memory``, or ``memmap`` for a buffer larger than memory: a file in the run folder, deleted after the run.
         evaluation_episodes: episodes of one evaluation.
-        milestone_episodes: episodes of the evaluation after pretraining, at 50k, 100k, 200k, 300k and 500k online
-            steps and at the end.
+        milestone_episodes: of those after pretraining, at 50k, 100k, 200k, 300k and 500k online steps, and at the end.
         workers: processes that run episodes; 0 runs them in this process.
         episode_timeout: longest time of an episode in seconds, in a worker process; then the process is replaced and the
             episode run again, three times at most. null is 20 times the longest one so far, at least a minute.
@@ -114,13 +110,12 @@ class ReplayDataModule(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self.weights = list(datasets.values()) if isinstance(datasets, Mapping) else [1.0] * len(datasets)
-        self.train_split, self.progress = train_split, progress
         self.batch_size, self.offline_batch_size = batch_size, offline_batch_size or batch_size
         self.chunk_size, self.updates_per_epoch, self.offline_epochs = chunk_size, updates_per_epoch, offline_epochs
         self.capacity, self.device, self.storage = capacity, device, storage
         self.offline_ratio, self.demonstration_ratio, self.n_step = offline_ratio, demonstration_ratio, n_step
-        self.discount, self.seed = discount, seed
-        self.schedule = EvaluationSchedule(evaluation_episodes, milestone_episodes)
+        self.train_split, self.discount, self.seed, self.progress = train_split, discount, seed, progress
+        self.evaluations = EvaluationPlan(evaluation_episodes, milestone_episodes, offline_epochs)
         self._check_arguments()
         self.task = find_task(
             task, horizon=horizon, reward=reward, terminate_on_success=terminate_on_success, clip_actions=clip_actions
@@ -163,11 +158,6 @@ class ReplayDataModule(lightning.LightningDataModule):
         """Smallest and largest discounted return of a binary reward; None for the environment's own reward."""
         return (-1 / (1 - self.discount), 0.0) if uses_binary_reward(self.task, self.spaces) else None
 
-    @property
-    def cloning_task(self) -> Task:
-        """The task with its own horizon: presets that change the horizon share one cloned dataset."""
-        return replace(self.task, horizon=TASKS[self.task.name].horizon) if self.task.name in TASKS else self.task
-
     def demonstrations(self) -> Tensor:
         """``[N, O]``: the observations of the first dataset in this rank's buffer."""
         return self.replay.buffer.storage[: self.replay.sampler.demonstration_size]["observation"]
@@ -193,8 +183,8 @@ class ReplayDataModule(lightning.LightningDataModule):
                 fetch_dataset(name)
             if find_dataset(name) is not None:
                 check_environment(name, self.task, self.spaces)
-        how = {"evaluation_episodes": self.schedule.milestone_episodes, "num_workers": self.workers.num_workers}
-        make_missing(self.dataset_ids[0], cloned, self.cloning_task, self.clone_options, progress=self.progress, **how)
+        how = {"evaluation_episodes": self.evaluations.milestone_episodes, "num_workers": self.workers.num_workers}
+        make_missing(self.dataset_ids[0], cloned, self.task, self.clone_options, progress=self.progress, **how)
 
     def setup(self, stage: str) -> None:
         """Load the datasets into the buffer, once. An evaluation needs none.
@@ -228,7 +218,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         """Stream a dataset into the replay buffer; returns its manifest entry."""
         first = name == self.dataset_ids[0]
         if not first:
-            check_recipe(name, self.dataset_ids[0], self.cloning_task, self.clone_options)
+            check_recipe(name, self.dataset_ids[0], self.task, self.clone_options)
         number = self.clone_options.num_demonstrations if first else None
         stream = read_episodes(name, self.task, self.spaces, num_episodes=number, share=self.train_split)
         episodes, transitions, clipped = self.replay.fill(stream, weight, demonstrations=first)
@@ -250,12 +240,12 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     def test_dataloader(self) -> SeedStream:
         """``milestone_episodes`` evaluation seeds."""
-        return SeedStream(lambda: self.schedule.milestone_episodes, self.workers.num_workers)
+        return SeedStream(lambda: self.evaluations.milestone_episodes, self.workers.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
         """The replay buffers of all ranks, the digests of the datasets, and the last evaluation, for a checkpoint."""
         digests = [facts["sha256"] for facts in self.datasets]
-        return {"replay": gather_objects(self.replay.state_dict()), "digests": digests, **self.schedule.state_dict()}
+        return {"replay": gather_objects(self.replay.state_dict()), "digests": digests, **self.evaluations.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the replay buffer.
@@ -271,7 +261,7 @@ class ReplayDataModule(lightning.LightningDataModule):
             )
         states = state_dict["replay"]
         self.replay.load_state_dict(merge_states(states) if world_size() == 1 else own_state(states, "replay buffer"))
-        self.schedule.load_state_dict(state_dict)
+        self.evaluations.load_state_dict(state_dict)
 
     def teardown(self, stage: str) -> None:
         """Close the workers, prepare new ones for the next stage, and delete a memory-mapped buffer's file."""
@@ -284,16 +274,13 @@ class ReplayDataModule(lightning.LightningDataModule):
         """Close the workers after an error or Ctrl-C."""
         self.workers.close()
 
-    def episodes_at(self, epoch: int, env_steps: int) -> int:
-        """Episodes of the evaluation after an epoch."""
-        last = self.trainer is not None and epoch + 1 == self.trainer.max_epochs
-        return self.schedule.episodes_at(epoch, env_steps, milestone=last or epoch + 1 == self.offline_epochs)
-
     def _sample_chunk(self) -> TensorDict:
         online = self.trainer is None or self.is_online(self.trainer.current_epoch)
         return self.replay.sample(self.chunk_size, self.batch_size if online else self.offline_batch_size)
 
     def _evaluation_episodes(self) -> int:
-        if self.trainer is None or self.trainer.state.fn != "fit":
-            return self.schedule.milestone_episodes
-        return self.episodes_at(self.trainer.current_epoch, int(self.trainer.lightning_module.env_steps))  # type: ignore[arg-type]
+        trainer = self.trainer
+        if trainer is None or trainer.state.fn != "fit":
+            return self.evaluations.milestone_episodes
+        env_steps, last = int(trainer.lightning_module.env_steps), trainer.current_epoch + 1 == trainer.max_epochs  # type: ignore[arg-type]
+        return self.evaluations.episodes_at(trainer.current_epoch, env_steps, last)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tensordict import TensorDict
@@ -42,6 +42,39 @@ class ChunkStream:
             yield self.sample()
 
 
+class EvaluationPlan:
+    """How many episodes each evaluation of a fit takes: more at milestones.
+
+    Args:
+        episodes: of an ordinary evaluation.
+        milestone_episodes: of the evaluations after pretraining, at ``MILESTONES``, and at the end.
+        offline_epochs: epochs of pretraining.
+    """
+
+    def __init__(self, episodes: int, milestone_episodes: int, offline_epochs: int) -> None:
+        self.episodes = episodes
+        self.milestone_episodes = milestone_episodes
+        self.offline_epochs = offline_epochs
+        self._latest: tuple[int | None, int] = (None, 0)  # epoch and environment steps
+        self._before = 0  # environment steps of the one before
+
+    def episodes_at(self, epoch: int, env_steps: int, last: bool = False) -> int:
+        """Episodes of the evaluation after an epoch; ``last`` is the end of the run. An evaluation may begin twice."""
+        if (epoch, env_steps) != self._latest:
+            self._latest, self._before = (epoch, env_steps), self._latest[1]
+        passed = any(self._before < milestone <= env_steps for milestone in MILESTONES)
+        return self.milestone_episodes if passed or last or epoch + 1 == self.offline_epochs else self.episodes
+
+    def state_dict(self) -> dict[str, Any]:
+        """The latest evaluation, for a checkpoint."""
+        return {"evaluated_at": self._latest[1], "evaluation": (self._latest[0], self._before)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore it; checkpoints of version 0.1 have only ``evaluated_at``."""
+        epoch, self._before = state_dict.get("evaluation", (None, 0))
+        self._latest = (epoch, state_dict["evaluated_at"])
+
+
 class SeedStream:
     """Evaluation seeds, in lists that keep all workers busy. They are always the same ones, and the ranks share them.
 
@@ -60,36 +93,3 @@ class SeedStream:
         for start in range(0, episodes, at_a_time):
             seeds = range(EVALUATION_SEEDS + start, EVALUATION_SEEDS + min(start + at_a_time, episodes))
             yield list(seeds)[rank() :: world_size()]
-
-
-class EvaluationSchedule:
-    """How many episodes each evaluation of a fit takes.
-
-    Args:
-        episodes: of an evaluation.
-        milestone_episodes: of an evaluation at a milestone: the first one after one of ``MILESTONES``, and those that the
-            caller names.
-    """
-
-    def __init__(self, episodes: int, milestone_episodes: int) -> None:
-        self.episodes = episodes
-        self.milestone_episodes = milestone_episodes
-        self._evaluated_at = self._evaluated_before = 0
-        self._epoch: int | None = None
-
-    def episodes_at(self, epoch: int, env_steps: int, milestone: bool) -> int:
-        """Episodes of the evaluation after an epoch."""
-        if (epoch, env_steps) != (self._epoch, self._evaluated_at):  # else it was interrupted and starts again
-            self._epoch, self._evaluated_before = epoch, self._evaluated_at
-        self._evaluated_at = env_steps
-        passed = any(self._evaluated_before < step <= env_steps for step in MILESTONES)
-        return self.milestone_episodes if passed or milestone else self.episodes
-
-    def state_dict(self) -> dict[str, Any]:
-        """Environment steps of the last evaluation and of the one before, for a checkpoint."""
-        return {"evaluated_at": self._evaluated_at, "evaluation": (self._epoch, self._evaluated_before)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore; checkpoints of version 0.1 lack ``evaluation``."""
-        self._evaluated_at = state_dict["evaluated_at"]
-        self._epoch, self._evaluated_before = state_dict.get("evaluation", (None, 0))
