@@ -13,7 +13,7 @@ from awac_pl.datasets.catalog import data_file, environment_mismatch, read_metad
 from awac_pl.datasets.importing import Format, choose_format, read_recordings
 from awac_pl.datasets.minari_io import stored_episodes
 from awac_pl.datasets.relabelling import RawEpisode
-from awac_pl.datasets.safe_hdf5 import read_array, read_group
+from awac_pl.datasets.safe_hdf5 import read_array, read_group, reading
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, unscale_action
 from awac_pl.errors import DatasetError
 
@@ -66,13 +66,14 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, 
 def _stored(dataset_id: str) -> Iterator[RawEpisode]:
     """The episodes of a Minari dataset, with all their faults."""
     for group, where in stored_episodes(data_file(dataset_id)):
-        columns: dict[str, Any] = {
-            column: read_array(group, key, where, finite=False) for key, column in STORED_COLUMNS.items() if key in group
-        }
-        if not {"observations", "actions"} <= set(columns):
-            raise DatasetError(f"{where}: no observations and actions; it is not a Minari episode")
-        infos = read_group(group, "infos", where) if "infos" in group else {}
-        success = read_array(infos, "success", where, finite=False) if "success" in infos else None
+        with reading(data_file(dataset_id)):
+            columns: dict[str, Any] = {
+                column: read_array(group, key, where, finite=False) for key, column in STORED_COLUMNS.items() if key in group
+            }
+            if not {"observations", "actions"} <= set(columns):
+                raise DatasetError(f"{where}: no observations and actions; it is not a Minari episode")
+            infos = read_group(group, "infos", where) if "infos" in group else {}
+            success = read_array(infos, "success", where, finite=False) if "success" in infos else None
         yield RawEpisode(**columns, success=success)
 
 

@@ -99,7 +99,9 @@ def read_episodes(
     if not 0 < share <= 1:
         raise DatasetError(f"train_split is {share}; it must lie in (0, 1]")
     for group, where in stored_episodes(path, num_episodes, share):
-        yield relabel_episode(_read_episode(group, where, task, spaces), where, task, spaces)
+        with reading(path):
+            episode = _read_episode(group, where, task, spaces)
+        yield relabel_episode(episode, where, task, spaces)
 
 
 def stored_episodes(path: Path, num_episodes: int | None = None, share: float = 1.0) -> Iterator[tuple[h5py.Group, str]]:
