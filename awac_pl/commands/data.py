@@ -49,12 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("split", "--to", nargs=2, required=True, help="ids of the two datasets to write")
     add("export", "--to", type=Path, required=True, help="file to write, .npz or .hdf5")
     add("clone", "--to", help="dataset to write (default: the one that a run looks for)")
-    add(
-        "import relabel subsample combine split export record clone",
-        "--overwrite",
-        action="store_true",
-        help="replace what has that name",
-    )
+    writing = "import relabel subsample combine split export record clone"
+    add(writing, "--overwrite", action="store_true", help="replace what has that name")
     add("inspect import", "--format", choices=["dapg", "rlkit", "d4rl", "npz"], help="of a file (default: by its suffix)")
     add("inspect", "--json", action="store_true", help="print the whole report as JSON")
     add("inspect", "--figure", type=Path, help="draw returns, lengths and success of each episode")
@@ -65,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("subsample", "--cut", action="store_true", help="end each episode at its last success")
     add("split", "--share", type=float, default=0.9, help="of the first part (default: %(default)s)")
     add("split", "--seed", type=int, default=0, help="of the choice (default: %(default)s)")
+    _add_rollout_arguments(add)
+
+
+def _add_rollout_arguments(add: Callable[..., None]) -> None:
+    """Those of the commands that run episodes."""
     add("record", "--replay", action="store_true", help="store the replay buffer's online episodes")
     add("record", "--deterministic", action="store_true", help="act with the mean (default: sample)")
     add("record", "--episodes", type=int, default=100, help="episodes to roll out (default: %(default)s)")
