@@ -202,11 +202,18 @@ def test_a_run_folder_in_use_is_refused(workplace: Path, capsys: pytest.CaptureF
     line = refused(capsys, "fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml", "--run_dir=mine")
     assert "run folder mine is in use by another run" in line
     folder.release()
+    (workplace / "mine/checkpoints").mkdir(parents=True)
     (workplace / "mine/manifest.json").write_text("{}")
-    (workplace / "mine/checkpoints").mkdir()
     (workplace / "mine/checkpoints/last.ckpt").touch()
     line = refused(capsys, "fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml", "--run_dir=mine")
     assert "run folder mine holds a run; go on with --resume mine, or pass another --run_dir" in line
+
+
+def test_what_is_refused_leaves_no_folder(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    base = ["fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml", "--mlflow_uri=none"]
+    refused(capsys, *base, "--run_dir=mine", "--data.datasets=[toy/nothing-v0]")
+    assert not (workplace / "mine").exists()
+    assert "no checkpoint gone/last.ckpt" in refused(capsys, "test", "--ckpt_path", "gone/last.ckpt")
 
 
 def test_a_refused_run_lets_go_of_its_folder(workplace: Path, capsys: pytest.CaptureFixture) -> None:

@@ -53,6 +53,8 @@ def expand(arguments: list[str]) -> list[str]:
     presets, others = _values(others, "--preset")
     checkpoints, _ = _values(rest, "--ckpt_path")
     configured = bool(_values(rest, "--config", "-c")[0])
+    if command != "fit" and checkpoints and not Path(checkpoints[-1]).is_file():
+        raise AwacError(f"no checkpoint {checkpoints[-1]}")
     if not tasks and (not presets or configured):
         run = run_of(checkpoints[-1]) if checkpoints and command != "fit" and not configured else None
         return expanded if run is None else [command, f"--config={run / 'config.yaml'}", *rest]

@@ -20,6 +20,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: IO[str] | None = None
+        self._is_new = False
 
     @property
     def used(self) -> bool:
@@ -44,6 +45,7 @@ class RunFolder:
         Raises:
             AwacError: another run has locked it.
         """
+        self._is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         lock = (self.path / ".lock").open("w")
         try:
@@ -56,8 +58,11 @@ class RunFolder:
         self._lock = lock
 
     def release(self) -> None:
-        """Unlock the folder."""
+        """Unlock the folder. Remove it if ``take`` made it and nothing was written: the run was refused."""
         if self._lock is not None:
+            if self._is_new and [path.name for path in self.path.iterdir()] == [".lock"]:
+                (self.path / ".lock").unlink()
+                self.path.rmdir()
             self._lock.close()
             self._lock = None
 
