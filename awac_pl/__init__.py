@@ -1,10 +1,14 @@
 """Offline-to-online reinforcement learning for dexterous manipulation: AWAC on PyTorch Lightning and TorchRL."""
 
+from __future__ import annotations
+
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as type checkers read it; importing typing would take as long as everything else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from awac_pl.algorithms.awac import AWAC
     from awac_pl.callbacks.interaction import EnvironmentInteraction
     from awac_pl.deploy.runner import PolicyRunner
