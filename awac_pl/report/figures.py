@@ -173,9 +173,9 @@ def _render(figure: Figure, form: str, transparent: bool = False) -> bytes:
 def _draw_group(axes: Axes, group: SeedGroup, measure: Measure, style: tuple, *, alone: bool) -> list[Any]:
     """Draw seeds, mean, band and cloned policy of one group. Returns the legend entry of the mean."""
     colour, line, mark = style
-    for run in group.runs:
-        places, values = curve([run], measure)
-        if len(group.runs) > 1:
+    if len(group.runs) > 1:
+        for run in group.runs:
+            places, values = curve([run], measure)
             axes.plot(places / 1000, values[0], color=colour, alpha=0.55, linewidth=0.9, marker=mark, markersize=2.5)
     places, values = curve(group.counted, measure)
     x, mean = places / 1000, values.mean(axis=0)
