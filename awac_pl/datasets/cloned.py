@@ -77,8 +77,8 @@ def clone_dataset(
     """
     check_free(target, overwrite)
     recipe = _recipe(source, task, CloneOptions(num_demonstrations, num_episodes, seed, normalize_observations))
-    spaces, whole = inspect_spaces(task), replace(task, terminate_on_success=False)
-    demonstrations = load_dataset(source, whole, spaces, num_episodes=num_demonstrations).episodes
+    spaces, endless = inspect_spaces(task), replace(task, terminate_on_success=False)
+    demonstrations = load_dataset(source, endless, spaces, num_episodes=num_demonstrations).episodes
     clone = fit_clone(demonstrations, seed=seed, normalize_observations=normalize_observations, progress=progress)
     with closing(RolloutWorkers(task, num_workers, spaces)) as workers:
         seeds = range(CLONING_SEEDS + seed * num_episodes, CLONING_SEEDS + (seed + 1) * num_episodes)

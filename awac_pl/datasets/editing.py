@@ -23,11 +23,11 @@ def load_all(
     """Load datasets, relabelled for the task; see ``read_episodes`` for errors.
 
     Returns:
-        All episodes, the spaces of the task's environment, and the facts of each dataset.
+        All episodes, the spaces of the task's environment, and an entry per dataset for the origin.
     """
     spaces = inspect_spaces(task)
     datasets = [load_dataset(source, task, spaces, any_environment=any_environment) for source in sources]
-    return [episode for dataset in datasets for episode in dataset.episodes], spaces, [dataset.facts for dataset in datasets]
+    return [episode for dataset in datasets for episode in dataset.episodes], spaces, [dataset.entry for dataset in datasets]
 
 
 def store(

@@ -101,7 +101,7 @@ def _online_episodes(checkpoint: Path, task: Task, spaces: Spaces) -> Iterator[E
                 observations=np.concatenate([rows["observation"][part], rows["next_observation"][last : last + 1]]),
                 actions=scale_action(rows["action"][part], spaces.action_low, spaces.action_high),
                 rewards=rows["reward"][part],
-                terminated=rows["terminated"][part],
+                terminations=rows["terminated"][part],
                 success=rows["reward"][part] >= 0 if binary else None,
             )
             yield relabel_episode(raw, f"{checkpoint}: row {first}", task, spaces)[0]

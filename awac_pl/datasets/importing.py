@@ -31,15 +31,8 @@ SUFFIXES: dict[str, Format] = {
     ".pickle": "dapg", ".pkl": "dapg", ".npy": "rlkit", ".hdf5": "d4rl", ".h5": "d4rl", ".npz": "npz",
 }  # fmt: skip
 #: All names that a pickle may use: numpy arrays, and how Python 2 wrote their bytes.
-_HARMLESS = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-    ("collections", "OrderedDict"),
+_HARMLESS = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("collections", "OrderedDict")} | {
+    (module, name) for module in ("numpy.core.multiarray", "numpy._core.multiarray") for name in ("_reconstruct", "scalar")
 }
 
 
@@ -110,15 +103,15 @@ def import_dataset(
 def _check(recording: RawEpisode, where: str) -> RawEpisode:
     """Finite float32 columns of equal length, without a last action whose outcome is unknown."""
     observations = to_float32(recording.observations, f"{where}: observations")
-    actions = to_float32(recording.actions, f"{where}: actions", whole=False)
+    actions = to_float32(recording.actions, f"{where}: actions", integers=False)
     steps = len(actions) - 1 if len(observations) == len(actions) else len(actions)
-    rewards, terminated, success = recording.rewards, recording.terminated, recording.success
+    rewards, terminations, success = recording.rewards, recording.terminations, recording.success
     return replace(
         recording,
         observations=observations,
         actions=actions[:steps],
         rewards=None if rewards is None else to_float32(rewards, f"{where}: rewards").reshape(-1)[:steps],
-        terminated=np.zeros(steps, dtype=bool) if terminated is None else terminated[:steps] > 0,
+        terminations=np.zeros(steps, dtype=bool) if terminations is None else terminations[:steps] > 0,
         success=None if success is None else np.asarray(success)[:steps] > 0,
     )
 
@@ -196,12 +189,12 @@ def _paths(paths: Any) -> Iterator[RawEpisode]:
         if "next_observations" in path:
             next_observations = _observations(path["next_observations"])
             observations = np.concatenate([observations, next_observations[-1:]])
-        rewards, terminated = path.get("rewards"), path.get("terminals")
+        rewards, terminals = path.get("rewards"), path.get("terminals")
         yield RawEpisode(
             observations=observations,
             actions=np.asarray(path["actions"]),
             rewards=None if rewards is None else np.asarray(rewards),
-            terminated=None if terminated is None else np.asarray(terminated).reshape(-1),
+            terminations=None if terminals is None else np.asarray(terminals).reshape(-1),
             next_observations=next_observations,
         )
 
@@ -219,7 +212,7 @@ def _observations(rows: Any) -> np.ndarray:
 def _read_d4rl(file: Path) -> Iterator[RawEpisode]:
     with h5py.File(file, "r") as source:
         observations = read_array(source, "observations", str(file))
-        actions = read_array(source, "actions", str(file), whole=False)
+        actions = read_array(source, "actions", str(file), integers=False)
         steps = len(actions)
         rewards, terminals = (read_array(source, key, str(file), rows=(steps,)) for key in ("rewards", "terminals"))
         timeouts = np.zeros(steps)
@@ -241,8 +234,8 @@ def _read_d4rl(file: Path) -> Iterator[RawEpisode]:
                 observations=np.concatenate([observations[rows], *last]),
                 actions=actions[rows],
                 rewards=rewards[rows],
-                terminated=terminals[rows] > 0,
-                truncated=timeouts[rows] > 0,
+                terminations=terminals[rows] > 0,
+                truncations=timeouts[rows] > 0,
             )
 
 

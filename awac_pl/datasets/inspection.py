@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from tqdm import tqdm
 
@@ -13,17 +14,12 @@ from awac_pl.datasets.catalog import data_file, environment_mismatch, read_metad
 from awac_pl.datasets.importing import Format, choose_format, read_recordings
 from awac_pl.datasets.minari_io import stored_episodes
 from awac_pl.datasets.relabelling import RawEpisode
-from awac_pl.datasets.safe_hdf5 import read_array, read_group, reading
+from awac_pl.datasets.safe_hdf5 import read_array, read_group
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, unscale_action
 from awac_pl.errors import DatasetError
 
 #: Largest number of findings of one kind that are listed.
 LISTED = 5
-#: Columns of a stored episode, and their names in a ``RawEpisode``.
-STORED_COLUMNS = {
-    "observations": "observations", "actions": "actions", "rewards": "rewards", "terminations": "terminated",
-    "truncations": "truncated",
-}  # fmt: skip
 
 
 def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, *, progress: bool = False) -> dict[str, Any]:
@@ -47,7 +43,7 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, 
     if isinstance(source, Path):
         stream, metadata = read_recordings(source, choose_format(source, form)), {}
     else:
-        stream, metadata = _stored(source), read_metadata(source)
+        stream, metadata = (raw for raw, _ in stored_episodes(data_file(source), _read_all)), read_metadata(source)
     recordings = list(tqdm(stream, desc="reading", unit="episode", disable=not progress, leave=False, delay=1))
     if not recordings:
         raise DatasetError(f"{source}: has no episodes")
@@ -63,18 +59,15 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, 
     return report
 
 
-def _stored(dataset_id: str) -> Iterator[RawEpisode]:
-    """The episodes of a Minari dataset, with all their faults."""
-    for group, where in stored_episodes(data_file(dataset_id)):
-        with reading(data_file(dataset_id)):
-            columns: dict[str, Any] = {
-                column: read_array(group, key, where, finite=False) for key, column in STORED_COLUMNS.items() if key in group
-            }
-            if not {"observations", "actions"} <= set(columns):
-                raise DatasetError(f"{where}: no observations and actions; it is not a Minari episode")
-            infos = read_group(group, "infos", where) if "infos" in group else {}
-            success = read_array(infos, "success", where, finite=False) if "success" in infos else None
-        yield RawEpisode(**columns, success=success)
+def _read_all(group: h5py.Group, where: str) -> RawEpisode:
+    """The columns of a stored episode, with all their faults."""
+    keys = [key for key in ("observations", "actions", "rewards", "terminations", "truncations") if key in group]
+    columns: dict[str, Any] = {key: read_array(group, key, where, finite=False) for key in keys}
+    if not {"observations", "actions"} <= set(columns):
+        raise DatasetError(f"{where}: no observations and actions; it is not a Minari episode")
+    infos = read_group(group, "infos", where) if "infos" in group else {}
+    success = read_array(infos, "success", where, finite=False) if "success" in infos else None
+    return RawEpisode(**columns, success=success)
 
 
 def _sizes(recordings: Sequence[RawEpisode], spaces: Spaces) -> dict[str, Any]:
@@ -120,7 +113,9 @@ def _contents(recordings: Sequence[RawEpisode], task: Task, spaces: Spaces, size
             "most": float(np.nanmax(actions)),
             "outside_share": float((np.abs(scaled) > 1 + 1e-6).mean()),
         }
-    ends = [tuple(column is not None and bool(np.any(column)) for column in (r.terminated, r.truncated)) for r in recordings]
+    ends = [
+        tuple(column is not None and bool(np.any(column)) for column in (r.terminations, r.truncations)) for r in recordings
+    ]
     report["ends"] = {
         "terminated": sum(terminated for terminated, _ in ends),
         "truncated": sum(truncated for _, truncated in ends),

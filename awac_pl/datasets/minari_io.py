@@ -10,8 +10,9 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,13 @@ class EpisodeDataset:
         episodes: relabelled with the task's reward.
         clipped: how many action values lay outside the bounds and were clipped.
         metadata: Minari's, as stored.
-        facts: see ``dataset_facts``.
+        entry: see ``manifest_entry``.
     """
 
     episodes: list[Episode]
     clipped: int
     metadata: dict[str, Any] = field(repr=False)
-    facts: dict[str, Any] = field(repr=False)
+    entry: dict[str, Any] = field(repr=False)
 
 
 def load_dataset(
@@ -56,12 +57,12 @@ def load_dataset(
         episodes=episodes,
         clipped=clipped,
         metadata=read_metadata(dataset_id),
-        facts=dataset_facts(dataset_id, len(episodes), sum(map(len, episodes)), clipped),
+        entry=manifest_entry(dataset_id, len(episodes), sum(map(len, episodes)), clipped),
     )
 
 
-def dataset_facts(dataset_id: str, episodes: int, transitions: int, clipped: int) -> dict[str, Any]:
-    """What manifests and derived datasets record about a dataset that was read, with the SHA-256 of its data file."""
+def manifest_entry(dataset_id: str, episodes: int, transitions: int, clipped: int) -> dict[str, Any]:
+    """What a manifest, or a dataset made from this one, records about a dataset; with the SHA-256 of its data file."""
     digest = file_digest(data_file(dataset_id))
     counts = {"episodes": episodes, "transitions": transitions, "clipped_action_values": clipped}
     return {"id": dataset_id, "sha256": digest, **counts}
@@ -98,14 +99,18 @@ def read_episodes(
         raise DatasetError(f"num_demonstrations is {num_episodes}; it must be at least 1")
     if not 0 < share <= 1:
         raise DatasetError(f"train_split is {share}; it must lie in (0, 1]")
-    for group, where in stored_episodes(path, num_episodes, share):
-        with reading(path):
-            episode = _read_episode(group, where, task, spaces)
-        yield relabel_episode(episode, where, task, spaces)
+    read = partial(_read_episode, task=task, spaces=spaces)
+    for raw, where in stored_episodes(path, read, num_episodes, share):
+        yield relabel_episode(raw, where, task, spaces)
 
 
-def stored_episodes(path: Path, num_episodes: int | None = None, share: float = 1.0) -> Iterator[tuple[h5py.Group, str]]:
-    """The HDF5 groups of a dataset's episodes, in order, and a name for errors; see ``read_episodes``."""
+def stored_episodes(
+    path: Path, read: Callable[[h5py.Group, str], RawEpisode], num_episodes: int | None = None, share: float = 1.0
+) -> Iterator[tuple[RawEpisode, str]]:
+    """The episodes of a dataset's file, in order, with their names for errors; see ``read_episodes``.
+
+    ``read`` gets the HDF5 group of an episode and this name. It runs here, so that its errors name the file.
+    """
     with reading(path), h5py.File(path, "r") as file:
         names = sorted((name for name in file if re.fullmatch(r"episode_\d+", name)), key=lambda name: int(name[8:]))
         if not names:
@@ -114,25 +119,26 @@ def stored_episodes(path: Path, num_episodes: int | None = None, share: float = 
             raise DatasetError(f"{path}: has {len(names)} episodes, {num_episodes} were asked for")
         names = names[:num_episodes]
         for name in names[: max(1, int(share * len(names) + 1e-9))]:
-            yield read_group(file, name, str(path)), f"{path}: {name}"
+            where = f"{path}: {name}"
+            yield read(read_group(file, name, str(path)), where), where
 
 
 def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> RawEpisode:
     """The columns of an episode that the task needs."""
-    observations, actions = read_array(group, "observations", where), read_array(group, "actions", where, whole=False)
+    observations, actions = read_array(group, "observations", where), read_array(group, "actions", where, integers=False)
     steps = len(actions)
-    success = rewards = terminated = None
+    success = rewards = terminations = None
     if task.success is None and "infos" in group and "success" in (infos := read_group(group, "infos", where)):
         success = read_array(infos, "success", where, rows=(steps, steps + 1))[-steps:].astype(bool)
     if not uses_binary_reward(task, spaces):
         rewards = read_array(group, "rewards", where, rows=(steps,))
-        terminated = read_array(group, "terminations", where, rows=(steps,)).astype(bool)
+        terminations = read_array(group, "terminations", where, rows=(steps,)).astype(bool)
     seed = group.attrs.get("seed")
     return RawEpisode(
         observations=observations,
         actions=actions,
         rewards=rewards,
-        terminated=terminated,
+        terminations=terminations,
         success=success,
         seed=int(seed) if isinstance(seed, int | np.integer) else None,  # Minari 0.3 and 0.4 can write "None"
     )

@@ -19,8 +19,8 @@ class RawEpisode:
         observations: ``[T + 1, O]``; ``[T, O]`` in files without the last one.
         actions: ``[T, A]``, in the environment's units.
         rewards: ``[T]``; None if they are not recorded. The same holds for the columns below.
-        terminated: ``[T]`` bool.
-        truncated: ``[T]`` bool.
+        terminations: ``[T]`` bool.
+        truncations: ``[T]`` bool.
         success: ``[T]`` bool, of the state after each step.
         next_observations: ``[T, O]``, which only the inspection reads.
         seed: of the reset.
@@ -29,8 +29,8 @@ class RawEpisode:
     observations: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray | None = None
-    terminated: np.ndarray | None = None
-    truncated: np.ndarray | None = None
+    terminations: np.ndarray | None = None
+    truncations: np.ndarray | None = None
     success: np.ndarray | None = None
     next_observations: np.ndarray | None = None
     seed: int | None = None
@@ -63,7 +63,7 @@ def relabel_episode(raw: RawEpisode, where: str, task: Task, spaces: Spaces) -> 
     binary = uses_binary_reward(task, spaces)
     if binary and success is None:
         raise DatasetError(f"{where}: no success to make a binary reward from; use reward: environment")
-    rewards, terminated = judge(task, binary, success, raw.rewards, raw.terminated)
+    rewards, terminated = judge(task, binary, success, raw.rewards, raw.terminations)
     if rewards is None or terminated is None:
         raise DatasetError(f"{where}: no rewards, and {task.env_id} has no success to make them from")
     episode = Episode(

@@ -64,7 +64,13 @@ def read_group(parent: h5py.Group, name: str, where: str) -> h5py.Group:
 
 
 def read_array(
-    group: h5py.Group, key: str, where: str, rows: tuple[int, ...] | None = None, *, finite: bool = True, whole: bool = True
+    group: h5py.Group,
+    key: str,
+    where: str,
+    rows: tuple[int, ...] | None = None,
+    *,
+    finite: bool = True,
+    integers: bool = True,
 ) -> np.ndarray:
     """An array of the file, as float32.
 
@@ -74,7 +80,7 @@ def read_array(
         where: file and episode, for errors.
         rows: allowed lengths of an array ``[rows]``; None for any shape.
         finite: refuse NaN and infinity.
-        whole: accept integers and flags, too.
+        integers: accept integers and flags, too.
 
     Raises:
         DatasetError: the array is missing, stored elsewhere, larger than its bytes allow, or not of finite numbers.
@@ -97,10 +103,10 @@ def read_array(
     stored = dataset.id.get_storage_size()
     if too_large(dataset.nbytes, stored):
         raise DatasetError(f"{where}: '{key}' declares {dataset.nbytes} bytes and holds {stored}; damaged, or made to harm")
-    return to_float32(dataset[()], f"{where}: '{key}'", finite=finite, whole=whole)
+    return to_float32(dataset[()], f"{where}: '{key}'", finite=finite, integers=integers)
 
 
-def to_float32(array: np.ndarray, name: str, *, finite: bool = True, whole: bool = True) -> np.ndarray:
+def to_float32(array: np.ndarray, name: str, *, finite: bool = True, integers: bool = True) -> np.ndarray:
     """An array of numbers as float32; see ``read_array``.
 
     Raises:
@@ -108,7 +114,7 @@ def to_float32(array: np.ndarray, name: str, *, finite: bool = True, whole: bool
     """
     if array.dtype.kind not in "biuf":
         raise DatasetError(f"{name}: no array of numbers (ragged, or {array.dtype})")
-    if not whole and array.dtype.kind != "f":
+    if not integers and array.dtype.kind != "f":
         raise DatasetError(f"{name} are {array.dtype}; AWAC needs continuous ones, stored as floats")
     array = array.astype(np.float32)
     bad = ~np.isfinite(array)

@@ -86,8 +86,8 @@ class OfflineOnlineSampler(RandomSampler):
             return point.long()
         row, first, position = point, 0, 0.0
         for rows, weight in [*self._parts, (online, 1.0)]:
-            here = (first + (point - position) / weight).clamp(max=first + rows - 1)
-            row = torch.where(point >= position, here, row)
+            own_row = (first + (point - position) / weight).clamp(max=first + rows - 1)
+            row = torch.where(point >= position, own_row, row)
             first, position = first + rows, position + rows * weight
         return row.long()
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from awac_pl.datasets.catalog import check_environment, find_dataset
 from awac_pl.datasets.cloned import CloneOptions, check_recipe, cloned_id, is_cloned, make_missing
 from awac_pl.datasets.downloading import fetch_dataset
-from awac_pl.datasets.minari_io import dataset_facts, read_episodes
+from awac_pl.datasets.minari_io import manifest_entry, read_episodes
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import RUN_SEEDS
 from awac_pl.envs.tasks import RewardKind, find_task, inspect_spaces, uses_binary_reward
@@ -124,7 +124,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.dataset_ids = [cloned_id(name, num_demonstrations, clip_actions, normalize_observations) for name in datasets]
         self.clone_options = CloneOptions(num_demonstrations, clone_episodes, clone_seed, normalize_observations)
         self.workers = RolloutWorkers(self.task, workers, self.spaces, episode_timeout)
-        self.datasets: list[dict[str, Any]] = []  # facts of the datasets in the buffer
+        self.datasets: list[dict[str, Any]] = []  # manifest entries of the datasets in the buffer
 
     def _check_arguments(self) -> None:
         if not self.weights:
@@ -228,7 +228,7 @@ class ReplayDataModule(lightning.LightningDataModule):
                 "%s: %d of %d action values (%.1f %%) lay outside the bounds and were clipped",
                 name, clipped, values, 100 * clipped / values,
             )  # fmt: skip
-        return dataset_facts(name, episodes, transitions, clipped) | ({"weight": weight} if weight != 1 else {})
+        return manifest_entry(name, episodes, transitions, clipped) | ({"weight": weight} if weight != 1 else {})
 
     def train_dataloader(self) -> ChunkStream:
         """One epoch of chunks ``[K, B]``, each sampled when training needs it."""
@@ -244,7 +244,7 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The replay buffers of all ranks, the digests of the datasets, and the last evaluation, for a checkpoint."""
-        digests = [facts["sha256"] for facts in self.datasets]
+        digests = [entry["sha256"] for entry in self.datasets]
         return {"replay": gather_objects(self.replay.state_dict()), "digests": digests, **self.evaluations.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -255,7 +255,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         """
         if not self.datasets:  # an evaluation
             return
-        if state_dict["digests"] != [facts["sha256"] for facts in self.datasets]:
+        if state_dict["digests"] != [entry["sha256"] for entry in self.datasets]:
             raise AwacError(
                 f"the checkpoint's run had other data than {', '.join(self.dataset_ids)}; resume with the same datasets"
             )
