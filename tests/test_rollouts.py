@@ -139,6 +139,17 @@ def test_what_an_environment_must_not_do_is_named(fault: str, message: str, monk
         rollout("tests.toy:Flaky-v0", 0, constant_policy(), [3, 4])
 
 
+def test_an_environment_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = RolloutWorkers(find_task("tests.toy:Reach-v0"), 0)
+
+    def fails(task) -> None:
+        raise OSError("no display")
+
+    monkeypatch.setattr("awac_pl.envs.rollouts.make_environment", fails)
+    with pytest.raises(RolloutError, match=r"Reach-v0: seed 7: OSError\('no display'\) at .*test_rollouts.py:\d+"):
+        pool.rollout(constant_policy(), [7])
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_episodes_that_fail_are_left_out_up_to_a_number(workers: int) -> None:
     pool = RolloutWorkers(find_task("tests.toy:Flaky-v0"), workers)

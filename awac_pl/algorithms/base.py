@@ -266,18 +266,18 @@ class Learner(lightning.LightningModule, ABC):
         self._metrics = [TensorDict(chunk).to(self.device) for chunk in own]
 
     def on_train_start(self) -> None:
-        """Use this start's learning rates; restore the random state as late as possible: the set-up may draw numbers."""
-        asked = self.configure_optimizers()
-        if isinstance(asked, torch.optim.Optimizer):  # a checkpoint would bring back those of the start before
-            groups = self.optimizers().optimizer.param_groups  # type: ignore[union-attr]
-            for group, new in zip(groups, asked.param_groups, strict=True):
-                group.update(lr=new["lr"], weight_decay=new["weight_decay"])
+        """Restore the random state of a resumed run as late as possible (the set-up may draw), and use its new settings."""
         states = self.__dict__.pop("_random_states", None)
         if states is None:
             if rank():  # rank 0 keeps the run's own seed
                 torch.manual_seed(torch.initial_seed() + rank())
             return
         restore_random_state(states, self.device)
+        asked = self.configure_optimizers()
+        if isinstance(asked, torch.optim.Optimizer):  # the checkpoint has brought back the settings of the start before
+            groups = self.optimizers().optimizer.param_groups  # type: ignore[union-attr]
+            for group, new in zip(groups, asked.param_groups, strict=True):
+                group.update(lr=new["lr"], weight_decay=new["weight_decay"])
 
     def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):

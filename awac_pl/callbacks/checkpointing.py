@@ -12,6 +12,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from awac_pl.algorithms.checkpoints import read_checkpoint
 from awac_pl.errors import AwacError, first_line
 from awac_pl.files import replacing
+from awac_pl.runs.folder import PREVIOUS
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -33,7 +34,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 with staging.open("wb") as file:
                     torch.save(checkpoint, file)
                 if target.name == "last.ckpt" and target.exists():
-                    with replacing(target.with_name("last.previous.ckpt")) as previous:
+                    with replacing(target.with_name(PREVIOUS)) as previous:
                         os.link(target, previous)
         except (OSError, RuntimeError) as error:  # torch hides the reason behind an error of its own
             reason = error if isinstance(error, OSError) else error.__context__ or error

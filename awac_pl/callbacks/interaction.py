@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import math
@@ -69,7 +68,7 @@ class EnvironmentInteraction(Callback):
         if not data.is_online(trainer.current_epoch):
             return
         online_epoch = trainer.current_epoch - data.offline_epochs
-        with interruption.allowed() if world_size() == 1 else contextlib.nullcontext():
+        with interruption.allowed():
             if self._next_block is None:
                 block = collect_block(*self._job(data, module.policy(), online_epoch))
             else:

@@ -60,9 +60,10 @@ class SaveRunConfig(SaveConfigCallback):
         config = self.config.clone()
         config.ckpt_path = config.resume = None  # how this start was asked for is not part of the run
         write_text(folder / "config.yaml", without_credentials(self.parser.dump(config, skip_none=False)))
-        parameters = {key: value for key, value in vars(config.as_flat()).items() if value is not None}
         parameters = {
-            key: without_credentials(value) if isinstance(value, str) else value for key, value in parameters.items()
+            key: without_credentials(value) if isinstance(value, str) else value
+            for key, value in vars(config.as_flat()).items()
+            if value is not None
         }
         for logger in trainer.loggers:
             _tolerate(logger.log_hyperparams, parameters)

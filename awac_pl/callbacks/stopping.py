@@ -14,6 +14,7 @@ from awac_pl.errors import AwacError
 from awac_pl.parallel import interruption
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.parallel.ranks import world_size
+from awac_pl.runs.folder import last_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Stopping(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """From here on nothing ends in the middle of an update."""
         interruption.take_over()  # from Lightning, which saves nothing
-        self._training.enter_context(interruption.deferred())
+        self._training.enter_context(interruption.deferred(strictly=world_size() > 1))
         self._started = True
 
     def on_train_batch_end(
@@ -60,7 +61,7 @@ class Stopping(Callback):
         """Save, where the exception is ours."""
         if isinstance(exception, Interrupted) and self._started and _as_if_saved_by_lightning(trainer):
             try:
-                trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+                trainer.save_checkpoint(last_checkpoint(Path(trainer.default_root_dir)))
             except AwacError as error:
                 log.error("%s", error)
         self._training.close()

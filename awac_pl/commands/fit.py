@@ -25,11 +25,11 @@ from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
 from awac_pl.callbacks.stopping import Stopping
 from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.commands.presets import check_files, conf, expand
-from awac_pl.commands.resuming import check_configuration, last_checkpoint
+from awac_pl.commands.resuming import check_configuration
 from awac_pl.errors import AwacError, nearest
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.replay.data_module import ReplayDataModule
-from awac_pl.runs.folder import RunFolder, choose_run_folder, run_of
+from awac_pl.runs.folder import RunFolder, choose_run_folder, last_checkpoint, run_of
 from awac_pl.runs.manifest import git_commit
 from awac_pl.tracking.destination import find_destination
 from awac_pl.tracking.logger import RunFolderLogger

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from awac_pl.errors import AwacError
+from awac_pl.runs.folder import last_checkpoint
 from awac_pl.runs.manifest import flatten, read_config
 
 log = logging.getLogger("awac_pl")
@@ -20,13 +21,8 @@ FREE = (
     "trainer.plugins",
     "data.workers", "data.progress", "data.device", "data.storage", "data.evaluation_episodes", "data.milestone_episodes",
     "model.compile", "model.matmul_", "video.", "checkpoint.", "interaction.synchronous", "mlflow_", "group", "preset",
-    "run_dir", "ckpt_path", "resume", "weights_only", "config", "optimizer", "lr_scheduler", "seed_everything_",
+    "run_dir", "ckpt_path", "resume", "weights_only", "config",
 )  # fmt: skip
-
-
-def last_checkpoint(folder: Path) -> Path:
-    """``last.ckpt`` of a run folder."""
-    return folder / "checkpoints" / "last.ckpt"
 
 
 def with_run(folder: Path, arguments: list[str]) -> list[str]:

@@ -5,8 +5,10 @@ An episode depends only on its seed, the task and the policy: not on the number 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
 import pickle
 import re
 import time
@@ -14,6 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,13 +32,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Files that an error of an environment passes through, but where its author will not look.
-NOT_THE_USERS = re.compile(r"[/\\](site-packages|awac_pl|lib[/\\]python[\d.]+)[/\\]")
 #: How often a seed is run if its worker dies.
 MAX_ATTEMPTS = 3
-
-
-NO_STEP = "step() returned no (observation, reward, terminated, truncated, info)"
+#: Where an environment's author will not look for an error: this package, Gymnasium, NumPy, Python's own library.
+_PACKAGE = str(Path(__file__).parents[1])
+_LIBRARIES = re.compile(r"[/\\](gymnasium|numpy)[/\\]|[/\\]lib[/\\]python[\d.]+[/\\](?!site-packages)")
+_NO_STEP = "step() returned no (observation, reward, terminated, truncated, info)"
 
 
 class RolloutError(AwacError, RuntimeError):
@@ -70,12 +72,16 @@ def run_episode(
         raise RolloutError(f"{task.env_id}: seed {seed}: step {len(steps)}: {error}") from error.__cause__
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if not NOT_THE_USERS.search(frame.filename)]
-        where = (own or frames)[-1]
-        if not own and "unpack" in str(error):  # one of Gymnasium's wrappers
-            raise RolloutError(f"{task.env_id}: seed {seed}: step {len(steps)}: {NO_STEP}") from error
-        place = f"{where.filename}:{where.lineno}, step {len(steps)}"
-        raise RolloutError(f"{task.env_id}: seed {seed}: {error!r} at {place}") from error
+        if "unpack" in str(error) and f"{os.sep}gymnasium{os.sep}" in frames[-1].filename:  # one of its wrappers
+            raise RolloutError(f"{task.env_id}: seed {seed}: step {len(steps)}: {_NO_STEP}") from error
+        raise RolloutError(f"{task.env_id}: seed {seed}: {error!r} at {_place(frames)}, step {len(steps)}") from error
+
+
+def _place(frames: traceback.StackSummary) -> str:
+    """File and line of the environment where an error came from."""
+    own = [frame for frame in frames if not (frame.filename.startswith(_PACKAGE) or _LIBRARIES.search(frame.filename))]
+    where = (own or frames)[-1]
+    return f"{where.filename}:{where.lineno}"
 
 
 def _run(
@@ -101,7 +107,7 @@ def _run(
         scaled = scale_action(clipped, spaces.action_low, spaces.action_high)
         outcome = environment.step(scaled)
         if not isinstance(outcome, tuple) or len(outcome) != 5:
-            raise RolloutError(NO_STEP)
+            raise RolloutError(_NO_STEP)
         observation, environment_reward, failed, timed_out, info = outcome
         _check_observation(observation, spaces)
         success = info.get("success")
@@ -220,10 +226,16 @@ class _Runner:
 
     def __call__(self, job: tuple[bytes, Task, int, bool]) -> Episode | RolloutError:
         payload, task, seed, tolerant = job
-        self.environment = self.environment or make_environment(task)
+        try:
+            self.environment = self.environment or make_environment(task)
+        except Exception as error:
+            place = _place(traceback.extract_tb(error.__traceback__))
+            raise RolloutError(f"{task.env_id}: seed {seed}: {error!r} at {place}") from error
         try:
             return run_episode(self.environment, task, self.spaces, pickle.loads(payload), seed)
         except RolloutError as error:
+            with contextlib.suppress(Exception):
+                self.close()
             self.environment = None  # what a failure left behind is not for the next episode
             if tolerant:
                 return RolloutError(str(error))

@@ -166,6 +166,7 @@ class Executor:
         if self._closed:
             raise WorkerError("the workers were closed during their work")
         process = self._workers.pop(connection)
+        self._proven.discard(connection)
         connection.close()
         process.kill()
         process.join(timeout=5)

@@ -31,6 +31,7 @@ class _State:
     active = False
     received: int | None = None
     deferred = False
+    strictly = False  # not even in ``allowed``
 
 
 def received() -> bool:
@@ -80,21 +81,23 @@ def handled() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
-    """Let nothing end the block in the middle but ``check`` and ``allowed``."""
-    before, _State.deferred = _State.deferred, True
+def deferred(*, strictly: bool = False) -> Iterator[None]:
+    """Let nothing end the block in the middle but ``check`` and, unless ``strictly``, ``allowed``."""
+    before = _State.deferred, _State.strictly
+    _State.deferred, _State.strictly = True, strictly
     try:
         yield
     finally:
-        _State.deferred = before
+        _State.deferred, _State.strictly = before
 
 
 @contextlib.contextmanager
 def allowed() -> Iterator[None]:
     """Inside ``deferred``: this block may end in the middle, for it changes nothing before it is done."""
-    before, _State.deferred = _State.deferred, False
+    before, _State.deferred = _State.deferred, _State.strictly
     try:
-        check()
+        if not _State.deferred:
+            check()
         yield
     finally:
         _State.deferred = before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -164,7 +163,7 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     def evaluate(self, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
         """Whole episodes of a policy, one per seed, without those that fail."""
-        with interruption.allowed() if world_size() == 1 else contextlib.nullcontext():
+        with interruption.allowed():
             return self.workers.evaluate(policy, seeds)
 
     def is_online(self, epoch: int) -> bool:

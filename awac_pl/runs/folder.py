@@ -9,6 +9,14 @@ from typing import IO
 
 from awac_pl.errors import AwacError
 
+#: The checkpoint before ``last.ckpt``: for a damaged disk.
+PREVIOUS = "last.previous.ckpt"
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """The checkpoint of a run folder from which its run goes on."""
+    return folder / "checkpoints" / "last.ckpt"
+
 
 class RunFolder:
     """A folder that belongs to one run at a time.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from awac_pl.errors import AwacError, first_line
+from awac_pl.runs.folder import PREVIOUS
 from awac_pl.runs.manifest import Manifest, read_manifest
 from awac_pl.tracking.client import artifacts_beside, connect
 from awac_pl.tracking.content import Points, describe, milliseconds, parameters_of, points_of
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 
 #: Files and folders of a run folder that MLflow gets as artifacts, small ones first.
 ARTIFACTS = ("config.yaml", "manifest.json", "metrics.csv", "report.html", "figures", "videos", "checkpoints")
-#: The checkpoint before the last one: for a damaged disk, not for MLflow.
-PREVIOUS = "last.previous.ckpt"
 STATUS = {"running": "RUNNING", "finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 KEY_TAG, NAME_TAG = "awac.run", "mlflow.runName"
 METRICS_PER_REQUEST, PARAMETERS_PER_REQUEST = 1000, 100  # MLflow's limits
