@@ -269,10 +269,12 @@ def _check_answers(url: str, folder: Path) -> None:
     status, answer = _post(url, {"inputs": observations.tolist()})
     assert status == 200
     np.testing.assert_allclose(answer["predictions"], actions, atol=1e-5)
+    status, answer = _post(url, {"inputs": observations[0].tolist()})
+    assert status == 200
+    np.testing.assert_allclose(answer["predictions"], actions[0], atol=1e-5)
     for rows, message in (
-        ([[0.0, 0.0, 0.0]], "(1, 3) does not match expected shape (-1, 2)"),
-        ([0.0, 0.0], "(2,) does not match expected shape (-1, 2)"),
-        ([["left", "right"]], "could not convert string to float: 'left'"),
+        ([[0.0, 0.0, 0.0]], "float64 [1, 3]; the policy takes numbers, [N, 2] or [2]"),
+        ([["left", "right"]], "<U5 [1, 2]; the policy takes numbers, [N, 2] or [2]"),
         ([[0.0, 0.0], [0.0, float("nan")]], "observation 1 is not finite: value 1 is nan"),
         ([[0.0, None]], "observation 0 is not finite: value 1 is nan"),
         ([[1e300, 0.0]], "observation 0 is not finite: value 0 is inf"),

@@ -5,6 +5,7 @@ Six of each in ``make test``; ``make faults`` runs some 300 of each.
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -17,7 +18,9 @@ import pytest
 
 from awac_pl.datasets.catalog import data_file, local_root
 from awac_pl.datasets.minari_io import save_dataset
+from awac_pl.deploy.contract import read_contract
 from awac_pl.envs.tasks import Spaces, Task
+from awac_pl.errors import AwacError
 from awac_pl.files import file_digest
 from tests.conftest import REACH
 from tests.mutations import mutate, outcome
@@ -156,7 +159,7 @@ def test_checkpoints(seeds: range, tmp_path: Path, wide_run: Path) -> None:
     assert len(unnoticed) <= 1 + len(seeds) // 10, unnoticed  # padding between the tensors, and the zip's own fields
 
 
-@pytest.mark.parametrize("name", ["contract.json", "policy.onnx", "policy.safetensors"])
+@pytest.mark.parametrize("name", ["contract.json", "policy.onnx", "policy.safetensors", "examples.npz"])
 @amounts
 def test_exported_policies(name: str, seeds: range, tmp_path: Path, wide_export: Path) -> None:
     folder = tmp_path / "exported"
@@ -164,3 +167,17 @@ def test_exported_policies(name: str, seeds: range, tmp_path: Path, wide_export:
     arguments = ["deploy", str(folder), "--env", "tests.toy:Wide-v0", "--action_limits", "contract"]
     assert outcome(arguments, tmp_path / "log").status == 0, (tmp_path / "log").read_text()
     report(try_all(wide_export / name, folder / name, arguments, seeds, tmp_path / "log"))
+    original = (wide_export / name).read_bytes()
+    for damaged in (mutate(original, seed) for seed in range(300)):
+        (folder / name).write_bytes(damaged)
+        if damaged != original and not (name == "contract.json" and _same_json(damaged, original)):
+            with pytest.raises(AwacError, match=name):
+                read_contract(folder)
+
+
+def _same_json(damaged: bytes, original: bytes) -> bool:
+    """Whether the damage is to blanks and line ends alone."""
+    try:
+        return json.loads(damaged) == json.loads(original)
+    except ValueError:
+        return False

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from awac_pl.commands.main import main
+from awac_pl.deploy import contract
 from awac_pl.deploy.contract import Contract
-from awac_pl.deploy.runner import PolicyRunner
+from awac_pl.deploy.runner import PolicyRunner, onnx_policy
 from awac_pl.errors import AwacError
 from tests.conftest import ROOT, WIDE
 from tests.toy import Reach, Wide
@@ -155,6 +156,39 @@ def test_a_tampered_export_is_refused(wide_export: Path, tmp_path: Path, spoil, 
         PolicyRunner.load(folder, action_limits=LIMITS)
 
 
+def _forge(folder: Path, **changes) -> None:
+    """A contract that another program has written, with digests that are right."""
+    facts = json.loads((folder / "contract.json").read_text()) | changes
+    contract.write_contract(folder, {key: value for key, value in facts.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"horizon": None}, r"contract.json: is no contract of this version \('horizon'\)"),
+        ({"horizon": "ten"}, "contract.json: its env_id, horizon or bounds are of a wrong type"),
+        ({"action": {"low": -1, "high": 1}}, "contract.json: its env_id, horizon or bounds are of a wrong type"),
+        ({"action": {"low": ["a"], "high": [1]}}, "contract.json: is no contract of this version"),
+        ({"observation": []}, "contract.json: is no contract of this version"),
+    ],
+)
+def test_a_contract_of_another_program_is_refused(wide_export: Path, tmp_path: Path, changes, message: str) -> None:
+    folder = shutil.copytree(wide_export, tmp_path / "copy")
+    _forge(folder)
+    PolicyRunner.load(folder, action_limits=LIMITS)
+    _forge(folder, **changes)
+    with pytest.raises(AwacError, match=message):
+        PolicyRunner.load(folder, action_limits=LIMITS)
+
+
+def test_a_graph_that_onnxruntime_cannot_run_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AwacError, match=r"onnxruntime cannot run the graph .*; update it, or use backend numpy"):
+        onnx_policy(b"newer than this onnxruntime")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(AwacError, match=r"onnxruntime cannot run the graph .*; update it, or use backend numpy"):
+        onnx_policy(b"")
+
+
 class Late(Wide):
     """Takes 30 ms for step 2, and nearly nothing for the others."""
 
@@ -196,10 +230,10 @@ def test_what_is_reported_is_what_happened() -> None:
     report = runner_of(1).run(environment, [7])
     assert report.environment_returns == pytest.approx((-10 * abs(position - goal),))
     assert report.successes == (None,)
-    contract = Contract(**{**vars(CONTRACT), "action_low": -np.ones(1), "action_high": np.ones(1)})
-    goal_seeker = PolicyRunner(contract, lambda row: np.clip((row[1:] - row[:1]) / 0.3, -1, 1), (-1, 1))
+    narrow = Contract(**{**vars(CONTRACT), "action_low": -np.ones(1), "action_high": np.ones(1)})
+    goal_seeker = PolicyRunner(narrow, lambda row: np.clip((row[1:] - row[:1]) / 0.3, -1, 1), (-1, 1))
     assert goal_seeker.run(Reach(), range(5)).successes == (True,) * 5
-    idle = PolicyRunner(contract, lambda row: np.zeros(1, np.float32), (-1, 1))
+    idle = PolicyRunner(narrow, lambda row: np.zeros(1, np.float32), (-1, 1))
     assert idle.run(Reach(), range(5)).successes.count(False) >= 3
 
 
@@ -245,7 +279,7 @@ def test_deploy_from_the_command_line(wide_export: Path, capsys: pytest.CaptureF
     assert "--action_limits" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["export", "deploy"])
+@pytest.mark.parametrize("command", ["export", "deploy", "serve"])
 def test_help_shows_examples(command: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])

@@ -16,19 +16,36 @@ from awac_pl.errors import AwacError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from awac_pl.deploy.runner import PolicyRunner
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``awac deploy``; it is not ``awac run``, because a run is a training run here."""
-    parser.add_argument("folder", type=Path, help="what awac export wrote")
+    add_policy_arguments(parser)
     parser.add_argument("--env", required=True, help="Gymnasium environment id, or a task")
+    parser.add_argument("--episodes", type=int, default=1, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first episode's reset (default: %(default)s)")
+    parser.add_argument("--rate", type=float, metavar="HZ", help="actions per second (default: as fast as possible)")
+
+
+def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what names an exported policy and the limits of its actions."""
+    parser.add_argument("folder", type=Path, help="what awac export wrote")
     parser.add_argument(
         "--action_limits", required=True, type=_limits, metavar="contract|=LOW,HIGH",
         help="of every action, in the environment's units; contract: the bounds of the training",
     )  # fmt: skip
-    parser.add_argument("--episodes", type=int, default=1, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first episode's reset (default: %(default)s)")
-    parser.add_argument("--rate", type=float, metavar="HZ", help="actions per second (default: as fast as possible)")
     parser.add_argument("--backend", choices=["onnxruntime", "numpy"], default="onnxruntime", help="(default: %(default)s)")
+
+
+def load_runner(options: argparse.Namespace) -> PolicyRunner:
+    """The policy that ``add_policy_arguments`` names."""
+    from awac_pl.deploy.contract import read_contract
+    from awac_pl.deploy.runner import PolicyRunner
+
+    contract = read_contract(options.folder)
+    limits: tuple[ArrayLike, ArrayLike] = options.action_limits or (contract.action_low, contract.action_high)
+    return PolicyRunner.load(options.folder, action_limits=limits, backend=options.backend)
 
 
 def _limits(text: str) -> tuple[float, float] | None:
@@ -50,16 +67,12 @@ def run(options: argparse.Namespace) -> None:
 
     from tqdm import tqdm
 
-    from awac_pl.deploy.contract import read_contract
-    from awac_pl.deploy.runner import PolicyRunner
     from awac_pl.envs.tasks import find_task, make_environment
 
-    contract = read_contract(options.folder)
-    limits: tuple[ArrayLike, ArrayLike] = options.action_limits or (contract.action_low, contract.action_high)
-    runner = PolicyRunner.load(options.folder, action_limits=limits, backend=options.backend)
+    runner = load_runner(options)
     task = find_task(options.env)
-    if task.env_id == contract.env_id:
-        task = replace(task, horizon=contract.horizon)
+    if task.env_id == runner.contract.env_id:
+        task = replace(task, horizon=runner.contract.horizon)
     environment = make_environment(task)
     seeds = range(options.seed, options.seed + options.episodes)
     try:

@@ -43,6 +43,7 @@ OWN = {
     "video": "render episodes of a checkpoint's policy",
     "export": "write a policy as ONNX, safetensors and an MLflow model",
     "deploy": "act with an exported policy, without torch",
+    "serve": "answer observations with actions over HTTP, without torch",
     "report": "put figures, tables and videos of runs on one page",
     "completion": "print a script that completes these commands in a shell",
 }

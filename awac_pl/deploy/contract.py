@@ -65,7 +65,7 @@ def read_contract(folder: Path) -> Contract:
         body = json.loads(path.read_text())
     except FileNotFoundError:
         raise AwacError(f"{folder}: is no exported policy: no {CONTRACT}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AwacError(f"{path}: cannot be read ({first_line(error)}); export the policy anew") from error
     version = body.get("format") if isinstance(body, dict) else None
     if version != FORMAT:
@@ -74,18 +74,25 @@ def read_contract(folder: Path) -> Contract:
     digests = dict(digests) if isinstance(digests, dict) else {}
     if digests.pop(CONTRACT, None) != _digest({**body, "sha256": digests}):
         raise AwacError(f"{path}: was changed after the export; export the policy anew")
-    for name, digest in digests.items():
-        if not (folder / name).is_file() or file_digest(folder / name) != digest:
+    for name in (ONNX, WEIGHTS, EXAMPLES):
+        if not (folder / name).is_file() or file_digest(folder / name) != digests.get(name):
             raise AwacError(f"{folder / name}: is not the file that was exported; export the policy anew")
-    return Contract(
-        env_id=body["env_id"],
-        horizon=body["horizon"],
-        control_hz=body["control_hz"],
-        observation_names=tuple(body["observation"]["names"]),
-        action_low=np.array(body["action"]["low"], dtype=np.float32),
-        action_high=np.array(body["action"]["high"], dtype=np.float32),
-        facts=body,
-    )
+    try:
+        low, high = (np.array(body["action"][end], dtype=np.float32) for end in ("low", "high"))
+        contract = Contract(
+            env_id=body["env_id"],
+            horizon=body["horizon"],
+            control_hz=body["control_hz"],
+            observation_names=tuple(body["observation"]["names"]),
+            action_low=low,
+            action_high=high,
+            facts=body,
+        )
+    except (KeyError, TypeError, ValueError) as error:  # its digest is right: another program wrote it
+        raise AwacError(f"{path}: is no contract of this version ({first_line(error)}); export the policy anew") from error
+    if not (isinstance(contract.env_id, str) and isinstance(contract.horizon, int) and low.ndim == 1 == high.ndim):
+        raise AwacError(f"{path}: its env_id, horizon or bounds are of a wrong type; export the policy anew")
+    return contract
 
 
 def _digest(body: Mapping[str, Any]) -> str:

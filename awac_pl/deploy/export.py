@@ -118,7 +118,7 @@ def _write(
         (staging / WEIGHTS).write_bytes(policy.to_bytes())
         np.savez(staging / EXAMPLES, observation=episode.observations[chosen], action=actions, step=chosen)
         content = write_contract(staging, contract)
-        save_mlflow_model(staging, (spaces.observation_dim, spaces.action_dim))
+        save_mlflow_model(staging, spaces.action_dim)
         os.rename(staging, target)
     except OSError as error:
         raise AwacError(f"{target}: cannot be written ({first_line(error)})") from error

@@ -20,12 +20,12 @@ if TYPE_CHECKING:  # slow to import
 MLFLOW_MODEL = "mlflow_model"
 
 
-def save_mlflow_model(folder: Path, sizes: tuple[int, int]) -> None:
+def save_mlflow_model(folder: Path, action_dim: int) -> None:
     """Add an MLflow model to an export: code, graph and contract; no pickle, and no path of this machine.
 
     Args:
         folder: with graph, contract and examples.
-        sizes: O and A.
+        action_dim: A.
     """
     with np.load(folder / EXAMPLES) as examples:
         example = examples["observation"][:1]
@@ -35,12 +35,12 @@ def save_mlflow_model(folder: Path, sizes: tuple[int, int]) -> None:
         from mlflow.models import Model, ModelSignature
         from mlflow.types import Schema, TensorSpec
 
-        inputs, outputs = (Schema([TensorSpec(np.dtype(np.float32), (-1, size))]) for size in sizes)
+        actions = Schema([TensorSpec(np.dtype(np.float32), (-1, action_dim))])
         pyfunc.save_model(
             folder / MLFLOW_MODEL,
             python_model=str(Path(__file__).with_name("serving.py")),
             artifacts={"policy": str(folder / ONNX), "contract": str(folder / CONTRACT)},
-            signature=ModelSignature(inputs, outputs),
+            signature=ModelSignature(outputs=actions),  # MLflow would check inputs by it, and refuse float64
             input_example=example,
             pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "onnxruntime")],
         )

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from awac_pl.deploy.contract import ONNX, WEIGHTS, Contract, read_contract
 from awac_pl.envs.tasks import scale_action
-from awac_pl.errors import AwacError
+from awac_pl.errors import AwacError, first_line
 from awac_pl.policies.numpy_policy import NumpyPolicy
 
 if TYPE_CHECKING:
@@ -101,21 +101,32 @@ class PolicyRunner:
             AwacError: the observation has a wrong size, is not an array of numbers, or a number in it or in the action is
                 not finite.
         """
-        names = self.contract.observation_names
+        return self._act(observation, (len(self.contract.observation_names),))
+
+    def act_batch(self, observations: ArrayLike) -> np.ndarray:
+        """Actions ``[N, A]`` for observations ``[N, O]``; the rest is as in ``act``."""
+        return self._act(observations, ("N", len(self.contract.observation_names)))
+
+    def _act(self, observation: ArrayLike, shape: tuple[str | int, ...]) -> np.ndarray:
         try:
             given = np.asarray(observation)
         except ValueError as error:
             raise AwacError(f"the observation is no array ({error})") from error
-        if given.shape != (len(names),) or given.dtype.kind not in "fiu":
-            raise AwacError(f"the observation is {given.dtype} {list(given.shape)}, the policy takes numbers [{len(names)}]")
+        if given.ndim != len(shape) or given.shape[-1] != shape[-1] or given.dtype.kind not in "fiu":
+            wanted = ", ".join(map(str, shape))
+            raise AwacError(f"the observation is {given.dtype} {list(given.shape)}, the policy takes numbers [{wanted}]")
         with np.errstate(over="ignore"):  # the value becomes infinite and is refused below
             row = given.astype(np.float32)
         if not np.isfinite(row).all():
-            index = int(np.flatnonzero(~np.isfinite(row))[0])
-            raise AwacError(f"the observation is not finite: value {index} ({names[index]}) is {given[index]}")
+            at = tuple(np.argwhere(~np.isfinite(row))[0].tolist())
+            which, name = (
+                f"observation {at[0]}" if len(at) > 1 else "the observation",
+                self.contract.observation_names[at[-1]],
+            )
+            raise AwacError(f"{which} is not finite: value {at[-1]} ({name}) is {given[at]}")
         action = self._policy(row)
         if not np.isfinite(action).all():
-            raise AwacError(f"the action is not finite: value {int(np.flatnonzero(~np.isfinite(action))[0])}")
+            raise AwacError(f"the action is not finite: value {np.argwhere(~np.isfinite(action))[0, -1]}")
         return np.clip(action, self.low, self.high)
 
     def run(
@@ -207,16 +218,25 @@ class PolicyRunner:
 
 
 def onnx_policy(graph: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """A policy graph as a function of ``[O]``, or of ``[N, O]``, run by onnxruntime on one thread."""
-    import onnxruntime
+    """A policy graph as a function of ``[O]``, or of ``[N, O]``, run by onnxruntime on one thread.
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    Raises:
+        AwacError: onnxruntime is not installed, or too old.
+    """
+    try:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # not installed, older than the graph; its errors have no common type
+        raise AwacError(
+            f"onnxruntime cannot run the graph ({first_line(error)}); update it, or use backend numpy"
+        ) from error
 
     def policy(observation: np.ndarray) -> np.ndarray:
         rows = session.run(["action"], {"observation": np.atleast_2d(observation)})[0]
-        return rows.reshape(*observation.shape[:-1], -1)
+        return rows.reshape(*observation.shape[:-1], rows.shape[-1])
 
     return policy
 
