@@ -159,13 +159,13 @@ def test_a_tampered_export_is_refused(wide_export: Path, tmp_path: Path, spoil, 
 def _forge(folder: Path, **changes) -> None:
     """A contract that another program has written, with digests that are right."""
     facts = json.loads((folder / "contract.json").read_text()) | changes
-    contract.write_contract(folder, {key: value for key, value in facts.items() if value is not None})
+    contract.write_contract(folder, {key: value for key, value in facts.items() if value is not ...})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"horizon": None}, r"contract.json: is no contract of this version \('horizon'\)"),
+        ({"horizon": ...}, r"contract.json: is no contract of this version \('horizon'\)"),
         ({"horizon": "ten"}, "contract.json: its env_id, horizon or bounds are of a wrong type"),
         ({"action": {"low": -1, "high": 1}}, "contract.json: its env_id, horizon or bounds are of a wrong type"),
         ({"action": {"low": ["a"], "high": [1]}}, "contract.json: is no contract of this version"),

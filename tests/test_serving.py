@@ -159,6 +159,13 @@ def test_limits_that_are_none_are_refused(option: str, value: str, wide_export: 
     assert f"awac: error: --{option} is" in capsys.readouterr().err
 
 
+def test_a_robot_without_a_server_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "awac_pl.deploy.http_server")
+    assert main(["serve", "exported", "--action_limits", "contract"]) == 2
+    assert "awac: error: uvicorn is not installed: pip install starlette uvicorn" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("127.0.0.1", 70_000)])
 def test_addresses_that_cannot_be_had_are_refused(host: str, port: int) -> None:
     with pytest.raises(AwacError, match=f"--host {host} --port {port}: cannot be listened on"):

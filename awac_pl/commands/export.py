@@ -3,8 +3,7 @@
 awac export --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --to exported/pen
 awac export --ckpt_path runs/pen-quick-seed0/checkpoints/best.ckpt --to exported/pen --register pen
 awac export --ckpt_path somewhere/last.ckpt --task pen --to exported/pen
-mlflow models serve -m exported/pen/mlflow_model --env-manager local --port 5001
-curl localhost:5001/invocations -H 'Content-Type: application/json' -d '{"inputs": [[0.1, 0.2, …]]}'
+awac serve exported/pen --action_limits contract
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # MLflow reads these two when it is imported
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from awac_pl.deploy.export import export_policy
-    from awac_pl.deploy.mlflow_model import MLFLOW_MODEL, register_policy
+    from awac_pl.deploy.mlflow_model import register_policy
     from awac_pl.tracking.client import mlflow_client
 
     client = mlflow_client(options.mlflow_uri) if options.register else None
@@ -45,4 +44,4 @@ def run(options: argparse.Namespace) -> None:
     if client is not None:
         version = register_policy(options.to, options.register, client)
         print(f"  registered   models:/{options.register}/{version}")
-    print(f"  serve it     mlflow models serve -m {options.to / MLFLOW_MODEL} --env-manager local --port 5001")
+    print(f"  serve it     awac serve {options.to} --action_limits contract")

@@ -119,10 +119,8 @@ class PolicyRunner:
             row = given.astype(np.float32)
         if not np.isfinite(row).all():
             at = tuple(np.argwhere(~np.isfinite(row))[0].tolist())
-            which, name = (
-                f"observation {at[0]}" if len(at) > 1 else "the observation",
-                self.contract.observation_names[at[-1]],
-            )
+            which = "the observation" if len(at) == 1 else f"observation {at[0]}"
+            name = self.contract.observation_names[at[-1]]
             raise AwacError(f"{which} is not finite: value {at[-1]} ({name}) is {given[at]}")
         action = self._policy(row)
         if not np.isfinite(action).all():
@@ -230,9 +228,8 @@ def onnx_policy(graph: bytes) -> Callable[[np.ndarray], np.ndarray]:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # not installed, older than the graph; its errors have no common type
-        raise AwacError(
-            f"onnxruntime cannot run the graph ({first_line(error)}); update it, or use backend numpy"
-        ) from error
+        reason = first_line(error)
+        raise AwacError(f"onnxruntime cannot run the graph ({reason}); update it, or use backend numpy") from error
 
     def policy(observation: np.ndarray) -> np.ndarray:
         rows = session.run(["action"], {"observation": np.atleast_2d(observation)})[0]

@@ -56,9 +56,8 @@ class ServedPolicy(PythonModel):
             observations = self._numbers(model_input)
         except (TypeError, ValueError, OverflowError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise MlflowException(
-                f"the observations cannot be read: {reason}", error_code=INVALID_PARAMETER_VALUE
-            ) from error
+            message = f"the observations cannot be read: {reason}"
+            raise MlflowException(message, error_code=INVALID_PARAMETER_VALUE) from error
         rows = np.atleast_2d(observations)
         if not np.isfinite(rows).all():
             row, column = np.argwhere(~np.isfinite(rows))[0]
