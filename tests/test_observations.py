@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict
 
-from awac_pl.datasets.observations import flatten, value_names
+from awac_pl.envs.observations import flatten, value_names
 from awac_pl.errors import DatasetError
 
 NAMED = {"b": np.arange(4.0).reshape(2, 2), "a": {"z": np.array([5, 6]), "c": np.arange(12.0).reshape(2, 2, 3)}}

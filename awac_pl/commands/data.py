@@ -44,6 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reward: dict[str, Any] = {"choices": ["auto", "binary", "environment"], "default": "auto"}
     reward["help"] = "auto (the default) is success - 1 where success is known, else the environment's own"
     add(f"{from_source} clone", "--reward", **reward)
+    horizon_help = "time limit of an episode in steps (default: the environment's)"
+    add(f"{from_source} clone", "--horizon", type=int, metavar="N", help=horizon_help)
+    key_help = "key of info that says whether a step succeeded (default: success, else is_success)"
+    add(f"{from_source} clone", "--success_key", metavar="KEY", help=key_help)
     add("clone", "--from", dest="source", help="dataset of demonstrations (default: awac/TASK/expert-v0)")
     add("import relabel subsample combine record", "--to", required=True, help="id of the dataset to write")
     add("split", "--to", nargs=2, required=True, help="ids of the two datasets to write")
@@ -85,7 +89,8 @@ def run(options: argparse.Namespace) -> None:
 def _task(options: argparse.Namespace, clip_actions: bool = True) -> Task:
     from awac_pl.envs.tasks import find_task
 
-    return find_task(options.task, reward=options.reward, clip_actions=clip_actions)
+    chosen = {name: getattr(options, name) for name in ("horizon", "success_key", "reward")}
+    return find_task(options.task, clip_actions=clip_actions, **chosen)
 
 
 def _load(options: argparse.Namespace) -> tuple[list[Episode], Spaces, Callable[[str, Sequence[Episode], str], None]]:

@@ -118,10 +118,10 @@ def check_environment(dataset_id: str, task: Task, spaces: Spaces, *, any_enviro
         DatasetError: the dataset is missing, damaged, or does not fit.
     """
     metadata = read_metadata(dataset_id)
-    if not any_environment and (mismatch := environment_mismatch(metadata, task)):
+    if not any_environment and (mismatch := environment_mismatch(metadata, task) or layout_mismatch(metadata, spaces)):
         raise DatasetError(
             f"dataset '{dataset_id}' {mismatch}; if you know that it fits: "
-            f"awac data relabel {dataset_id} --task {task.name} --to mine/name-v0"
+            f"awac data relabel {dataset_id} {task.options} --to mine/name-v0"
         )
     if mismatch := reward_mismatch(metadata, task, spaces):
         raise DatasetError(f"dataset '{dataset_id}' {mismatch}; use reward: binary, or a dataset with those rewards")
@@ -139,6 +139,16 @@ def environment_mismatch(metadata: dict[str, Any], task: Task) -> str | None:
     if name.removesuffix("Sparse") != wanted.removesuffix("Sparse"):
         return f"was recorded in {recorded}, the task is {task.env_id}"
     return None if version == wanted_version else f"was recorded in {recorded}, another version than {task.env_id}"
+
+
+def layout_mismatch(metadata: dict[str, Any], spaces: Spaces) -> str | None:
+    """How the parts of a dataset's observations differ from the task's, if both have names; else None."""
+    stored, wanted = metadata.get("observation_layout"), spaces.observation_layout
+    if not isinstance(stored, list) or not stored or not wanted or stored == wanted:
+        return None
+    parts = [", ".join(f"{part.get('key')} ({part.get('size')})" for part in layout if isinstance(part, dict))
+             for layout in (stored, wanted)]  # fmt: skip
+    return f"holds observations of {parts[0]}, the task has {parts[1]}"
 
 
 def reward_mismatch(metadata: dict[str, Any], task: Task, spaces: Spaces) -> str | None:

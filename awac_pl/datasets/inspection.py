@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from tqdm import tqdm
 
 from awac_pl.datasets.catalog import data_file, environment_mismatch, read_metadata, recorded_environment, reward_mismatch
 from awac_pl.datasets.importing import Format, choose_format, read_recordings
-from awac_pl.datasets.minari_io import stored_episodes
+from awac_pl.datasets.minari_io import read_observations, stored_episodes
 from awac_pl.datasets.relabelling import RawEpisode
 from awac_pl.datasets.safe_hdf5 import read_array, read_group
-from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, unscale_action
+from awac_pl.envs.tasks import SUCCESS_KEYS, Spaces, Task, inspect_spaces, unscale_action
 from awac_pl.errors import DatasetError
 
 #: Largest number of findings of one kind that are listed.
@@ -40,14 +41,17 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, 
     Raises:
         DatasetError: the source cannot be read, or has no episodes.
     """
+    spaces = inspect_spaces(task)
     if isinstance(source, Path):
         stream, metadata = read_recordings(source, choose_format(source, form)), {}
     else:
-        stream, metadata = (raw for raw, _ in stored_episodes(data_file(source), _read_all)), read_metadata(source)
+        stream, metadata = (
+            (raw for raw, _ in stored_episodes(data_file(source), partial(_read_all, task=task, spaces=spaces))),
+            read_metadata(source),
+        )
     recordings = list(tqdm(stream, desc="reading", unit="episode", disable=not progress, leave=False, delay=1))
     if not recordings:
         raise DatasetError(f"{source}: has no episodes")
-    spaces = inspect_spaces(task)
     report = _sizes(recordings, spaces) | {"not_finite": _not_finite(recordings)}
     report |= _contents(recordings, task, spaces, report)
     report["environment"] = {
@@ -59,14 +63,16 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, 
     return report
 
 
-def _read_all(group: h5py.Group, where: str) -> RawEpisode:
+def _read_all(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> RawEpisode:
     """The columns of a stored episode, with all their faults."""
-    keys = [key for key in ("observations", "actions", "rewards", "terminations", "truncations") if key in group]
-    columns: dict[str, Any] = {key: read_array(group, key, where, finite=False) for key in keys}
-    if not {"observations", "actions"} <= set(columns):
+    if not {"observations", "actions"} <= set(group):
         raise DatasetError(f"{where}: no observations and actions; it is not a Minari episode")
+    keys = [key for key in ("actions", "rewards", "terminations", "truncations") if key in group]
+    columns: dict[str, Any] = {key: read_array(group, key, where, finite=False) for key in keys}
+    columns["observations"] = read_observations(group, where, spaces, finite=False)
     infos = read_group(group, "infos", where) if "infos" in group else {}
-    success = read_array(infos, "success", where, finite=False) if "success" in infos else None
+    reported = next((key for key in (task.success_key, *SUCCESS_KEYS) if key is not None and key in infos), None)
+    success = None if reported is None else read_array(infos, reported, where, finite=False)
     return RawEpisode(**columns, success=success)
 
 

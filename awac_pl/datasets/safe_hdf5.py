@@ -93,7 +93,7 @@ def read_array(
     dataset = group[key]
     if isinstance(dataset, h5py.Group):
         parts = ", ".join(sorted(dataset)) or "nothing"
-        raise DatasetError(f"{where}: '{key}' is a dict of {parts}; record it anew with Gymnasium's FlattenObservation")
+        raise DatasetError(f"{where}: '{key}' is a dict of {parts}, not one array of numbers")
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "biuf" or dataset.ndim == 0:
         raise DatasetError(f"{where}: '{key}' is no array of numbers; flatten it first")
     if dataset.is_virtual or dataset.external:
