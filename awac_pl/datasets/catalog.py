@@ -26,12 +26,17 @@ def local_root() -> Path:
     return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
 
 
-def dataset_ids() -> list[str]:
-    """Ids of all local and built-in datasets."""
+def dataset_ids(pattern: str = "main_data.hdf5") -> list[str]:
+    """Ids of all local and built-in datasets; those of every format have the file ``metadata.json``."""
     names = set()
     for root in (local_root(), BUILT_IN_ROOT):
-        names |= {path.parents[1].relative_to(root).as_posix() for path in root.glob("**/data/main_data.hdf5")}
-    return sorted(name for name in names if _ID.fullmatch(name))  # a dataset that is still being written has no valid id
+        names |= {path.parents[1].relative_to(root).as_posix() for path in root.glob(f"**/data/{pattern}")}
+    return sorted(name for name in names if is_id(name))  # a dataset that is still being written has no valid id
+
+
+def is_id(text: str) -> bool:
+    """Whether it looks like ``namespace/name-v0``."""
+    return _ID.fullmatch(text) is not None
 
 
 def check_free(dataset_id: str, overwrite: bool) -> None:
@@ -42,6 +47,7 @@ def check_free(dataset_id: str, overwrite: bool) -> None:
     """
     if find_dataset(dataset_id) is not None and not overwrite:
         raise DatasetError(f"there is a dataset '{dataset_id}'; choose another id, or pass --overwrite to replace it")
+    check_storage(dataset_id)
 
 
 def find_dataset(dataset_id: str) -> Path | None:
@@ -50,10 +56,33 @@ def find_dataset(dataset_id: str) -> Path | None:
     Raises:
         DatasetError: the id does not look like ``namespace/name-v0``.
     """
-    if not _ID.fullmatch(dataset_id):
+    if not is_id(dataset_id):
         raise DatasetError(f"'{dataset_id}' is no dataset id; it must look like namespace/name-v0")
     folders = (root / dataset_id / "data" for root in (local_root(), BUILT_IN_ROOT))
     return next((folder for folder in folders if (folder / "main_data.hdf5").exists()), None)
+
+
+def other_storage(dataset_id: str) -> str | None:
+    """Minari's name of the format of a local dataset that is not HDF5; None if there is none."""
+    try:
+        form = json.loads((local_root() / dataset_id / "data" / "metadata.json").read_text())["data_format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return form if isinstance(form, str) and form != "hdf5" else None
+
+
+def check_storage(dataset_id: str) -> None:
+    """Refuse a local dataset that Minari did not store as HDF5.
+
+    Raises:
+        DatasetError: it is stored in another format; names the command that imports it.
+    """
+    if find_dataset(dataset_id) is None and (form := other_storage(dataset_id)):
+        folder = local_root() / dataset_id
+        raise DatasetError(
+            f"dataset '{dataset_id}' is stored as {form[:20]}, not as HDF5; import it: "
+            f"awac data import {folder} --task TASK --to mine/name-v0"
+        )
 
 
 def data_file(dataset_id: str) -> Path:
@@ -64,6 +93,7 @@ def data_file(dataset_id: str) -> Path:
     """
     folder = find_dataset(dataset_id)
     if folder is None:
+        check_storage(dataset_id)
         raise DatasetError(f"dataset '{dataset_id}' is not here.{nearest(dataset_id, dataset_ids())}")
     return folder / "main_data.hdf5"
 

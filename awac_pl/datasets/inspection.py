@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from awac_pl.datasets.catalog import data_file, environment_mismatch, read_metadata, recorded_environment, reward_mismatch
-from awac_pl.datasets.importing import Format, choose_format, read_recordings
+from awac_pl.datasets.formats import Reading, choose_format, read_recordings
 from awac_pl.datasets.minari_io import read_observations, stored_episodes
 from awac_pl.datasets.relabelling import RawEpisode
 from awac_pl.datasets.safe_hdf5 import read_array, read_group
@@ -23,13 +24,16 @@ from awac_pl.errors import DatasetError
 LISTED = 5
 
 
-def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, *, progress: bool = False) -> dict[str, Any]:
+def inspect_dataset(
+    source: str | Path, task: Task, form: str | None = None, how: Reading | None = None, *, progress: bool = False
+) -> dict[str, Any]:
     """Inspect every episode of a dataset.
 
     Args:
-        source: a dataset id, or a file in one of the formats of ``importing``.
+        source: a dataset id, or a file in one of ``formats``.
         task: the dataset is compared with its sizes, action bounds and success.
-        form: of a file; None chooses it by the suffix.
+        form: of a file; None chooses it by its structure and suffix.
+        how: what a file leaves open.
         progress: show a progress bar.
 
     Returns:
@@ -43,7 +47,8 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, 
     """
     spaces = inspect_spaces(task)
     if isinstance(source, Path):
-        stream, metadata = read_recordings(source, choose_format(source, form)), {}
+        how = replace(how or Reading(), horizon=spaces.horizon)
+        stream, metadata = read_recordings(source, choose_format(source, form), how), {}
     else:
         stream, metadata = (
             (raw for raw, _ in stored_episodes(data_file(source), partial(_read_all, task=task, spaces=spaces))),
@@ -54,6 +59,10 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, 
         raise DatasetError(f"{source}: has no episodes")
     report = _sizes(recordings, spaces) | {"not_finite": _not_finite(recordings)}
     report |= _contents(recordings, task, spaces, report)
+    facts = dict(recordings[0].facts)
+    if layout := facts.pop("observation_layout", None):
+        report["observation_keys"] = [f"{part['key']} ({part['size']})" for part in layout]
+    report |= facts
     report["environment"] = {
         "recorded": recorded_environment(metadata),
         "task": task.env_id,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,9 @@ class RawEpisode:
         success: ``[T]`` bool, of the state after each step.
         next_observations: ``[T, O]``, which only the inspection reads.
         seed: of the reset.
+        dones: ``[T]`` bool, ends of which nobody says whether they are terminations.
+        end: how the end was found, where the file does not hold it: ``jump``, ``time limit``, ...
+        facts: what the file says of all its episodes, as JSON values.
     """
 
     observations: np.ndarray
@@ -37,6 +41,9 @@ class RawEpisode:
     success: np.ndarray | None = None
     next_observations: np.ndarray | None = None
     seed: int | None = None
+    dones: np.ndarray | None = None
+    end: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def relabel_episode(raw: RawEpisode, where: str, task: Task, spaces: Spaces) -> tuple[Episode, int]:
@@ -69,7 +76,9 @@ def relabel_episode(raw: RawEpisode, where: str, task: Task, spaces: Spaces) -> 
         success = goal_success(task, spaces, observations[1:])
     binary = uses_binary_reward(task, spaces)
     if binary and success is None:
-        raise DatasetError(f"{where}: no success to make a binary reward from; use reward: environment")
+        raise DatasetError(
+            f"{where}: no success to make a binary reward from; use reward: environment, or import with --success_from"
+        )
     rewards = raw.rewards if raw.rewards is not None or binary else goal_rewards(task, spaces, observations[1:])
     rewards, terminated = judge(task, binary, success, rewards, raw.terminations)
     if rewards is None or terminated is None:
