@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, episode: dict, message: str)
         (
             "what.bin",
             b"",
-            "its suffix tells no format; pass --format, one of lerobot, minari, robomimic, d4rl, dapg, rlkit, npz",
+            "its suffix tells no format; pass --format, one of lerobot, minari, robomimic,",
         ),
     ],
 )

@@ -56,14 +56,10 @@ def import_dataset(
         progress: show a progress bar.
 
     Returns:
-        ``episodes``, ``steps``, ``successes`` (None if unknown), ``clipped_share`` and ``largest_action`` (of the action
-        values, before clipping), ``reward_agreement`` (share of the stored rewards that equal ``success - 1``, or None),
-        ``ends`` (how many episodes end how), ``left_out_actions`` (last actions whose outcome is unknown), and what the file
-        says of itself.
+        See ``_Counts.report``; with ``observation_keys``, and what the file says of itself.
 
     Raises:
-        DatasetError: the file cannot be read, would run code, is ambiguous, or does not fit the task; names file, episode
-            and key.
+        DatasetError: the file cannot be read, would run code, is ambiguous, or does not fit the task; names the place.
     """
     check_free(target, overwrite)
     form = choose_format(file, form)
@@ -74,11 +70,10 @@ def import_dataset(
     episodes, report = _relabel(recordings, str(file), task, spaces, how, success_from)
     origin = {"file": file.name, "format": form, "sha256": _digest(file), **report}
     metadata: dict[str, Any] = {"description": f"{len(episodes)} episodes imported from {file.name}", "origin": origin}
-    if layout := report.pop("observation_layout", []):
+    if layout := report.pop("observation_layout", None):
         metadata["observation_layout"] = layout
-        report["observation_keys"] = [part["key"] for part in layout]
-        if len(layout) > 1 and how.keys is None:
-            report["order_of_keys"] = "sorted; if the environment has another order, choose it with --keys"
+        order = " (sorted; for another order: --keys)" if len(layout) > 1 and how.keys is None else ""
+        report["observation_keys"] = ", ".join(part["key"] for part in layout) + order
     save_dataset(target, episodes, task, spaces, metadata | ({"licence": licence} if licence else {}), overwrite=overwrite)
     return report
 
@@ -213,7 +208,12 @@ class _Counts:
         self.rows.append((clipped, raw.actions.size, float(np.abs(raw.actions).max()), *_agreement(raw, episode)))
 
     def report(self, episodes: Sequence[Episode]) -> dict[str, Any]:
-        """All counts, by name."""
+        """All counts, by name.
+
+        ``successes`` is None if they are unknown. ``clipped_share`` and ``largest_action`` are those of the action values,
+        before clipping. ``reward_agreement`` is the share of the stored rewards that equal ``success - 1``, or None.
+        ``ends`` says how many episodes end how, ``left_out_actions`` counts last actions whose outcome is unknown.
+        """
         clipped, values, largest, agreeing, compared = zip(*self.rows, strict=True)
         return {
             "episodes": len(episodes),
