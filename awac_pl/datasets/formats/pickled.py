@@ -122,16 +122,16 @@ def unpickle(stream: IO[bytes], size: int) -> Any:
         DatasetError: it may run code, or unpacks to far more than it holds.
     """
     value = HarmlessUnpickler(stream, encoding="latin1").load()
-    unfolded, stack = 0, [value]
+    unfolded = 0
+    stack: list[Any] = [(value,)]
     while stack:
         part = stack.pop()
-        unfolded += part.nbytes if isinstance(part, np.ndarray) else 8
-        if isinstance(part, Mapping):
-            stack.extend(part.values())
-        elif isinstance(part, list | tuple):
-            stack.extend(part)
-        elif isinstance(part, np.ndarray) and part.dtype.hasobject:
-            stack.extend(part.ravel())
+        inner = part.values() if isinstance(part, Mapping) else part
+        if isinstance(part, np.ndarray):
+            unfolded += part.nbytes
+            inner = part.ravel() if part.dtype.hasobject else ()
+        unfolded += 8 * len(inner)
+        stack.extend(item for item in inner if isinstance(item, Mapping | list | tuple | np.ndarray))
         if too_large(unfolded, size):
             raise DatasetError(f"unpacks to more than {unfolded} bytes and holds {size}; damaged, or made to harm")
     return value
