@@ -15,8 +15,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from awac_pl.commands.data_options import FORMATS as NAMED
 from awac_pl.commands.main import main
-from awac_pl.commands.reading import FORMATS as NAMED
 from awac_pl.datasets.catalog import local_root, read_metadata
 from awac_pl.datasets.formats import FORMATS, Reading, choose_format, read_recordings
 from awac_pl.datasets.formats.pickled import unpickle
@@ -361,3 +361,17 @@ def test_minari_arrow(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 def test_the_command_line_names_every_format() -> None:
     assert tuple(FORMATS) == NAMED
+
+
+def test_the_order_of_keys_goes_on_into_what_is_made_of_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = str(robomimic(tmp_path / "low_dim.hdf5"))
+    for name, keys in (("a", "object,eef"), ("b", "eef,object")):
+        assert main(["data", "import", file, "--task", REACH, "--keys", keys, "--to", f"my/{name}-v0"]) == 0
+    assert main(["data", "relabel", "my/a-v0", "--task", REACH, "--to", "my/again-v0"]) == 0
+    assert [part["key"] for part in read_metadata("my/again-v0")["observation_layout"]] == ["object", "eef"]
+    assert load_dataset("my/a-v0", find_task(REACH), inspect_spaces(find_task(REACH))).entry["observation_layout"][0] == {
+        "key": "object",
+        "size": 1,
+    }
+    assert main(["data", "combine", "my/a-v0", "my/b-v0", "--task", REACH, "--to", "my/all-v0"]) == 2
+    assert "dataset 'my/a-v0' holds observations of object, eef, 'my/b-v0' of eef, object" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from awac_pl.commands.arguments import help_from
-from awac_pl.commands.reading import add_reading_arguments, reading_of, source_of
+from awac_pl.commands.data_options import add_reading_arguments, add_rollout_arguments, reading_of, source_of
 
 if TYPE_CHECKING:
     from awac_pl.envs.tasks import Spaces, Task
@@ -66,20 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("subsample", "--cut", action="store_true", help="end each episode at its last success")
     add("split", "--share", type=float, default=0.9, help="of the first part (default: %(default)s)")
     add("split", "--seed", type=int, default=0, help="of the choice (default: %(default)s)")
-    _add_rollout_arguments(add)
-
-
-def _add_rollout_arguments(add: Callable[..., None]) -> None:
-    """Those of the commands that run episodes."""
-    add("record", "--replay", action="store_true", help="store the replay buffer's online episodes")
-    add("record", "--deterministic", action="store_true", help="act with the mean (default: sample)")
-    add("record", "--episodes", type=int, default=100, help="episodes to roll out (default: %(default)s)")
-    add("clone", "--episodes", type=int, default=500, help="episodes to store (default: %(default)s)")
-    add("clone", "--num_demonstrations", type=int, help="use the first N episodes (default: all)", metavar="N")
-    add("clone", "--normalize_observations", action="store_true", help="fit to observations of mean 0, deviation 1")
-    add("clone", "--sampled_actions", action="store_true", help="keep actions as they are sampled, not clipped")
-    add("record clone", "--workers", type=int, default=2, help="rollout processes (default: %(default)s)")
-    add("record clone", "--seed", type=int, default=0, help="of the episodes (default: %(default)s)")
+    add_rollout_arguments(add)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -129,6 +129,24 @@ def _parse_metadata(path: Path, *_state: int) -> dict[str, Any]:
         return metadata
 
 
+def recorded_layout(*dataset_ids: str) -> list[dict[str, Any]]:
+    """The names and sizes of the parts of datasets' observations; empty if they have no names.
+
+    Raises:
+        DatasetError: a dataset is missing, or two of them have other parts, or another order of them.
+    """
+    layouts = {name: read_metadata(name).get("observation_layout") for name in dataset_ids}
+    known = {name: layout for name, layout in layouts.items() if isinstance(layout, list) and layout}
+    first = next(iter(known), "")
+    for name, layout in known.items():
+        if layout != known[first]:
+            parts = [", ".join(str(part.get("key")) for part in known[other]) for other in (first, name)]
+            raise DatasetError(
+                f"dataset '{first}' holds observations of {parts[0]}, '{name}' of {parts[1]}; import one anew"
+            )
+    return known.get(first, [])
+
+
 def recorded_environment(metadata: dict[str, Any]) -> str | None:
     """Id of the environment in which a dataset was recorded; None if the metadata do not name it."""
     try:

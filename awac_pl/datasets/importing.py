@@ -64,7 +64,7 @@ def import_dataset(
     check_free(target, overwrite)
     form = choose_format(file, form)
     spaces = inspect_spaces(task)
-    how = replace(how or Reading(), horizon=spaces.horizon)
+    how = replace(how or Reading(), horizon=spaces.horizon, names=tuple(part["key"] for part in spaces.observation_layout))
     recordings = read_recordings(file, form, how)
     recordings = tqdm(recordings, desc=f"reading {file.name}", disable=not progress, leave=False, delay=1)
     episodes, report = _relabel(recordings, str(file), task, spaces, how, success_from)
@@ -72,10 +72,25 @@ def import_dataset(
     metadata: dict[str, Any] = {"description": f"{len(episodes)} episodes imported from {file.name}", "origin": origin}
     if layout := report.pop("observation_layout", None):
         metadata["observation_layout"] = layout
-        order = " (sorted; for another order: --keys)" if len(layout) > 1 and how.keys is None else ""
-        report["observation_keys"] = ", ".join(part["key"] for part in layout) + order
+        report["observation_keys"] = _keys(layout, spaces, how)
     save_dataset(target, episodes, task, spaces, metadata | ({"licence": licence} if licence else {}), overwrite=overwrite)
     return report
+
+
+def _keys(layout: list[dict[str, Any]], spaces: Spaces, how: Reading) -> str:
+    """The keys for the summary, and how they were chosen.
+
+    Raises:
+        DatasetError: the parts of the environment's observations have other sizes, or other names that nobody chose.
+    """
+    keys, wanted = ", ".join(part["key"] for part in layout), spaces.observation_layout
+    sizes = [[part["size"] for part in parts] for parts in (layout, wanted)]
+    if wanted and (sizes[0] != sizes[1] or (how.keys is None and layout != wanted)):
+        parts = ", ".join(f"{part['key']} ({part['size']})" for part in wanted)
+        raise DatasetError(
+            f"its observations are {_layout({'observation_layout': layout})}, the task has {parts}; choose with --keys"
+        )
+    return keys + (" (sorted; for another order: --keys)" if len(layout) > 1 and how.keys is None and not wanted else "")
 
 
 def _relabel(

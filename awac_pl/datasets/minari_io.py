@@ -20,7 +20,15 @@ import h5py
 import numpy as np
 
 from awac_pl import __version__
-from awac_pl.datasets.catalog import POLICY_FILE, check_environment, check_free, data_file, local_root, read_metadata
+from awac_pl.datasets.catalog import (
+    POLICY_FILE,
+    check_environment,
+    check_free,
+    data_file,
+    local_root,
+    read_metadata,
+    recorded_layout,
+)  # fmt: skip
 from awac_pl.datasets.relabelling import RawEpisode, relabel_episode
 from awac_pl.datasets.safe_hdf5 import read_array, read_group, reading
 from awac_pl.envs.observations import flatten
@@ -66,7 +74,8 @@ def manifest_entry(dataset_id: str, episodes: int, transitions: int, clipped: in
     """What a manifest, or a dataset made from this one, records about a dataset; with the SHA-256 of its data file."""
     digest = file_digest(data_file(dataset_id))
     counts = {"episodes": episodes, "transitions": transitions, "clipped_action_values": clipped}
-    return {"id": dataset_id, "sha256": digest, **counts}
+    layout = recorded_layout(dataset_id)
+    return {"id": dataset_id, "sha256": digest, **counts, **({"observation_layout": layout} if layout else {})}
 
 
 def read_episodes(
@@ -256,7 +265,7 @@ def _write_files(
         "minari_version": "0.5.0",
         "dataset_size": round(data.stat().st_size / 1e6, 1),
         "awac_pl_version": __version__,
-        **metadata,
+        **{key: value for key, value in metadata.items() if key != "observation_layout" or not spaces.observation_layout},
     }
     data.with_name("metadata.json").write_text(json.dumps(written, indent=2))
 

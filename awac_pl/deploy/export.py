@@ -99,7 +99,10 @@ def _act(
     environment = make_environment(task)
     try:
         episode = run_episode(environment, task, spaces, policy, seed=0)
-        return episode, _interface(environment, task, spaces, np.concatenate([*online, episode.observations]))
+        interface = _interface(environment, task, spaces, np.concatenate([*online, episode.observations]))
+        if layout := [] if spaces.observation_layout else _recorded_layout(checkpoint):
+            interface["observation"] |= {"names": value_names(layout), "layout": layout}
+        return episode, interface
     except RolloutError as error:
         raise AwacError(f"{checkpoint}: its policy cannot act: {error}") from error
     finally:
@@ -188,6 +191,13 @@ def _training_run(checkpoint: Path, name: str | None) -> tuple[Task, dict[str, A
         "status": manifest.get("status"),
         "scores": manifest.get("scores"),  # of the run's end, also for best.ckpt, which is older
     }
+
+
+def _recorded_layout(checkpoint: Path) -> list[dict[str, Any]]:
+    """The names of the observations of the datasets that a run learned from, by its manifest."""
+    folder = run_of(checkpoint)
+    entries = [] if folder is None else read_manifest(folder).get("datasets", [])
+    return next((entry["observation_layout"] for entry in entries if entry.get("observation_layout")), [])
 
 
 def _interface(environment: gymnasium.Env, task: Task, spaces: Spaces, seen: np.ndarray) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import lightning
 from tensordict import TensorDict
 from torch import Tensor
 
-from awac_pl.datasets.catalog import check_environment, find_dataset
+from awac_pl.datasets.catalog import check_environment, find_dataset, recorded_layout
 from awac_pl.datasets.cloned import CloneOptions, check_recipe, cloned_id, is_cloned, make_missing
 from awac_pl.datasets.downloading import fetch_dataset
 from awac_pl.datasets.minari_io import manifest_entry, read_episodes
@@ -184,6 +184,7 @@ class ReplayDataModule(lightning.LightningDataModule):
                 fetch_dataset(name)
             if find_dataset(name) is not None:
                 check_environment(name, self.task, self.spaces)
+        recorded_layout(*(name for name in self.dataset_ids if find_dataset(name) is not None))  # refuses those that differ
         how = {"evaluation_episodes": self.evaluations.milestone_episodes, "num_workers": self.workers.num_workers}
         make_missing(self.dataset_ids[0], cloned, self.task, self.clone_options, progress=self.progress, **how)
 

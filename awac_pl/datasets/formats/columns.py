@@ -39,6 +39,7 @@ class Reading:
     Args:
         horizon: the task's time limit in steps.
         keys: of named observations, in their order; None takes all vectors, sorted.
+        names: of the parts of the environment's observations, in their order: the default for a file that has them.
         dones: what a step with ``done`` alone is.
         episode_steps: cut a flat file's episodes after this number of steps; 0 never cuts by a time limit. None cuts by
             the task's time limit where no end is marked.
@@ -49,6 +50,7 @@ class Reading:
 
     horizon: int | None = None
     keys: tuple[str, ...] | None = None
+    names: tuple[str, ...] = ()
     dones: Literal["terminated", "truncated"] | None = None
     episode_steps: int | None = None
     inner_ends: Literal["drop", "split", "keep"] | None = None
@@ -84,7 +86,7 @@ def one_episode(
     """
     if not {"observations", "actions"} <= set(columns):
         raise DatasetError(f"{where.removesuffix(': ') or 'it'} has no 'observations' and 'actions'")
-    observations, layout = read_observations(columns["observations"], how.keys)
+    observations, layout = read_observations(columns["observations"], how)
     actions = np.asarray(columns["actions"])
     steps = len(actions) if actions.ndim else 0
     flags = {name: flags_of(columns[name], steps) for name in FLAGS if columns.get(name) is not None}
@@ -97,7 +99,7 @@ def one_episode(
         truncations=flags.get("timeouts"),
         dones=flags.get("dones"),
         success=_optional(columns, "success"),
-        next_observations=following_of(columns, how.keys),
+        next_observations=following_of(columns, how),
         seed=_seed(columns.get("seed")),
         facts={**(facts or {}), **({"observation_layout": layout} if layout else {})},
     )
@@ -134,7 +136,7 @@ def flags_of(column: Any, steps: int) -> np.ndarray:
     return (np.arange(steps) == steps - 1) & bool(flags) if flags.ndim == 0 else flags.reshape(-1) > 0
 
 
-def read_observations(rows: Any, keys: Sequence[str] | None) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def read_observations(rows: Any, how: Reading) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """``[T, O]`` and its layout, from vectors (whose layout is empty) or named parts: a dict of arrays, or a dict per row.
 
     Of dicts per row, rlkit's ``state_observation``, or else ``observation``, is read unless ``keys`` say otherwise.
@@ -142,6 +144,7 @@ def read_observations(rows: Any, keys: Sequence[str] | None) -> tuple[np.ndarray
     Raises:
         DatasetError: the names are unknown, or there are keys but no names.
     """
+    keys: Sequence[str] | None = how.keys
     if not isinstance(rows, Mapping) and len(rows) and isinstance(rows[0], Mapping):
         known = [key for key in ("state_observation", "observation") if key in rows[0]]
         if keys is None and not known:
@@ -152,16 +155,17 @@ def read_observations(rows: Any, keys: Sequence[str] | None) -> tuple[np.ndarray
             raise DatasetError(f"no observation key '{missing[0]}' in every row; there is: {', '.join(map(str, rows[0]))}")
         rows = {key: np.asarray([row[key] for row in rows]) for key in chosen}
     if isinstance(rows, Mapping):
-        return flatten(rows, keys)
+        default = how.names if how.names and all(name in rows for name in how.names) else None
+        return flatten(rows, default if keys is None else keys)
     if keys is not None:
         raise DatasetError("its observations have no names; leave --keys out")
     return np.asarray(rows), []
 
 
-def following_of(columns: Mapping[str, Any], keys: Sequence[str] | None) -> np.ndarray | None:
+def following_of(columns: Mapping[str, Any], how: Reading) -> np.ndarray | None:
     """``[T, O]`` of the next observations; None if there are none."""
     rows = columns.get("next_observations")
-    return None if rows is None else read_observations(rows, keys)[0]
+    return None if rows is None else read_observations(rows, how)[0]
 
 
 def with_last_observation(raw: RawEpisode) -> RawEpisode:

@@ -29,8 +29,8 @@ def cut(columns: Mapping[str, Any], how: Reading, facts: Mapping[str, Any] | Non
     Raises:
         DatasetError: lengths differ, rows are shuffled, or it is ambiguous where episodes end.
     """
-    observations, layout = read_observations(columns["observations"], how.keys)
-    steps, following = len(columns["actions"]), following_of(columns, how.keys)
+    observations, layout = read_observations(columns["observations"], how)
+    steps, following = len(columns["actions"]), following_of(columns, how)
     if len(observations) != steps:
         raise DatasetError(f"{len(observations)} observations and {steps} actions")
     rows = {name: np.asarray(columns[name]) for name in columns if name not in ("observations", "next_observations", "seed")}

@@ -1,4 +1,4 @@
-"""Options of ``awac data inspect`` and ``awac data import``: what a file leaves open."""
+"""Options of ``awac data`` that several commands share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FORMATS = ("lerobot", "minari", "robomimic", "d4rl", "dapg", "rlkit", "npz")
 
 
 def add_reading_arguments(add: Callable[..., None]) -> None:
-    """Add them."""
+    """Those of ``inspect`` and ``import``: what a file leaves open."""
     both = "inspect import"
     add(both, "--format", choices=FORMATS, help="of a file (default: by what it holds and its suffix)")
     add(both, "--keys", metavar="A,B", help="named observations to use, in this order (default: all vectors, sorted)")
@@ -26,6 +26,19 @@ def add_reading_arguments(add: Callable[..., None]) -> None:
     add(both, "--inner_ends", choices=["drop", "split", "keep"], help=inner_ends)
     success_from = "if the file has no success: steps with a reward above 0, or the last step of each episode"
     add("import", "--success_from", choices=["reward", "end"], help=success_from)
+
+
+def add_rollout_arguments(add: Callable[..., None]) -> None:
+    """Those of the commands that run episodes."""
+    add("record", "--replay", action="store_true", help="store the replay buffer's online episodes")
+    add("record", "--deterministic", action="store_true", help="act with the mean (default: sample)")
+    add("record", "--episodes", type=int, default=100, help="episodes to roll out (default: %(default)s)")
+    add("clone", "--episodes", type=int, default=500, help="episodes to store (default: %(default)s)")
+    add("clone", "--num_demonstrations", type=int, help="use the first N episodes (default: all)", metavar="N")
+    add("clone", "--normalize_observations", action="store_true", help="fit to observations of mean 0, deviation 1")
+    add("clone", "--sampled_actions", action="store_true", help="keep actions as they are sampled, not clipped")
+    add("record clone", "--workers", type=int, default=2, help="rollout processes (default: %(default)s)")
+    add("record clone", "--seed", type=int, default=0, help="of the episodes (default: %(default)s)")
 
 
 def reading_of(options: argparse.Namespace) -> Reading:
