@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from awac_pl.datasets.catalog import POLICY_FILE, check_free, data_file, find_dataset, read_metadata
+from awac_pl.datasets.catalog import POLICY_FILE, check_free, data_file, find_dataset, read_metadata, recorded_layout
 from awac_pl.datasets.minari_io import load_dataset, save_dataset
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import CLONING_SEEDS, EVALUATION_SEEDS
