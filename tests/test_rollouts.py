@@ -95,6 +95,19 @@ def test_failure_is_no_end_under_a_binary_reward_but_is_one_under_the_environmen
     assert (own.terminated[-1], own.truncated[-1]) == (True, False)
 
 
+def test_success_by_another_key_and_by_one_that_comes_and_goes() -> None:
+    for name in ("GoalReach", "Seldom"):
+        episodes = rollout(f"tests.toy:{name}-v0", 0, constant_policy(3 if name == "GoalReach" else 2), list(range(20)))
+        successes = np.array([episode.success for episode in episodes])
+        assert 0 < successes.sum() < successes.size
+        np.testing.assert_array_equal(np.array([episode.rewards for episode in episodes]), successes - 1.0)
+
+
+def test_observations_that_are_too_large_are_named() -> None:
+    with pytest.raises(RolloutError, match=r"Huge-v0: seed 1: step 0: the observation reaches .*e\+11, more than 1e\+08"):
+        rollout("tests.toy:Huge-v0", 0, constant_policy(), [1])
+
+
 def test_actions_are_scaled_and_success_is_unavailable() -> None:
     episode = rollout("tests.toy:Wide-v0", 0, constant_policy(std=0.0), [5])[0]
     np.testing.assert_allclose(episode.actions, 0.5, atol=1e-6)  # in [-1, 1]; the environment checks its own range

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -44,6 +45,27 @@ def test_both_backends_do_what_was_recorded(wide_export: Path, backend) -> None:
     with np.load(wide_export / "examples.npz") as examples:
         for observation, action in zip(examples["observation"], examples["action"], strict=True):
             np.testing.assert_allclose(runner.act(observation.astype(np.float64)), action, atol=1e-5)
+
+
+def test_observations_by_name() -> None:
+    """The dict that an environment returns, or the vector; the names and sizes must be those of the training."""
+    names = ("achieved_goal", "desired_goal", "observation")
+    layout = [{"key": name, "size": 1} for name in names]
+    contract = replace(CONTRACT, observation_names=names, observation_layout=layout)
+    runner = PolicyRunner(contract, lambda observation: observation @ np.array([[1.0], [0.1], [0.01]], np.float32), LIMITS)
+    named = {"observation": [3.0], "desired_goal": [2.0], "achieved_goal": [1.0]}
+    np.testing.assert_allclose([runner.act(named), runner.act([1.0, 2.0, 3.0])], 1.23)
+    with pytest.raises(AwacError, match="no observation key 'desired_goal'"):
+        runner.act({"observation": [3.0], "achieved_goal": [1.0]})
+    with pytest.raises(AwacError, match="observation key 'observation' has 2 values, not 1"):
+        runner.act({**named, "observation": [3.0, 4.0]})
+    wide = PolicyRunner(replace(contract, action_low=-np.ones(1), action_high=np.ones(1)), lambda _: np.zeros(1), (-1, 1))
+    raw = gymnasium.make("tests.toy:GoalReach-v0")
+    report = wide.run(raw, [0, 1])
+    assert report.successes == tuple(abs(raw.reset(seed=seed)[0]["observation"].item()) < 0.1 for seed in (0, 1))
+    wide.contract = replace(wide.contract, observation_layout=layout[::-1])
+    with pytest.raises(AwacError, match=r"are achieved_goal \(1\), .*, the policy takes observation \(1\), "):
+        wide.run(raw, [0])
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "numpy"])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Dict, Discrete
 
 from awac_pl.datasets.minari_io import load_dataset
+from awac_pl.envs.goals import goal_rewards, goal_success
+from awac_pl.envs.observations import as_vector, environment_layout, layout_of
 from awac_pl.envs.tasks import TASKS, find_task, inspect_spaces, make_environment, scale_action, unscale_action
 from awac_pl.errors import AwacError
 
@@ -58,6 +62,60 @@ def test_horizon_and_spaces() -> None:
     assert (spaces.observation_dim, spaces.action_dim, spaces.horizon) == (45, 24, 37)
 
 
+def test_observations_by_name_become_a_vector_in_the_order_of_the_space() -> None:
+    spaces = inspect_spaces(find_task("tests.toy:GoalReach-v0"))
+    assert [part["key"] for part in spaces.observation_layout] == ["achieved_goal", "desired_goal", "observation"]
+    assert (spaces.observation_dim, spaces.success_key) == (3, "is_success")
+    environment = make_environment(find_task("tests.toy:Nested-v0"))
+    observation, _ = environment.reset(seed=0)
+    np.testing.assert_allclose(observation, [0, 1, 2, 3, 4])
+    layout = environment_layout(environment)
+    assert layout == [{"key": "z", "size": 1}, {"key": "a/_index_0", "size": 2},
+                      {"key": "a/_index_1", "size": 1}, {"key": "a/_index_2/b", "size": 1}]  # fmt: skip
+    np.testing.assert_array_equal(as_vector(environment.unwrapped._observation(), layout), observation)
+    own = gymnasium.wrappers.TimeLimit(gymnasium.wrappers.FlattenObservation(environment.unwrapped), 5)
+    assert environment_layout(own) == layout
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (Discrete(3), "its observation space is Discrete; AWAC needs numbers"),
+        (Dict({"a": Dict({"grip": Discrete(3)})}), "its observation 'a/grip' is Discrete"),
+        (Dict({"camera": Box(0, 255, (8, 8, 3), np.uint8)}), r"its observation 'camera' is a picture \[8, 8, 3\]"),
+    ],
+)
+def test_observations_that_are_no_numbers_are_refused(space: gymnasium.Space, message: str) -> None:
+    with pytest.raises(AwacError, match=message):
+        layout_of(space)
+
+
+def test_goals_tell_reward_and_success_that_were_not_recorded() -> None:
+    task = find_task("tests.toy:GoalReach-v0")
+    spaces, states = inspect_spaces(task), np.array([[0.5, 0.45, 0.05], [0.5, 0.3, 0.2]], np.float32)
+    assert goal_rewards(task, spaces, states).tolist() == [0, -1]
+    assert goal_success(task, spaces, states).tolist() == [True, False]
+    assert goal_success(find_task("tests.toy:Reach-v0"), inspect_spaces(find_task("tests.toy:Reach-v0")), states) is None
+
+
+def test_a_named_key_of_success_and_a_typing_mistake_in_it(caplog: pytest.LogCaptureFixture) -> None:
+    assert inspect_spaces(find_task("tests.toy:Reach-v0", success_key="success")).success_key == "success"
+    assert not caplog.messages
+    assert inspect_spaces(find_task("tests.toy:Wide-v0", success_key="at_goal")).success_key == "at_goal"
+    inspect_spaces(find_task("tests.toy:Reach-v0", success_key="sucess"))
+    assert "info has no 'at_goal' after the first step" in caplog.messages[0]
+    assert "Did you mean 'success'?" in caplog.messages[1]
+
+
+def test_a_locked_joint_has_action_0() -> None:
+    spaces = inspect_spaces(find_task("tests.toy:Locked-v0"))
+    actions = unscale_action(
+        np.array([[1.0, 0.5], [-2.0, 0.5], [0.0, 2.5]], np.float32), spaces.action_low, spaces.action_high
+    )
+    np.testing.assert_allclose(actions, [[0.5, 0], [-1, 0], [0, 4]])  # 2.5 is not 0.5: beyond the bounds, as clipping counts
+    np.testing.assert_allclose(scale_action(actions, spaces.action_low, spaces.action_high)[:, 1], 0.5)
+
+
 def test_actions_map_to_the_environments_bounds_and_back() -> None:
     low, high = np.array([-2.0], np.float32), np.array([4.0], np.float32)
     np.testing.assert_allclose(scale_action(np.array([[-1.0], [0.0], [1.0]]), low, high), [[-2.0], [1.0], [4.0]])
@@ -71,10 +129,16 @@ def test_actions_map_to_the_environments_bounds_and_back() -> None:
         ("relocat", {}, "unknown task 'relocat'.*Did you mean 'relocate'"),
         ("AdroitHandPenSparse-v9", {}, "unknown task.*Did you mean 'AdroitHandPen"),
         ("tests.toy:DiscreteReach-v0", {}, "action space is Discrete; AWAC needs continuous actions"),
-        ("tests.toy:Endless-v0", {}, "has no time limit; set data.horizon"),
+        ("tests.toy:Endless-v0", {}, "has no time limit; set one: --horizon"),
+        ("tests.toy:Raising-v0", {}, r"cannot be made: FileNotFoundError\('robot.xml'\) at .*toy.py:\d+"),
+        ("MyTask-v0", {}, "An environment of your own is named with its module: my_robot:Push-v0"),
         ("tests.toy:Wide-v0", {"reward": "binary"}, "reports no success; use reward: environment"),
         ("tests.toy:Wide-v0", {"terminate_on_success": True}, "reports no success"),
-        ("tests.nothing:Gone-v0", {}, "cannot be made: "),
+        (
+            "tests.nothing:Gone-v0",
+            {},
+            "cannot be made: there is no module 'tests.nothing', neither in this folder nor installed",
+        ),
     ],
 )
 def test_refusals(name: str, options: dict, message: str) -> None:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
 from awac_pl.episode import Episode
 from awac_pl.policies.numpy_policy import NumpyPolicy
@@ -167,15 +167,80 @@ class DyingPictures(Pictures):
         os._exit(9)
 
 
+class GoalReach(Reach):
+    """The same as a goal environment, as Fetch is one: observations by name, ``is_success``, a reward of the goals."""
+
+    observation_space = Dict(
+        {key: Box(-np.inf, np.inf, (1,), float) for key in ("observation", "achieved_goal", "desired_goal")}
+    )
+    reward_type = "sparse"
+
+    def step(self, action):
+        observation, _, terminated, truncated, info = super().step(action)
+        reward = self.compute_reward(observation["achieved_goal"], observation["desired_goal"], info)
+        return observation, reward, terminated, truncated, {"is_success": float(reward == 0)}
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        return -float(np.linalg.norm(achieved_goal - desired_goal) >= 0.1)
+
+    def _observation(self):
+        position, goal = np.array([[self.position], [self.goal]])
+        return {"observation": position - goal, "achieved_goal": position, "desired_goal": goal}
+
+
+class Nested(Reach):
+    """Observations in a dict with a tuple, in an order that is not sorted."""
+
+    observation_space = Dict(
+        [("z", Box(-2, 2, (1,))), ("a", Tuple([Box(-2, 2, (2, 1)), Box(-2, 2, ()), Dict({"b": Box(-2, 2, (1,))})]))]
+    )
+
+    def _observation(self):
+        return {"z": np.array([0.0]), "a": (np.array([[1.0], [2.0]]), np.array(3.0), {"b": np.array([4.0])})}
+
+
+class Seldom(Reach):
+    """Reports success in the first step and in those that succeed."""
+
+    def reset(self, **kwargs):
+        self.steps = 0
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        self.steps += 1
+        *outcome, info = super().step(action)
+        return *outcome, info if info["success"] or self.steps == 1 else {}
+
+
+class Locked(Reach):
+    """Two actions; the second joint is locked."""
+
+    action_space = Box(np.array([-2, 0.5], np.float32), np.array([2, 0.5], np.float32))
+
+
+class Huge(Reach):
+    """Observations in a unit that is far too small."""
+
+    def _observation(self):
+        return super()._observation() * 1e12
+
+
+class Raising(Reach):
+    def __init__(self):
+        raise FileNotFoundError("robot.xml")
+
+
 class Endless(Reach):
     """No time limit."""
 
 
 for _class in (
     Reach, Wide, DiscreteReach, Ending, Deadly, AlwaysDeadly, Broken, Flaky, Hanging, Pictures, SizedPictures, DyingPictures,
+    Nested, Seldom, Locked, Huge, Raising,
 ):  # fmt: skip
     gymnasium.register(f"{_class.__name__}-v0", _class, max_episode_steps=10)
 gymnasium.register("Endless-v0", Endless)
+gymnasium.register("GoalReach-v0", "tests.toy:GoalReach", max_episode_steps=10)  # by name, as Minari's metadata need it
 
 
 def constant_policy(observation_dim: int = 2, action: float = 0.5, std: float = 0.1) -> NumpyPolicy:

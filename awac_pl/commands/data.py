@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from awac_pl.commands.arguments import help_from
+from awac_pl.commands.data_options import add_reading_arguments, add_rollout_arguments, reading_of, source_of
 
 if TYPE_CHECKING:
     from awac_pl.envs.tasks import Spaces, Task
@@ -32,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         for name in names.split():
             parsers[name].add_argument(*flags, **options)
 
-    add("inspect", "source", help="dataset id, or a file")
-    add("import", "source", type=Path, help="file")
+    add("inspect", "source", help="dataset id, or a file or folder")
+    add("import", "source", type=Path, help="file, or the folder of a LeRobot dataset")
     add("relabel subsample split export", "source", help="dataset id")
     add("combine", "source", nargs="+", help="dataset id")
     add("record", "source", type=Path, help="checkpoint")
@@ -44,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reward: dict[str, Any] = {"choices": ["auto", "binary", "environment"], "default": "auto"}
     reward["help"] = "auto (the default) is success - 1 where success is known, else the environment's own"
     add(f"{from_source} clone", "--reward", **reward)
+    horizon_help = "time limit of an episode in steps (default: the environment's)"
+    add(f"{from_source} clone", "--horizon", type=int, metavar="N", help=horizon_help)
+    key_help = "key of info that says whether a step succeeded (default: success, else is_success)"
+    add(f"{from_source} clone", "--success_key", metavar="KEY", help=key_help)
     add("clone", "--from", dest="source", help="dataset of demonstrations (default: awac/TASK/expert-v0)")
     add("import relabel subsample combine record", "--to", required=True, help="id of the dataset to write")
     add("split", "--to", nargs=2, required=True, help="ids of the two datasets to write")
@@ -51,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("clone", "--to", help="dataset to write (default: the one that a run looks for)")
     writing = "import relabel subsample combine split export record clone"
     add(writing, "--overwrite", action="store_true", help="replace what has that name")
-    add("inspect import", "--format", choices=["dapg", "rlkit", "d4rl", "npz"], help="of a file (default: by its suffix)")
+    add_reading_arguments(add)
     add("inspect", "--json", action="store_true", help="print the whole report as JSON")
     add("inspect", "--figure", type=Path, help="draw returns, lengths and success of each episode")
     add("import", "--licence", help="licence to note in the metadata")
@@ -61,20 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("subsample", "--cut", action="store_true", help="end each episode at its last success")
     add("split", "--share", type=float, default=0.9, help="of the first part (default: %(default)s)")
     add("split", "--seed", type=int, default=0, help="of the choice (default: %(default)s)")
-    _add_rollout_arguments(add)
-
-
-def _add_rollout_arguments(add: Callable[..., None]) -> None:
-    """Those of the commands that run episodes."""
-    add("record", "--replay", action="store_true", help="store the replay buffer's online episodes")
-    add("record", "--deterministic", action="store_true", help="act with the mean (default: sample)")
-    add("record", "--episodes", type=int, default=100, help="episodes to roll out (default: %(default)s)")
-    add("clone", "--episodes", type=int, default=500, help="episodes to store (default: %(default)s)")
-    add("clone", "--num_demonstrations", type=int, help="use the first N episodes (default: all)", metavar="N")
-    add("clone", "--normalize_observations", action="store_true", help="fit to observations of mean 0, deviation 1")
-    add("clone", "--sampled_actions", action="store_true", help="keep actions as they are sampled, not clipped")
-    add("record clone", "--workers", type=int, default=2, help="rollout processes (default: %(default)s)")
-    add("record clone", "--seed", type=int, default=0, help="of the episodes (default: %(default)s)")
+    add_rollout_arguments(add)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -85,7 +77,8 @@ def run(options: argparse.Namespace) -> None:
 def _task(options: argparse.Namespace, clip_actions: bool = True) -> Task:
     from awac_pl.envs.tasks import find_task
 
-    return find_task(options.task, reward=options.reward, clip_actions=clip_actions)
+    chosen = {name: getattr(options, name) for name in ("horizon", "success_key", "reward")}
+    return find_task(options.task, clip_actions=clip_actions, **chosen)
 
 
 def _load(options: argparse.Namespace) -> tuple[list[Episode], Spaces, Callable[[str, Sequence[Episode], str], None]]:
@@ -113,24 +106,27 @@ def _list(options: argparse.Namespace) -> None:
 
     awac data list
     """
-    from awac_pl.datasets.catalog import data_file, dataset_ids, local_root, read_metadata, recorded_environment
+    from awac_pl.datasets import catalog
     from awac_pl.errors import DatasetError
 
     rows: list[tuple[str, ...]] = [("dataset", "environment", "episodes", "steps", "succeed", "MB")]
-    for name in dataset_ids():
-        size = f"{data_file(name).stat().st_size / 1e6:.1f}"
+    for name in catalog.dataset_ids("metadata.json"):
+        if form := catalog.other_storage(name):
+            rows.append((name, f"({form[:20]}: awac data import)", "", "", "", ""))
+    for name in catalog.dataset_ids():
+        size = f"{catalog.data_file(name).stat().st_size / 1e6:.1f}"
         try:
-            metadata = read_metadata(name)
+            metadata = catalog.read_metadata(name)
         except DatasetError:
             rows.append((name, "damaged", "", "", "", size))
             continue
-        facts = [recorded_environment(metadata), *map(metadata.get, ("total_episodes", "total_steps", "successes"))]
-        rows.append((name, *("unknown" if fact is None else str(fact) for fact in facts), size))
+        facts = [catalog.recorded_environment(metadata), *map(metadata.get, ("total_episodes", "total_steps", "successes"))]
+        rows.append((name, *("unknown" if fact is None else str(fact)[:60] for fact in facts), size))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, environment, *numbers in rows:
         right = (text.rjust(width) for text, width in zip(numbers, widths[2:], strict=True))
         print(name.ljust(widths[0]), environment.ljust(widths[1]), *right, sep="  ")
-    print(f"local datasets: {local_root()}")
+    print(f"local datasets: {catalog.local_root()}")
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -145,11 +141,10 @@ def _inspect(options: argparse.Namespace) -> None:
     from awac_pl.datasets.downloading import fetch_dataset
     from awac_pl.datasets.inspection import draw_curves, inspect_dataset
 
-    is_file = Path(options.source).suffix != "" and not options.source.rsplit("-v", 1)[-1].isdigit()
-    if not is_file:
-        fetch_dataset(options.source)
-    source = Path(options.source) if is_file else options.source
-    report = inspect_dataset(source, _task(options), options.format, progress=True)
+    source = source_of(options.source)
+    if isinstance(source, str):
+        fetch_dataset(source)
+    report = inspect_dataset(source, _task(options), options.format, reading_of(options), progress=True)
     if options.figure:
         draw_curves(report["curves"], options.source, options.figure)
     if options.json:
@@ -174,16 +169,18 @@ def _plain(value: Any) -> str:
 
 
 def _import(options: argparse.Namespace) -> None:
-    """Import DAPG pickles, rlkit's .npy, D4RL's HDF5 or arrays as a checked dataset; code in a file is never run.
+    """Import robomimic, LeRobot, D4RL, DAPG and rlkit files, or arrays, as a checked dataset; no code in a file is run.
 
     awac data import pen2_sparse.npy --task pen --to mine/pen-human-v0
+    awac data import low_dim.hdf5 --task my_robot:Lift-v0 --keys robot0_eef_pos,object --to mine/lift-v0
     awac data import door-v0_demos.pickle --format dapg --task door --to mine/door-human-v0 --licence Apache-2.0
     """
     from awac_pl.datasets.importing import import_dataset
 
     report = import_dataset(
         options.source, options.to, _task(options),
-        form=options.format, licence=options.licence, overwrite=options.overwrite,
+        form=options.format, how=reading_of(options), success_from=options.success_from, licence=options.licence,
+        overwrite=options.overwrite,
     )  # fmt: skip
     _print({"dataset": options.to, **report})
 

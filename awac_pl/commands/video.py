@@ -79,7 +79,7 @@ def _import_without_graphics() -> None:
 
 def _run_and_task(checkpoint: Path) -> tuple[Run, Task]:
     """The run of a checkpoint, and its task."""
-    from awac_pl.envs.tasks import find_task
+    from awac_pl.envs.tasks import recorded_task
     from awac_pl.runs.folder import run_of
     from awac_pl.runs.reading import read_run
 
@@ -92,7 +92,7 @@ def _run_and_task(checkpoint: Path) -> tuple[Run, Task]:
     data = run.config.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("task"), str):
         raise AwacError(f"{folder / 'config.yaml'}: names no data.task; it is no run's configuration")
-    return run, find_task(data["task"], horizon=data.get("horizon"), reward=data.get("reward", "auto"))
+    return run, recorded_task(data)
 
 
 def _cloned(datasets: list[dict[str, Any]], deterministic: bool) -> dict[str, NumpyPolicy]:

@@ -26,12 +26,17 @@ def local_root() -> Path:
     return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
 
 
-def dataset_ids() -> list[str]:
-    """Ids of all local and built-in datasets."""
+def dataset_ids(pattern: str = "main_data.hdf5") -> list[str]:
+    """Ids of all local and built-in datasets; those of every format have the file ``metadata.json``."""
     names = set()
     for root in (local_root(), BUILT_IN_ROOT):
-        names |= {path.parents[1].relative_to(root).as_posix() for path in root.glob("**/data/main_data.hdf5")}
-    return sorted(name for name in names if _ID.fullmatch(name))  # a dataset that is still being written has no valid id
+        names |= {path.parents[1].relative_to(root).as_posix() for path in root.glob(f"**/data/{pattern}")}
+    return sorted(name for name in names if is_id(name))  # a dataset that is still being written has no valid id
+
+
+def is_id(text: str) -> bool:
+    """Whether it looks like ``namespace/name-v0``."""
+    return _ID.fullmatch(text) is not None
 
 
 def check_free(dataset_id: str, overwrite: bool) -> None:
@@ -42,6 +47,7 @@ def check_free(dataset_id: str, overwrite: bool) -> None:
     """
     if find_dataset(dataset_id) is not None and not overwrite:
         raise DatasetError(f"there is a dataset '{dataset_id}'; choose another id, or pass --overwrite to replace it")
+    check_storage(dataset_id)
 
 
 def find_dataset(dataset_id: str) -> Path | None:
@@ -50,10 +56,33 @@ def find_dataset(dataset_id: str) -> Path | None:
     Raises:
         DatasetError: the id does not look like ``namespace/name-v0``.
     """
-    if not _ID.fullmatch(dataset_id):
+    if not is_id(dataset_id):
         raise DatasetError(f"'{dataset_id}' is no dataset id; it must look like namespace/name-v0")
     folders = (root / dataset_id / "data" for root in (local_root(), BUILT_IN_ROOT))
     return next((folder for folder in folders if (folder / "main_data.hdf5").exists()), None)
+
+
+def other_storage(dataset_id: str) -> str | None:
+    """Minari's name of the format of a local dataset that is not HDF5; None if there is none."""
+    try:
+        form = json.loads((local_root() / dataset_id / "data" / "metadata.json").read_text())["data_format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return form if isinstance(form, str) and form != "hdf5" else None
+
+
+def check_storage(dataset_id: str) -> None:
+    """Refuse a local dataset that Minari did not store as HDF5.
+
+    Raises:
+        DatasetError: it is stored in another format; names the command that imports it.
+    """
+    if find_dataset(dataset_id) is None and (form := other_storage(dataset_id)):
+        folder = local_root() / dataset_id
+        raise DatasetError(
+            f"dataset '{dataset_id}' is stored as {form[:20]}, not as HDF5; import it: "
+            f"awac data import {folder} --task TASK --to mine/name-v0"
+        )
 
 
 def data_file(dataset_id: str) -> Path:
@@ -64,6 +93,7 @@ def data_file(dataset_id: str) -> Path:
     """
     folder = find_dataset(dataset_id)
     if folder is None:
+        check_storage(dataset_id)
         raise DatasetError(f"dataset '{dataset_id}' is not here.{nearest(dataset_id, dataset_ids())}")
     return folder / "main_data.hdf5"
 
@@ -99,6 +129,24 @@ def _parse_metadata(path: Path, *_state: int) -> dict[str, Any]:
         return metadata
 
 
+def recorded_layout(*dataset_ids: str) -> list[dict[str, Any]]:
+    """The names and sizes of the parts of datasets' observations; empty if they have no names.
+
+    Raises:
+        DatasetError: a dataset is missing, or two of them have other parts, or another order of them.
+    """
+    layouts = {name: read_metadata(name).get("observation_layout") for name in dataset_ids}
+    known = {name: layout for name, layout in layouts.items() if isinstance(layout, list) and layout}
+    first = next(iter(known), "")
+    for name, layout in known.items():
+        if layout != known[first]:
+            parts = [", ".join(str(part.get("key")) for part in known[other]) for other in (first, name)]
+            raise DatasetError(
+                f"dataset '{first}' holds observations of {parts[0]}, '{name}' of {parts[1]}; import one anew"
+            )
+    return known.get(first, [])
+
+
 def recorded_environment(metadata: dict[str, Any]) -> str | None:
     """Id of the environment in which a dataset was recorded; None if the metadata do not name it."""
     try:
@@ -118,10 +166,10 @@ def check_environment(dataset_id: str, task: Task, spaces: Spaces, *, any_enviro
         DatasetError: the dataset is missing, damaged, or does not fit.
     """
     metadata = read_metadata(dataset_id)
-    if not any_environment and (mismatch := environment_mismatch(metadata, task)):
+    if not any_environment and (mismatch := environment_mismatch(metadata, task) or layout_mismatch(metadata, spaces)):
         raise DatasetError(
             f"dataset '{dataset_id}' {mismatch}; if you know that it fits: "
-            f"awac data relabel {dataset_id} --task {task.name} --to mine/name-v0"
+            f"awac data relabel {dataset_id} {task.options} --to mine/name-v0"
         )
     if mismatch := reward_mismatch(metadata, task, spaces):
         raise DatasetError(f"dataset '{dataset_id}' {mismatch}; use reward: binary, or a dataset with those rewards")
@@ -139,6 +187,16 @@ def environment_mismatch(metadata: dict[str, Any], task: Task) -> str | None:
     if name.removesuffix("Sparse") != wanted.removesuffix("Sparse"):
         return f"was recorded in {recorded}, the task is {task.env_id}"
     return None if version == wanted_version else f"was recorded in {recorded}, another version than {task.env_id}"
+
+
+def layout_mismatch(metadata: dict[str, Any], spaces: Spaces) -> str | None:
+    """How the parts of a dataset's observations differ from the task's, if both have names; else None."""
+    stored, wanted = metadata.get("observation_layout"), spaces.observation_layout
+    if not isinstance(stored, list) or not stored or not wanted or stored == wanted:
+        return None
+    parts = [", ".join(f"{part.get('key')} ({part.get('size')})" for part in layout if isinstance(part, dict))
+             for layout in (stored, wanted)]  # fmt: skip
+    return f"holds observations of {parts[0]}, the task has {parts[1]}"
 
 
 def reward_mismatch(metadata: dict[str, Any], task: Task, spaces: Spaces) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from awac_pl.datasets.catalog import POLICY_FILE, check_free, data_file, find_dataset, read_metadata
+from awac_pl.datasets.catalog import POLICY_FILE, check_free, data_file, find_dataset, read_metadata, recorded_layout
 from awac_pl.datasets.minari_io import load_dataset, save_dataset
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import CLONING_SEEDS, EVALUATION_SEEDS
@@ -108,12 +108,14 @@ def _metadata(
         "success_stochastic": score_episodes(episodes)["success_rate"],
         "evaluation_episodes": float(len(evaluation)),
     }
+    layout = recorded_layout(recipe["source"])
     return {
         "algorithm_name": "behaviour cloning, stochastic policy",
         "description": f"{len(episodes)} episodes of a policy cloned from {recipe['source']}",
         "recipe": recipe,
         "cloning": {key: value for key, value in measures.items() if math.isfinite(value)},  # NaN means unknown
         "early_stopping": clone.early_stopping,
+        **({"observation_layout": layout} if layout else {}),
     }
 
 

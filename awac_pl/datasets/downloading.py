@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 
-from awac_pl.datasets.catalog import dataset_ids, find_dataset, local_root
+from awac_pl.datasets.catalog import check_storage, dataset_ids, find_dataset, local_root
 from awac_pl.errors import DatasetError, first_line, nearest
 
 
@@ -19,6 +19,7 @@ def fetch_dataset(dataset_id: str) -> None:
     """
     if find_dataset(dataset_id) is not None:
         return
+    check_storage(dataset_id)
     if dataset_id.startswith("awac/"):
         raise DatasetError(f"there is no dataset '{dataset_id}'.{nearest(dataset_id, dataset_ids())}")
     host = "storage.googleapis.com" if os.environ.get("MINARI_REMOTE", "").startswith("gcp://") else "huggingface.co"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
+from awac_pl.datasets.catalog import recorded_layout
 from awac_pl.datasets.minari_io import count_successes, load_dataset, save_dataset
 from awac_pl.datasets.relabelling import cut_episode
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, scale_action
@@ -25,6 +26,7 @@ def load_all(
     Returns:
         All episodes, the spaces of the task's environment, and an entry per dataset for the origin.
     """
+    recorded_layout(*sources)  # refuses datasets that differ
     spaces = inspect_spaces(task)
     datasets = [load_dataset(source, task, spaces, any_environment=any_environment) for source in sources]
     return [episode for dataset in datasets for episode in dataset.episodes], spaces, [dataset.entry for dataset in datasets]
@@ -34,7 +36,9 @@ def store(
     target: str, episodes: Sequence[Episode], task: Task, spaces: Spaces, origin: Any, what: str, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """Save episodes with a description and their origin; returns the new dataset's id and counts."""
-    save_dataset(target, episodes, task, spaces, {"description": what, "origin": origin}, overwrite=overwrite)
+    layouts = [entry["observation_layout"] for entry in origin if isinstance(entry, dict) and "observation_layout" in entry]
+    named = {"observation_layout": layouts[0]} if layouts else {}
+    save_dataset(target, episodes, task, spaces, {"description": what, "origin": origin, **named}, overwrite=overwrite)
     return {
         "dataset": target,
         "episodes": len(episodes),

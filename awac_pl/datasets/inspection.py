@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +13,27 @@ import numpy as np
 from tqdm import tqdm
 
 from awac_pl.datasets.catalog import data_file, environment_mismatch, read_metadata, recorded_environment, reward_mismatch
-from awac_pl.datasets.importing import Format, choose_format, read_recordings
-from awac_pl.datasets.minari_io import stored_episodes
+from awac_pl.datasets.formats import Reading, choose_format, read_recordings
+from awac_pl.datasets.minari_io import read_observations, stored_episodes
 from awac_pl.datasets.relabelling import RawEpisode
 from awac_pl.datasets.safe_hdf5 import read_array, read_group
-from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, unscale_action
+from awac_pl.envs.tasks import SUCCESS_KEYS, Spaces, Task, inspect_spaces, unscale_action
 from awac_pl.errors import DatasetError
 
 #: Largest number of findings of one kind that are listed.
 LISTED = 5
 
 
-def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, *, progress: bool = False) -> dict[str, Any]:
+def inspect_dataset(
+    source: str | Path, task: Task, form: str | None = None, how: Reading | None = None, *, progress: bool = False
+) -> dict[str, Any]:
     """Inspect every episode of a dataset.
 
     Args:
-        source: a dataset id, or a file in one of the formats of ``importing``.
+        source: a dataset id, or a file in one of ``formats``.
         task: the dataset is compared with its sizes, action bounds and success.
-        form: of a file; None chooses it by the suffix.
+        form: of a file; None chooses it by its structure and suffix.
+        how: what a file leaves open.
         progress: show a progress bar.
 
     Returns:
@@ -40,16 +45,24 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, 
     Raises:
         DatasetError: the source cannot be read, or has no episodes.
     """
+    spaces = inspect_spaces(task)
     if isinstance(source, Path):
-        stream, metadata = read_recordings(source, choose_format(source, form)), {}
+        how = replace(how or Reading(), horizon=spaces.horizon)
+        stream, metadata = read_recordings(source, choose_format(source, form), how), {}
     else:
-        stream, metadata = (raw for raw, _ in stored_episodes(data_file(source), _read_all)), read_metadata(source)
+        stream, metadata = (
+            (raw for raw, _ in stored_episodes(data_file(source), partial(_read_all, task=task, spaces=spaces))),
+            read_metadata(source),
+        )
     recordings = list(tqdm(stream, desc="reading", unit="episode", disable=not progress, leave=False, delay=1))
     if not recordings:
         raise DatasetError(f"{source}: has no episodes")
-    spaces = inspect_spaces(task)
     report = _sizes(recordings, spaces) | {"not_finite": _not_finite(recordings)}
     report |= _contents(recordings, task, spaces, report)
+    facts = dict(recordings[0].facts)
+    if layout := facts.pop("observation_layout", None):
+        report["observation_keys"] = [f"{part['key']} ({part['size']})" for part in layout]
+    report |= facts
     report["environment"] = {
         "recorded": recorded_environment(metadata),
         "task": task.env_id,
@@ -59,14 +72,16 @@ def inspect_dataset(source: str | Path, task: Task, form: Format | None = None, 
     return report
 
 
-def _read_all(group: h5py.Group, where: str) -> RawEpisode:
+def _read_all(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> RawEpisode:
     """The columns of a stored episode, with all their faults."""
-    keys = [key for key in ("observations", "actions", "rewards", "terminations", "truncations") if key in group]
-    columns: dict[str, Any] = {key: read_array(group, key, where, finite=False) for key in keys}
-    if not {"observations", "actions"} <= set(columns):
+    if not {"observations", "actions"} <= set(group):
         raise DatasetError(f"{where}: no observations and actions; it is not a Minari episode")
+    keys = [key for key in ("actions", "rewards", "terminations", "truncations") if key in group]
+    columns: dict[str, Any] = {key: read_array(group, key, where, finite=False) for key in keys}
+    columns["observations"] = read_observations(group, where, spaces, finite=False)
     infos = read_group(group, "infos", where) if "infos" in group else {}
-    success = read_array(infos, "success", where, finite=False) if "success" in infos else None
+    reported = next((key for key in (task.success_key, *SUCCESS_KEYS) if key is not None and key in infos), None)
+    success = None if reported is None else read_array(infos, reported, where, finite=False)
     return RawEpisode(**columns, success=success)
 
 

@@ -20,10 +20,19 @@ import h5py
 import numpy as np
 
 from awac_pl import __version__
-from awac_pl.datasets.catalog import POLICY_FILE, check_environment, check_free, data_file, local_root, read_metadata
+from awac_pl.datasets.catalog import (
+    POLICY_FILE,
+    check_environment,
+    check_free,
+    data_file,
+    local_root,
+    read_metadata,
+    recorded_layout,
+)  # fmt: skip
 from awac_pl.datasets.relabelling import RawEpisode, relabel_episode
 from awac_pl.datasets.safe_hdf5 import read_array, read_group, reading
-from awac_pl.envs.tasks import Spaces, Task, scale_action, uses_binary_reward
+from awac_pl.envs.observations import flatten
+from awac_pl.envs.tasks import SUCCESS_KEYS, Spaces, Task, scale_action, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError, first_line
 from awac_pl.files import file_digest
@@ -65,7 +74,8 @@ def manifest_entry(dataset_id: str, episodes: int, transitions: int, clipped: in
     """What a manifest, or a dataset made from this one, records about a dataset; with the SHA-256 of its data file."""
     digest = file_digest(data_file(dataset_id))
     counts = {"episodes": episodes, "transitions": transitions, "clipped_action_values": clipped}
-    return {"id": dataset_id, "sha256": digest, **counts}
+    layout = recorded_layout(dataset_id)
+    return {"id": dataset_id, "sha256": digest, **counts, **({"observation_layout": layout} if layout else {})}
 
 
 def read_episodes(
@@ -125,11 +135,13 @@ def stored_episodes(
 
 def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> RawEpisode:
     """The columns of an episode that the task needs."""
-    observations, actions = read_array(group, "observations", where), read_array(group, "actions", where, integers=False)
+    observations, actions = read_observations(group, where, spaces), read_array(group, "actions", where, integers=False)
     steps = len(actions)
     success = rewards = terminations = None
-    if task.success is None and "infos" in group and "success" in (infos := read_group(group, "infos", where)):
-        success = read_array(infos, "success", where, rows=(steps, steps + 1))[-steps:].astype(bool)
+    infos = read_group(group, "infos", where) if task.success is None and "infos" in group else {}
+    keys = [key for key in (task.success_key, *SUCCESS_KEYS) if key is not None and key in infos]
+    if keys:
+        success = read_array(infos, keys[0], where, rows=(steps, steps + 1))[-steps:].astype(bool)
     if not uses_binary_reward(task, spaces):
         rewards = read_array(group, "rewards", where, rows=(steps,))
         terminations = read_array(group, "terminations", where, rows=(steps,)).astype(bool)
@@ -142,6 +154,40 @@ def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> 
         success=success,
         seed=int(seed) if isinstance(seed, int | np.integer) else None,  # Minari 0.3 and 0.4 can write "None"
     )
+
+
+def read_observations(group: h5py.Group, where: str, spaces: Spaces, *, finite: bool = True) -> np.ndarray:
+    """The observations ``[T + 1, O]`` of a stored episode.
+
+    A dict or a tuple of parts is flattened in the order of the task's environment, or, where that names no parts, as
+    ``flatten`` does; arrays of more dimensions in C order.
+
+    Raises:
+        DatasetError: see ``read_array``; or a part is missing or has another size than the environment's.
+    """
+    if not isinstance(group.get("observations"), h5py.Group):
+        rows = read_array(group, "observations", where, finite=finite)
+        return rows.reshape(len(rows), -1) if rows.ndim > 2 else rows
+    named = _read_parts(read_group(group, "observations", where), f"{where}: observations", finite)
+    try:
+        rows, layout = flatten(named, [part["key"] for part in spaces.observation_layout] or None)
+    except DatasetError as error:
+        raise DatasetError(f"{where}: {error}") from error
+    if spaces.observation_layout and layout != spaces.observation_layout:
+        part, wanted = next(pair for pair in zip(layout, spaces.observation_layout, strict=True) if pair[0] != pair[1])
+        raise DatasetError(
+            f"{where}: observation '{part['key']}' has {part['size']} values, the task needs {wanted['size']}"
+        )
+    return rows
+
+
+def _read_parts(group: h5py.Group, where: str, finite: bool) -> dict[str, Any]:
+    return {
+        key: _read_parts(read_group(group, key, where), f"{where}/{key}", finite)
+        if isinstance(group.get(key), h5py.Group)
+        else read_array(group, key, where, finite=finite)
+        for key in group
+    }
 
 
 def save_dataset(
@@ -214,11 +260,12 @@ def _write_files(
         "env_id": task.env_id,
         "reward": "binary" if uses_binary_reward(task, spaces) else "environment",
         **({"env_spec": spaces.env_spec} if spaces.env_spec else {}),
+        **({"observation_layout": spaces.observation_layout} if spaces.observation_layout else {}),
         "successes": count_successes(episodes),
         "minari_version": "0.5.0",
         "dataset_size": round(data.stat().st_size / 1e6, 1),
         "awac_pl_version": __version__,
-        **metadata,
+        **{key: value for key, value in metadata.items() if key != "observation_layout" or not spaces.observation_layout},
     }
     data.with_name("metadata.json").write_text(json.dumps(written, indent=2))
 

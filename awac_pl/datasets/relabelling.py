@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
+from awac_pl.envs.faults import LARGEST_VALUE
+from awac_pl.envs.goals import goal_rewards, goal_success
 from awac_pl.envs.tasks import Spaces, Task, judge, unscale_action, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError
@@ -24,6 +28,9 @@ class RawEpisode:
         success: ``[T]`` bool, of the state after each step.
         next_observations: ``[T, O]``, which only the inspection reads.
         seed: of the reset.
+        dones: ``[T]`` bool, ends of which nobody says whether they are terminations.
+        end: how the end was found, where the file does not hold it: ``jump``, ``time limit``, ...
+        facts: what the file says of all its episodes, as JSON values.
     """
 
     observations: np.ndarray
@@ -34,19 +41,24 @@ class RawEpisode:
     success: np.ndarray | None = None
     next_observations: np.ndarray | None = None
     seed: int | None = None
+    dones: np.ndarray | None = None
+    end: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def relabel_episode(raw: RawEpisode, where: str, task: Task, spaces: Spaces) -> tuple[Episode, int]:
     """Convert a recorded episode of finite float32 columns to the task's terms.
 
-    Success comes from the observations if the task can compute it, else from the recording. ``judge`` decides reward and
-    termination. The end of the recording counts as a time limit.
+    Success comes from the observations if the task can compute it, else from the recording, else from the goals. Rewards
+    that are not recorded come from the goals, too. ``judge`` decides reward and termination. The end of the recording counts
+    as a time limit.
 
     Returns:
         The episode, and how many of its action values were clipped.
 
     Raises:
-        DatasetError: sizes do not fit, or the recording lacks what the task's reward needs; ``where`` names the episode.
+        DatasetError: sizes do not fit, values are too large to learn from, or the recording lacks what the task's reward
+            needs; ``where`` names the episode.
     """
     observations, steps = raw.observations, len(raw.actions)
     if observations.shape != (steps + 1, spaces.observation_dim):
@@ -60,12 +72,18 @@ def relabel_episode(raw: RawEpisode, where: str, task: Task, spaces: Spaces) -> 
         clipped = int((np.abs(actions) > 1 + 1e-6).sum())
         actions = np.clip(actions, -1, 1)
     success = raw.success if task.success is None else task.success(observations[1:])
+    if success is None:
+        success = goal_success(task, spaces, observations[1:])
     binary = uses_binary_reward(task, spaces)
     if binary and success is None:
-        raise DatasetError(f"{where}: no success to make a binary reward from; use reward: environment")
-    rewards, terminated = judge(task, binary, success, raw.rewards, raw.terminations)
+        raise DatasetError(
+            f"{where}: no success to make a binary reward from; use reward: environment, or import with --success_from"
+        )
+    rewards = raw.rewards if raw.rewards is not None or binary else goal_rewards(task, spaces, observations[1:])
+    rewards, terminated = judge(task, binary, success, rewards, raw.terminations)
     if rewards is None or terminated is None:
         raise DatasetError(f"{where}: no rewards, and {task.env_id} has no success to make them from")
+    _check_sizes({"observations": observations, "actions": actions, "rewards": rewards}, where)
     episode = Episode(
         observations=observations,
         actions=actions,
@@ -78,6 +96,18 @@ def relabel_episode(raw: RawEpisode, where: str, task: Task, spaces: Spaces) -> 
     if task.terminate_on_success and success is not None and success.any():
         steps = int(success.argmax()) + 1
     return cut_episode(episode, steps), clipped
+
+
+def _check_sizes(columns: Mapping[str, np.ndarray], where: str) -> None:
+    for name, column in columns.items():
+        largest = np.abs(column)
+        if largest.max(initial=0) > LARGEST_VALUE:
+            place = np.unravel_index(int(largest.argmax()), column.shape)
+            row, value = int(place[0]), f"{column[place]:.3g}"
+            raise DatasetError(
+                f"{where}: {name} of row {row} reach {value}; above {LARGEST_VALUE:g} no loss stays finite. Correct the "
+                "file, use other units, or leave the episode out"
+            )
 
 
 def cut_episode(episode: Episode, steps: int) -> Episode:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -71,6 +72,7 @@ def read_array(
     *,
     finite: bool = True,
     integers: bool = True,
+    exact: bool = False,
 ) -> np.ndarray:
     """An array of the file, as float32.
 
@@ -81,6 +83,7 @@ def read_array(
         rows: allowed lengths of an array ``[rows]``; None for any shape.
         finite: refuse NaN and infinity.
         integers: accept integers and flags, too.
+        exact: return integers as they are.
 
     Raises:
         DatasetError: the array is missing, stored elsewhere, larger than its bytes allow, or not of finite numbers.
@@ -93,7 +96,7 @@ def read_array(
     dataset = group[key]
     if isinstance(dataset, h5py.Group):
         parts = ", ".join(sorted(dataset)) or "nothing"
-        raise DatasetError(f"{where}: '{key}' is a dict of {parts}; record it anew with Gymnasium's FlattenObservation")
+        raise DatasetError(f"{where}: '{key}' is a dict of {parts}, not one array of numbers")
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "biuf" or dataset.ndim == 0:
         raise DatasetError(f"{where}: '{key}' is no array of numbers; flatten it first")
     if dataset.is_virtual or dataset.external:
@@ -103,7 +106,33 @@ def read_array(
     stored = dataset.id.get_storage_size()
     if too_large(dataset.nbytes, stored):
         raise DatasetError(f"{where}: '{key}' declares {dataset.nbytes} bytes and holds {stored}; damaged, or made to harm")
-    return to_float32(dataset[()], f"{where}: '{key}'", finite=finite, integers=integers)
+    array = dataset[()]
+    return (
+        array
+        if exact and array.dtype.kind in "biu"
+        else to_float32(array, f"{where}: '{key}'", finite=finite, integers=integers)
+    )
+
+
+def read_tree(parent: h5py.Group, name: str, where: str, keys: Sequence[str] | None = None) -> Any:
+    """An array, or a group's arrays by name, with a dict for each group within. Images are left out: see ``image_names``.
+
+    Raises:
+        DatasetError: an array cannot be read, or ``keys`` name an image.
+    """
+    if isinstance(parent.get(name), h5py.Dataset):
+        return read_array(parent, name, where)
+    group = read_group(parent, name, where)
+    images = image_names(group)
+    if named := sorted(set(images) & set(keys or ())):
+        raise DatasetError(f"{where}: '{named[0]}' is an image; AWAC needs vectors, choose others with --keys")
+    return {part: read_tree(group, part, where, keys) for part in group if part not in images}
+
+
+def image_names(group: h5py.Group) -> list[str]:
+    """Names of the parts of a group that are images or videos: ``[T, H, W, C]``, or ``[T, H, W]`` from 16 x 16 on."""
+    shapes = {name: part.shape for name in group if isinstance(part := group.get(name), h5py.Dataset)}
+    return [name for name, shape in shapes.items() if len(shape) > 3 or (len(shape) == 3 and min(shape[1:]) >= 16)]
 
 
 def to_float32(array: np.ndarray, name: str, *, finite: bool = True, integers: bool = True) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Contract:
         action_low: ``[A]`` float32, in the environment's units.
         action_high: ``[A]`` float32.
         facts: the whole content of ``contract.json``.
+        observation_layout: ``{"key": name, "size": values}`` for each part of observations that are a dict or a tuple, in
+            the order of the O values; empty for others.
     """
 
     env_id: str
@@ -43,6 +45,7 @@ class Contract:
     action_low: np.ndarray
     action_high: np.ndarray
     facts: dict[str, Any]
+    observation_layout: list[dict[str, Any]] = field(default_factory=list)
 
 
 def write_contract(folder: Path, contract: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,8 +90,9 @@ def read_contract(folder: Path) -> Contract:
             action_low=low,
             action_high=high,
             facts=body,
+            observation_layout=body["observation"].get("layout") or [],  # version 0.1 wrote none
         )
-    except (KeyError, TypeError, ValueError) as error:  # its digest is right: another program wrote it
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # its digest is right: another program wrote it
         raise AwacError(f"{path}: is no contract of this version ({first_line(error)}); export the policy anew") from error
     if not (isinstance(contract.env_id, str) and isinstance(contract.horizon, int) and low.ndim == 1 == high.ndim):
         raise AwacError(f"{path}: its env_id, horizon or bounds are of a wrong type; export the policy anew")

@@ -20,8 +20,9 @@ from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
 from awac_pl.deploy.contract import EXAMPLES, ONNX, WEIGHTS, write_contract
 from awac_pl.deploy.mlflow_model import save_mlflow_model
 from awac_pl.deploy.runner import numpy_policy, onnx_policy
+from awac_pl.envs.observations import value_names
 from awac_pl.envs.rollouts import RolloutError, run_episode
-from awac_pl.envs.tasks import Spaces, Task, find_task, inspect_spaces, make_environment, scale_action
+from awac_pl.envs.tasks import Spaces, Task, find_task, inspect_spaces, make_environment, recorded_task, scale_action
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
 from awac_pl.policies.numpy_policy import NumpyPolicy
@@ -98,7 +99,10 @@ def _act(
     environment = make_environment(task)
     try:
         episode = run_episode(environment, task, spaces, policy, seed=0)
-        return episode, _interface(environment, task, spaces, np.concatenate([*online, episode.observations]))
+        interface = _interface(environment, task, spaces, np.concatenate([*online, episode.observations]))
+        if layout := [] if spaces.observation_layout else _recorded_layout(checkpoint):
+            interface["observation"] |= {"names": value_names(layout), "layout": layout}
+        return episode, interface
     except RolloutError as error:
         raise AwacError(f"{checkpoint}: its policy cannot act: {error}") from error
     finally:
@@ -180,13 +184,20 @@ def _training_run(checkpoint: Path, name: str | None) -> tuple[Task, dict[str, A
         raise AwacError(f"{folder}: its manifest.json or config.yaml is damaged ({first_line(error)})") from error
     if name not in (None, recorded):
         raise AwacError(f"{checkpoint}: is of task {recorded}, as its run folder says, not {name}; omit --task")
-    return find_task(recorded, horizon=data.get("horizon")), {
+    return recorded_task(data), {
         "checkpoint": checkpoint.name,
         "folder": folder.name,
         **{key: tags.get(key) for key in ("preset", "seed", "commit")},
         "status": manifest.get("status"),
         "scores": manifest.get("scores"),  # of the run's end, also for best.ckpt, which is older
     }
+
+
+def _recorded_layout(checkpoint: Path) -> list[dict[str, Any]]:
+    """The names of the observations of the datasets that a run learned from, by its manifest."""
+    folder = run_of(checkpoint)
+    entries = [] if folder is None else read_manifest(folder).get("datasets", [])
+    return next((entry["observation_layout"] for entry in entries if entry.get("observation_layout")), [])
 
 
 def _interface(environment: gymnasium.Env, task: Task, spaces: Spaces, seen: np.ndarray) -> dict[str, Any]:
@@ -198,11 +209,13 @@ def _interface(environment: gymnasium.Env, task: Task, spaces: Spaces, seen: np.
     return {
         "env_id": task.env_id,
         "horizon": spaces.horizon,
+        "success_key": spaces.success_key,
         "control_hz": round(1 / float(step), 6) if isinstance(step, int | float | np.floating) and step > 0 else frames,
         "observation": {
             "dtype": "float32",
             "shape": ["N", spaces.observation_dim],
-            "names": _numbered("observation", spaces.observation_dim),
+            "names": value_names(spaces.observation_layout) or _numbered("observation", spaces.observation_dim),
+            "layout": spaces.observation_layout,
             "seen_low": seen.min(axis=0).tolist(),
             "seen_high": seen.max(axis=0).tolist(),
             "seen_in": f"{len(seen)} observations of the replay buffer's online part and of one episode",

@@ -7,16 +7,17 @@ action = runner.act(observation)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from awac_pl.deploy.contract import ONNX, WEIGHTS, Contract, read_contract
-from awac_pl.envs.tasks import scale_action
+from awac_pl.envs.observations import as_vector, environment_layout
+from awac_pl.envs.tasks import SUCCESS_KEYS, scale_action
 from awac_pl.errors import AwacError, first_line
 from awac_pl.policies.numpy_policy import NumpyPolicy
 
@@ -94,8 +95,12 @@ class PolicyRunner:
             raise AwacError(f"unknown backend '{backend}': onnxruntime or numpy")
         return cls(contract, policy, action_limits)
 
-    def act(self, observation: ArrayLike) -> np.ndarray:
-        """Action ``[A]`` float32 within the limits, in the environment's units, for one observation ``[O]`` of numbers.
+    def act(self, observation: ArrayLike | Mapping[str, Any] | tuple) -> np.ndarray:
+        """Action ``[A]`` float32 within the limits, in the environment's units, for one observation.
+
+        Args:
+            observation: ``[O]`` numbers; or the dict or tuple that the training environment returned, by the contract's
+                ``observation.layout``.
 
         Raises:
             AwacError: the observation has a wrong size, is not an array of numbers, or a number in it or in the action is
@@ -107,9 +112,9 @@ class PolicyRunner:
         """Actions ``[N, A]`` for observations ``[N, O]``; the rest is as in ``act``."""
         return self._act(observations, ("N", len(self.contract.observation_names)))
 
-    def _act(self, observation: ArrayLike, shape: tuple[str | int, ...]) -> np.ndarray:
+    def _act(self, observation: Any, shape: tuple[str | int, ...]) -> np.ndarray:
         try:
-            given = np.asarray(observation)
+            given = as_vector(observation, self.contract.observation_layout)
         except ValueError as error:
             raise AwacError(f"the observation is no array ({error})") from error
         if given.ndim != len(shape) or given.shape[-1] != shape[-1] or given.dtype.kind not in "fiu":
@@ -138,7 +143,7 @@ class PolicyRunner:
         """Run one episode per seed, until the environment ends it or the contract's horizon is reached.
 
         Args:
-            environment: with ``[O]`` observations and a Box of ``[A]`` actions.
+            environment: with the contract's observations, as ``[O]`` or by name, and a Box of ``[A]`` actions.
             seeds: of the resets.
             rate_hz: actions per second; None acts as soon as the environment has answered. A late step counts as a missed
                 deadline, and the next one is due one period after it.
@@ -178,6 +183,8 @@ class PolicyRunner:
         """
         observation, _ = environment.reset(seed=seed)
         total, success, missed = 0.0, None, 0
+        named = self.contract.facts.get("success_key")
+        keys = SUCCESS_KEYS if named is None else (named,)
         start = due = time.perf_counter()
         for step in range(self.contract.horizon):
             called = time.perf_counter()
@@ -188,8 +195,8 @@ class PolicyRunner:
             latencies.append(time.perf_counter() - called)
             observation, reward, terminated, truncated, info = environment.step(action)
             total += float(reward)
-            if "success" in info:
-                success = bool(success or info["success"])
+            if (key := next((key for key in keys if key in info), None)) is not None:
+                success = bool(success or info[key])
             if period is not None:
                 due += period
                 early = due - time.perf_counter()
@@ -206,9 +213,14 @@ class PolicyRunner:
         from gymnasium.spaces import Box
 
         observations, actions = environment.observation_space, environment.action_space
-        expected = (len(self.contract.observation_names),)
-        if observations.shape != expected:
-            raise AwacError(f"the environment's observations are {observations.shape}, the policy takes {expected}")
+        expected, trained = (len(self.contract.observation_names),), self.contract.observation_layout
+        layout = environment_layout(environment)
+        if not (layout == trained if layout and trained else observations.shape == expected):
+            found, taken = (
+                ", ".join(f"{part['key']} ({part['size']})" for part in parts) for parts in (layout, trained)
+            )  # fmt: skip
+            found, taken = found or str(observations.shape), taken or str(expected)
+            raise AwacError(f"the environment's observations are {found}, the policy takes {taken}")
         if not isinstance(actions, Box) or actions.shape != self.low.shape:
             raise AwacError(f"the environment's action space is {actions}, the policy acts in {self.low.shape}")
         if (self.low < np.float32(actions.low)).any() or (self.high > np.float32(actions.high)).any():

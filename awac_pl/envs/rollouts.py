@@ -8,20 +8,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import pickle
-import re
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, judge, make_environment, scale_action, uses_binary_reward
+from awac_pl.envs.faults import NO_STEP, RolloutError, check_number, check_observation, check_outcome, described, step_fault
+from awac_pl.envs.tasks import (
+    Spaces,
+    Task,
+    inspect_spaces,
+    judge,
+    judge_success,
+    make_environment,
+    scale_action,
+    uses_binary_reward,
+)  # fmt: skip
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
 from awac_pl.parallel.executor import Executor, WorkerError
@@ -34,14 +40,6 @@ log = logging.getLogger(__name__)
 
 #: How often a seed is run if its worker dies.
 MAX_ATTEMPTS = 3
-#: Where an environment's author will not look for an error: this package, Gymnasium, NumPy, Python's own library.
-_PACKAGE = str(Path(__file__).parents[1])
-_LIBRARIES = re.compile(r"[/\\](gymnasium|numpy)[/\\]|[/\\]lib[/\\]python[\d.]+[/\\](?!site-packages)")
-_NO_STEP = "step() returned no (observation, reward, terminated, truncated, info)"
-
-
-class RolloutError(AwacError, RuntimeError):
-    """An episode failed: the environment raised or broke its contract, or a worker died or hung repeatedly."""
 
 
 def run_episode(
@@ -71,17 +69,9 @@ def run_episode(
     except RolloutError as error:
         raise RolloutError(f"{task.env_id}: seed {seed}: step {len(steps)}: {error}") from error.__cause__
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        if "unpack" in str(error) and f"{os.sep}gymnasium{os.sep}" in frames[-1].filename:  # one of its wrappers
-            raise RolloutError(f"{task.env_id}: seed {seed}: step {len(steps)}: {_NO_STEP}") from error
-        raise RolloutError(f"{task.env_id}: seed {seed}: {error!r} at {_place(frames)}, step {len(steps)}") from error
-
-
-def _place(frames: traceback.StackSummary) -> str:
-    """File and line of the environment where an error came from."""
-    own = [frame for frame in frames if not (frame.filename.startswith(_PACKAGE) or _LIBRARIES.search(frame.filename))]
-    where = (own or frames)[-1]
-    return f"{where.filename}:{where.lineno}"
+        fault, step = step_fault(error), f"step {len(steps)}"
+        fault = f"{step}: {fault}" if fault == NO_STEP else f"{fault}, {step}"
+        raise RolloutError(f"{task.env_id}: seed {seed}: {fault}") from error
 
 
 def _run(
@@ -92,7 +82,7 @@ def _run(
     rng = np.random.default_rng([seed, 1])  # the environment draws from [seed]
     binary = uses_binary_reward(task, spaces)
     observation, _ = environment.reset(seed=seed)
-    _check_observation(observation, spaces)
+    check_observation(observation, spaces.observation_dim)
     observations: list[np.ndarray] = [observation]
     ended = False
     while True:
@@ -105,15 +95,12 @@ def _run(
             raise RolloutError("the action is not finite")
         clipped = np.clip(action, -1, 1)
         scaled = scale_action(clipped, spaces.action_low, spaces.action_high)
-        outcome = environment.step(scaled)
-        if not isinstance(outcome, tuple) or len(outcome) != 5:
-            raise RolloutError(_NO_STEP)
-        observation, environment_reward, failed, timed_out, info = outcome
-        _check_observation(observation, spaces)
-        success = info.get("success")
-        if success is None and task.success is not None:
-            success = task.success(observation)
-        if not np.isfinite(_number(environment_reward, "reward")) or not np.isfinite(_number(success or 0, "success")):
+        observation, environment_reward, failed, timed_out, info = check_outcome(environment.step(scaled))
+        check_observation(observation, spaces.observation_dim)
+        success = judge_success(task, spaces, observation, info)
+        if not np.isfinite(check_number(environment_reward, "reward")) or not np.isfinite(
+            check_number(success or 0, "success")
+        ):
             raise RolloutError(f"the reward is {environment_reward} and success is {success}; both must be finite")
         reward, terminated = judge(task, binary, success, environment_reward, failed)
         ended = bool(terminated or failed or timed_out)
@@ -121,21 +108,6 @@ def _run(
         stored, truncated = clipped if task.clip_actions else action, ended and not terminated
         steps.append((stored, float(reward), bool(terminated), truncated, success, float(environment_reward)))
     return _pack(seed, observations, steps)
-
-
-def _check_observation(observation: Any, spaces: Spaces) -> None:
-    """Refuse what is no finite ``[O]``; MuJoCo would only warn, and numbers that are not finite spread."""
-    if np.shape(observation) != (spaces.observation_dim,) or np.asarray(observation).dtype.kind not in "biuf":
-        found = f"{type(observation).__name__} {list(np.shape(observation))}"
-        raise RolloutError(f"the observation is a {found}, not numbers [{spaces.observation_dim}]")
-    if not np.isfinite(observation).all():
-        raise RolloutError("the observation is not finite")
-
-
-def _number(value: Any, name: str) -> float:
-    if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf":
-        return float(value)
-    raise RolloutError(f"the {name} is {value!r}, not a number")
 
 
 def _pack(seed: int, observations: list[np.ndarray], steps: list[tuple]) -> Episode:
@@ -229,8 +201,8 @@ class _Runner:
         try:
             self.environment = self.environment or make_environment(task)
         except Exception as error:
-            place = _place(traceback.extract_tb(error.__traceback__))
-            raise RolloutError(f"{task.env_id}: seed {seed}: {error!r} at {place}") from error
+            told = isinstance(error, AwacError)  # by make_environment, with the place
+            raise RolloutError(f"{task.env_id}: seed {seed}: {error if told else described(error)}") from error
         try:
             return run_episode(self.environment, task, self.spaces, pickle.loads(payload), seed)
         except RolloutError as error:

@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from awac_pl.errors import AwacError, first_line, nearest
+from awac_pl.envs import adroit
+from awac_pl.envs.faults import step_fault, why_not_made
+from awac_pl.envs.observations import environment_layout, layout_of
+from awac_pl.errors import AwacError, nearest
 
 if TYPE_CHECKING:
     import gymnasium
 
 RewardKind = Literal["auto", "binary", "environment"]
-
-
-def _pen_success(observations: np.ndarray) -> np.ndarray:
-    """Pen within 0.075 m of the target and aligned with it (cosine above 0.95)."""
-    position_error, pen_axis, target_axis = observations[..., 39:42], observations[..., 33:36], observations[..., 36:39]
-    return (np.linalg.norm(position_error, axis=-1) < 0.075) & ((pen_axis * target_axis).sum(-1) > 0.95)
-
-
-def _door_success(observations: np.ndarray) -> np.ndarray:
-    """Door hinge opened by at least 1.35 rad."""
-    return observations[..., 28] >= 1.35
-
-
-def _relocate_success(observations: np.ndarray) -> np.ndarray:
-    """Ball within 0.1 m of the target."""
-    return np.linalg.norm(observations[..., 36:39], axis=-1) < 0.1
-
-
-def _hammer_success(observations: np.ndarray) -> np.ndarray:
-    """Nail within 0.01 m of its depth in the board, 0.091 m along the slide joint."""
-    return np.abs(0.091 - observations[..., 26]) < 0.01
+#: Keys of ``info`` that say whether the state after a step is a success: Gymnasium's, and that of Fetch and of SB3.
+SUCCESS_KEYS = ("success", "is_success")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +35,7 @@ class Task:
         env_id: Gymnasium id; ``module:Id-v0`` imports ``module`` first, so your own environment works.
         horizon: time limit in steps; None keeps the environment's own.
         success: ``[..., O]`` observations to ``[...]`` bool; None if only the environment's ``info`` knows.
+        success_key: key of ``info`` that says whether a step succeeded; None tries ``SUCCESS_KEYS``.
         reward: ``binary`` is ``success - 1``; ``environment`` is the environment's; ``auto`` is binary if success is known.
         terminate_on_success: end the episode, as terminated, at the first success.
         clip_actions: store actions clipped to [-1, 1], or as they were sampled or recorded. The environment always gets
@@ -59,27 +46,36 @@ class Task:
     env_id: str
     horizon: int | None = None
     success: Callable[[np.ndarray], np.ndarray] | None = None
+    success_key: str | None = None
     reward: RewardKind = "auto"
     terminate_on_success: bool = False
     clip_actions: bool = True
+
+    @property
+    def options(self) -> str:
+        """Options of ``awac data`` that name this task."""
+        horizon = None if self.name in TASKS and self.horizon == TASKS[self.name].horizon else self.horizon
+        chosen = {"task": self.name, "horizon": horizon, "success_key": self.success_key}
+        return " ".join(f"--{name} {value}" for name, value in chosen.items() if value is not None)
 
 
 TASKS = {
     task.name: task
     for task in (
-        Task(name="pen", env_id="AdroitHandPenSparse-v1", horizon=200, success=_pen_success),
-        Task(name="door", env_id="AdroitHandDoorSparse-v1", horizon=200, success=_door_success),
-        Task(name="relocate", env_id="AdroitHandRelocateSparse-v1", horizon=200, success=_relocate_success),
-        Task(name="hammer", env_id="AdroitHandHammerSparse-v1", horizon=200, success=_hammer_success),
+        Task(name="pen", env_id="AdroitHandPenSparse-v1", horizon=200, success=adroit.pen_success),
+        Task(name="door", env_id="AdroitHandDoorSparse-v1", horizon=200, success=adroit.door_success),
+        Task(name="relocate", env_id="AdroitHandRelocateSparse-v1", horizon=200, success=adroit.relocate_success),
+        Task(name="hammer", env_id="AdroitHandHammerSparse-v1", horizon=200, success=adroit.hammer_success),
     )
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spaces:
-    """Sizes, action bounds and time limit of a task's environment, and whether its ``info`` reports success.
+    """Sizes, action bounds and time limit of a task's environment, and the key of ``info`` that reports success, or None.
 
     ``env_spec`` is Gymnasium's JSON that makes the environment; empty if its class has no name to store.
+    ``observation_layout`` names the parts of observations that are a dict or a tuple, in the order of the O values.
     """
 
     observation_dim: int
@@ -87,14 +83,16 @@ class Spaces:
     action_low: np.ndarray
     action_high: np.ndarray
     horizon: int
-    reports_success: bool
+    success_key: str | None
     env_spec: str
+    observation_layout: list[dict[str, Any]] = field(default_factory=list)
 
 
 def find_task(
     name: str,
     *,
     horizon: int | None = None,
+    success_key: str | None = None,
     reward: RewardKind = "auto",
     terminate_on_success: bool = False,
     clip_actions: bool = True,
@@ -111,15 +109,27 @@ def find_task(
         register_environments()
         if ":" not in name and name not in gymnasium.registry:
             known = [*TASKS, *gymnasium.registry] if "-v" in name else TASKS
-            raise AwacError(f"unknown task '{name}': neither a task nor a Gymnasium environment id.{nearest(name, known)}")
+            own = " An environment of your own is named with its module: my_robot:Push-v0." if "-v" in name else ""
+            hint = nearest(name, known) + own
+            raise AwacError(f"unknown task '{name}': neither a task nor a Gymnasium environment id.{hint}")
         task = Task(name=name, env_id=name)
     return replace(
         task,
         horizon=task.horizon if horizon is None else horizon,
+        success_key=success_key,
         reward=reward,
         terminate_on_success=terminate_on_success,
         clip_actions=clip_actions,
     )
+
+
+def recorded_task(data: Mapping[str, Any]) -> Task:
+    """The task of a run, by the ``data`` section of its configuration.
+
+    Raises:
+        AwacError: see ``find_task``.
+    """
+    return find_task(data["task"], **{key: data[key] for key in ("horizon", "success_key", "reward") if data.get(key)})
 
 
 def register_environments() -> None:
@@ -135,10 +145,10 @@ def register_environments() -> None:
 
 
 def make_environment(task: Task, **kwargs: Any) -> gymnasium.Env:
-    """Build the task's environment.
+    """Build the task's environment. ``FlattenObservation`` makes a vector of other observations, such as dicts.
 
     Raises:
-        AwacError: it cannot be made, its observations are not a flat Box, or its actions are not a bounded flat Box.
+        AwacError: it cannot be made, its observations are no numbers, or its actions are not a bounded flat Box.
     """
     import gymnasium
     from gymnasium.spaces import Box
@@ -148,53 +158,71 @@ def make_environment(task: Task, **kwargs: Any) -> gymnasium.Env:
         kwargs["max_episode_steps"] = task.horizon
     try:
         environment = gymnasium.make(task.env_id, disable_env_checker=True, **kwargs)
-    except (gymnasium.error.Error, ImportError) as error:
-        raise AwacError(f"{task.env_id}: cannot be made: {first_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise AwacError(f"{task.env_id}: cannot be made: {why_not_made(task.env_id, error)}") from error
     observation_space, action_space = environment.observation_space, environment.action_space
-    problem = None
-    if not isinstance(action_space, Box):
-        problem = f"its action space is {type(action_space).__name__}; AWAC needs continuous actions (a Box)"
-    elif len(action_space.shape) != 1 or not np.isfinite([action_space.low, action_space.high]).all():
-        problem = f"its action space {action_space} must be flat with finite bounds; wrap it"
-    elif not isinstance(observation_space, Box) or len(observation_space.shape) != 1:
-        problem = f"its observation space {observation_space} must be a flat Box; add a FlattenObservation wrapper"
-    if problem:
+    try:
+        if not isinstance(action_space, Box):
+            raise AwacError(f"its action space is {type(action_space).__name__}; AWAC needs continuous actions (a Box)")
+        if len(action_space.shape) != 1 or not np.isfinite([action_space.low, action_space.high]).all():
+            raise AwacError(f"its action space {action_space} must be flat with finite bounds; wrap it")
+        flat = not layout_of(observation_space) and len(observation_space.shape or ()) == 1
+    except AwacError as error:
         environment.close()
-        raise AwacError(f"{task.env_id}: {problem}")
-    return environment
+        raise AwacError(f"{task.env_id}: {error}") from error
+    return environment if flat else gymnasium.wrappers.FlattenObservation(environment)
 
 
 def inspect_spaces(task: Task) -> Spaces:
     """Build the environment, take one step, and report what a learner must know.
 
     Raises:
-        AwacError: the environment does not fit (see ``make_environment``), has no time limit, or reports no success although
-            the reward is binary or success ends the episode.
+        AwacError: the environment does not fit (see ``make_environment``), its first step fails, it has no time limit, or
+            it reports no success although the reward is binary or success ends the episode.
     """
     environment = make_environment(task)
+    try:
+        spaces = _inspect(environment, task)
+    finally:
+        environment.close()
+    if not _knows_success(task, spaces) and (task.reward == "binary" or task.terminate_on_success):
+        raise AwacError(
+            f"{task.env_id}: reports no success; use reward: environment and terminate_on_success: false, or name the key "
+            "of info that reports it with success_key"
+        )
+    return spaces
+
+
+def _inspect(environment: gymnasium.Env, task: Task) -> Spaces:
     horizon = environment.spec.max_episode_steps if environment.spec else None
     if horizon is None:
-        raise AwacError(f"{task.env_id}: has no time limit; set data.horizon")
+        raise AwacError(
+            f"{task.env_id}: has no time limit; set one: --horizon 200 for awac data, --data.horizon=200 for awac fit"
+        )
     low, high = environment.action_space.low, environment.action_space.high  # type: ignore[attr-defined]
-    environment.reset(seed=0)
-    info = environment.step((low + high) / 2)[4]
+    try:
+        environment.reset(seed=0)
+        info = environment.step((low + high) / 2)[4]
+    except Exception as error:
+        raise AwacError(f"{task.env_id}: its first step fails: {step_fault(error)}") from error
     try:
         env_spec = environment.spec.to_json()  # type: ignore[union-attr]
     except ValueError:
         env_spec = ""
-    spaces = Spaces(
+    key = task.success_key or next((key for key in SUCCESS_KEYS if key in info), None)
+    if key is not None and key not in info:
+        log.warning("%s: info has no '%s' after the first step; a step without it counts as no success.%s",
+                    task.env_id, key, nearest(key, info))  # fmt: skip
+    return Spaces(
         observation_dim=environment.observation_space.shape[0],  # type: ignore[index]
         action_dim=len(low),
         action_low=low.astype(np.float32),
         action_high=high.astype(np.float32),
         horizon=horizon,
-        reports_success="success" in info,
+        success_key=key,
         env_spec=env_spec,
+        observation_layout=environment_layout(environment),
     )
-    environment.close()
-    if not _knows_success(task, spaces) and (task.reward == "binary" or task.terminate_on_success):
-        raise AwacError(f"{task.env_id}: reports no success; use reward: environment and terminate_on_success: false")
-    return spaces
 
 
 def uses_binary_reward(task: Task, spaces: Spaces) -> bool:
@@ -203,7 +231,15 @@ def uses_binary_reward(task: Task, spaces: Spaces) -> bool:
 
 
 def _knows_success(task: Task, spaces: Spaces) -> bool:
-    return spaces.reports_success or task.success is not None
+    return spaces.success_key is not None or task.success is not None
+
+
+def judge_success(task: Task, spaces: Spaces, observation: np.ndarray, info: Mapping[str, Any]) -> Any:
+    """Success of one step, None if it is unknown. If ``info`` reports it, but not in this step, the step is no success."""
+    success = None if spaces.success_key is None else info.get(spaces.success_key)
+    if success is None and task.success is not None:
+        return task.success(observation)
+    return False if success is None and spaces.success_key is not None else success
 
 
 def judge(task: Task, binary: bool, success: Any, reward: Any, terminated: Any) -> tuple[Any, Any]:
@@ -235,8 +271,11 @@ def scale_action(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.nd
 
 
 def unscale_action(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Inverse of ``scale_action``."""
-    return action if _is_unit(low, high) else (action - low) / (high - low) * 2 - 1
+    """Inverse of ``scale_action``; an action whose bounds are equal, such as that of a locked joint, becomes 0."""
+    if _is_unit(low, high):
+        return action
+    moves = high > low
+    return (action - low) / np.where(moves, high - low, 1) * 2 - moves
 
 
 def _is_unit(low: np.ndarray, high: np.ndarray) -> bool:

@@ -12,7 +12,7 @@ import lightning
 from tensordict import TensorDict
 from torch import Tensor
 
-from awac_pl.datasets.catalog import check_environment, find_dataset
+from awac_pl.datasets.catalog import check_environment, find_dataset, recorded_layout
 from awac_pl.datasets.cloned import CloneOptions, check_recipe, cloned_id, is_cloned, make_missing
 from awac_pl.datasets.downloading import fetch_dataset
 from awac_pl.datasets.minari_io import manifest_entry, read_episodes
@@ -34,7 +34,7 @@ class ReplayDataModule(lightning.LightningDataModule):
     """Fills a replay buffer with datasets, streams chunks from it, and owns the workers that act in the task.
 
     Args:
-        task: ``pen``, ``door``, ``relocate``, ``hammer``, or any Gymnasium environment id with Box spaces.
+        task: ``pen``, ``door``, ``relocate``, ``hammer``, or any Gymnasium environment id.
         datasets: Minari ids, local, built-in (``awac/pen/expert-v0``) or remote (``D4RL/pen/human-v2``). A mapping
             ``{id: weight}`` draws a dataset's transitions ``weight`` times as often as online ones. A missing
             ``awac/…/cloned-v0`` is made from the first dataset: demonstrations -> cloned policy -> ``clone_episodes``.
@@ -43,6 +43,8 @@ class ReplayDataModule(lightning.LightningDataModule):
         clone_episodes: episodes of a cloned dataset.
         clone_seed: seed of a cloned dataset.
         horizon: time limit of an episode in steps; null keeps the task's.
+        success_key: key of the environment's ``info`` that says whether a step succeeded; null is ``success``, else
+            ``is_success``. A step whose ``info`` lacks the key is no success.
         reward: ``binary`` is success - 1, ``environment`` is the environment's, ``auto`` is binary where success is known.
         terminate_on_success: end episodes at the first success, in the data and online.
         clip_actions: store actions clipped to [-1, 1]; false stores them as sampled, as the authors' code does. The
@@ -84,6 +86,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         clone_episodes: int = 500,
         clone_seed: int = 0,
         horizon: int | None = None,
+        success_key: str | None = None,
         reward: RewardKind = "auto",
         terminate_on_success: bool = False,
         clip_actions: bool = True,
@@ -116,9 +119,8 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.train_split, self.discount, self.seed, self.progress = train_split, discount, seed, progress
         self.evaluations = EvaluationPlan(evaluation_episodes, milestone_episodes, offline_epochs)
         self._check_arguments()
-        self.task = find_task(
-            task, horizon=horizon, reward=reward, terminate_on_success=terminate_on_success, clip_actions=clip_actions
-        )
+        of_task: dict[str, Any] = {"horizon": horizon, "success_key": success_key, "reward": reward}
+        self.task = find_task(task, terminate_on_success=terminate_on_success, clip_actions=clip_actions, **of_task)
         self.spaces = inspect_spaces(self.task)
         self.dataset_ids = [cloned_id(name, num_demonstrations, clip_actions, normalize_observations) for name in datasets]
         self.clone_options = CloneOptions(num_demonstrations, clone_episodes, clone_seed, normalize_observations)
@@ -182,6 +184,7 @@ class ReplayDataModule(lightning.LightningDataModule):
                 fetch_dataset(name)
             if find_dataset(name) is not None:
                 check_environment(name, self.task, self.spaces)
+        recorded_layout(*(name for name in self.dataset_ids if find_dataset(name) is not None))  # refuses those that differ
         how = {"evaluation_episodes": self.evaluations.milestone_episodes, "num_workers": self.workers.num_workers}
         make_missing(self.dataset_ids[0], cloned, self.task, self.clone_options, progress=self.progress, **how)
 

@@ -1,0 +1,79 @@
+"""Files of other programs, as recorded episodes. A new format is a file with a reader here, and an entry of ``FORMATS``.
+
+Code in a file is never run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from awac_pl.datasets.formats import flat_hdf5, lerobot, minari_arrow, pickled, robomimic
+from awac_pl.datasets.formats.columns import Reading
+from awac_pl.datasets.relabelling import RawEpisode
+from awac_pl.datasets.safe_hdf5 import reading
+from awac_pl.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to store episodes.
+
+    Args:
+        read: yields the episodes of a file or folder.
+        suffixes: of its files.
+        recognise: whether a file or folder is built like this; None if the suffix alone tells.
+    """
+
+    read: Callable[[Path, Reading], Iterator[RawEpisode]]
+    suffixes: tuple[str, ...] = ()
+    recognise: Callable[[Path], bool] | None = None
+
+
+#: By name. The first one that fits is taken; what is recognised by its build comes before what has only a suffix.
+FORMATS: dict[str, Format] = {
+    "lerobot": Format(lerobot.read, ("", ".parquet"), lerobot.recognise),
+    "minari": Format(minari_arrow.read, ("",), minari_arrow.recognise),
+    "robomimic": Format(robomimic.read, (".hdf5", ".h5"), robomimic.recognise),
+    "d4rl": Format(flat_hdf5.read, (".hdf5", ".h5")),
+    "dapg": Format(pickled.read_pickle, (".pickle", ".pkl")),
+    "rlkit": Format(pickled.read_npy, (".npy",)),
+    "npz": Format(pickled.read_npz, (".npz",)),
+}
+
+
+def choose_format(file: Path, form: str | None = None) -> str:
+    """The given format, else the one that the file or folder is built like, else that of its suffix.
+
+    Raises:
+        DatasetError: there is no such file, or nothing tells its format.
+    """
+    if not file.exists():
+        raise DatasetError(f"{file}: no such file")
+    if form is not None:
+        return form
+    for name, known in FORMATS.items():
+        suffix = "" if file.is_dir() else file.suffix.lower() or None
+        if suffix in known.suffixes and (known.recognise is None or _is_built_like(known.recognise, file)):
+            return name
+    if file.is_dir():
+        raise DatasetError(f"{file}: is the folder of no known dataset (no meta/info.json of LeRobot, no data of Minari)")
+    raise DatasetError(f"{file}: its suffix tells no format; pass --format, one of {', '.join(FORMATS)}")
+
+
+def _is_built_like(recognise: Callable[[Path], bool], file: Path) -> bool:
+    try:
+        return recognise(file)
+    except Exception:  # a damaged file; its reader will name it
+        return False
+
+
+def read_recordings(file: Path, form: str, how: Reading | None = None) -> Iterator[RawEpisode]:
+    """The episodes of a file, unchanged.
+
+    Raises:
+        DatasetError: the file cannot be read in this format, or holds more than arrays.
+    """
+    with reading(file, form):
+        yield from FORMATS[form].read(file, how or Reading())

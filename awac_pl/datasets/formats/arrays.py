@@ -1,0 +1,70 @@
+"""Named arrays: those of a ``.npz`` file, or a dict of arrays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from awac_pl.datasets.formats.columns import PLAIN, Reading, one_episode, plain_columns
+from awac_pl.datasets.formats.ends import cut
+from awac_pl.datasets.relabelling import RawEpisode
+from awac_pl.errors import DatasetError
+
+
+def read_arrays(named: Mapping[str, Any], how: Reading) -> Iterator[RawEpisode]:
+    """The episodes of named arrays: one row per episode, ``observations_0``, ``observations_1``, …, or flat columns.
+
+    Raises:
+        DatasetError: there are no observations and actions, or the arrays have other sizes.
+    """
+    columns = plain_columns(named)
+    numbered = _numbered_columns(named)
+    if numbered and "actions" not in columns:
+        for index in sorted(numbered):
+            yield from one_episode(numbered[index], how, f"episode {index}: ")
+        return
+    if not {"observations", "actions"} <= set(columns):
+        missing = min({"observations", "actions"} - set(columns))
+        raise DatasetError(f"no array '{missing}'; it has {', '.join(map(str, named)) or 'nothing'}")
+    columns = {name: value if isinstance(value, Mapping) else np.asarray(value) for name, value in columns.items()}
+    actions, facts = columns["actions"], _facts(named)
+    if actions.dtype.kind == "O" or actions.ndim == 3:
+        rows = {name: column for name, column in columns.items() if name not in ("ends", "episode", "episode_ends")}
+        for name, column in rows.items():
+            if not isinstance(column, Mapping) and len(column) != len(actions):
+                raise DatasetError(
+                    f"'{name}' has {len(column)} rows, 'actions' has {len(actions)}; expected one per episode"
+                )
+        for index in range(len(actions)):
+            row = {name: _row(column, index) for name, column in rows.items()}
+            yield from one_episode(row, how, f"episode {index}: ", facts)
+    elif len(actions) + 1 == len(_any_array(columns["observations"])) and "ends" not in columns:
+        yield from one_episode(columns, how, "", facts)
+    else:
+        yield from cut(columns, how, facts)
+
+
+def _row(column: Any, index: int) -> Any:
+    return {key: _row(part, index) for key, part in column.items()} if isinstance(column, Mapping) else column[index]
+
+
+def _any_array(column: Any) -> np.ndarray:
+    return _any_array(next(iter(column.values()))) if isinstance(column, Mapping) and column else np.asarray(column)
+
+
+def _facts(named: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file has and nobody reads."""
+    unknown = sorted(str(name) for name in named if name not in PLAIN)
+    return {"not_read": unknown} if unknown else {}
+
+
+def _numbered_columns(named: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """Columns such as ``actions_7`` by the number of their episode."""
+    found: dict[int, dict[str, Any]] = {}
+    for name, value in named.items():
+        if (match := re.fullmatch(r"(\w+?)_(\d{1,9})", str(name))) and match[1] in PLAIN:
+            found.setdefault(int(match[2]), {})[match[1]] = value
+    return {index: plain_columns(columns) for index, columns in found.items()}

@@ -1,0 +1,87 @@
+"""What is wrong with somebody else's environment: its own error with file and line, or what it must not return."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from awac_pl.errors import AwacError, first_line, without_credentials
+
+#: Where an environment's author will not look for an error: this package, Gymnasium, NumPy, Python's own library.
+_PACKAGE = str(Path(__file__).parents[1])
+_LIBRARIES = re.compile(r"^<|[/\\](gymnasium|numpy)[/\\]|[/\\]lib[/\\]python[\d.]+[/\\](?!site-packages)")
+NO_STEP = "step() returned no (observation, reward, terminated, truncated, info)"
+#: Largest observation, action and reward to learn from. Beyond it the squares in a loss and in Adam overflow float32.
+LARGEST_VALUE = 1e8
+
+
+class RolloutError(AwacError, RuntimeError):
+    """An episode failed: the environment raised or broke its contract, or a worker died or hung repeatedly."""
+
+
+def described(error: BaseException) -> str:
+    """An error, and the file and line of the environment where it came from."""
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg} at {error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not (frame.filename.startswith(_PACKAGE) or _LIBRARIES.search(frame.filename))]
+    where = "".join(f" at {frame.filename}:{frame.lineno}" for frame in (own or frames)[-1:])
+    return without_credentials(repr(error)) + where
+
+
+def step_fault(error: Exception) -> str:
+    """An error of ``reset`` or ``step``; an old ``step`` of four values fails in a wrapper of Gymnasium."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return NO_STEP if "unpack" in str(error) and re.search(r"[/\\]gymnasium[/\\]", frames[-1].filename) else described(error)
+
+
+def why_not_made(env_id: str, error: BaseException) -> str:
+    """Why ``gymnasium.make`` failed: an error of Gymnasium, or one of the environment's own code."""
+    import gymnasium
+
+    cause = error.__cause__ if isinstance(error, ModuleNotFoundError) and error.__cause__ else error
+    module = env_id.partition(":")[0]
+    if isinstance(cause, ModuleNotFoundError) and cause.name and f"{module}.".startswith(f"{cause.name}."):
+        return f"there is no module '{cause.name}', neither in this folder nor installed"
+    return first_line(error) if isinstance(error, gymnasium.error.Error) else described(cause)
+
+
+def check_outcome(outcome: Any) -> tuple[Any, ...]:
+    """What ``step`` returned.
+
+    Raises:
+        RolloutError: it is not five values.
+    """
+    if not isinstance(outcome, tuple) or len(outcome) != 5:
+        raise RolloutError(NO_STEP)
+    return outcome
+
+
+def check_observation(observation: Any, size: int) -> None:
+    """Refuse what is no ``[O]`` of usable numbers; MuJoCo would only warn, and numbers that are not finite spread.
+
+    Raises:
+        RolloutError: a wrong shape, or values that are no numbers, not finite or too large.
+    """
+    if np.shape(observation) != (size,) or np.asarray(observation).dtype.kind not in "biuf":
+        found = f"{type(observation).__name__} {list(np.shape(observation))}"
+        raise RolloutError(f"the observation is a {found}, not numbers [{size}]")
+    if not np.isfinite(observation).all():
+        raise RolloutError("the observation is not finite")
+    if (largest := np.abs(observation).max(initial=0)) > LARGEST_VALUE:
+        raise RolloutError(f"the observation reaches {largest:.3g}, more than {LARGEST_VALUE:g}; use other units")
+
+
+def check_number(value: Any, name: str) -> float:
+    """A number that ``step`` returned.
+
+    Raises:
+        RolloutError: it is none.
+    """
+    if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf":
+        return float(value)
+    raise RolloutError(f"the {name} is {value!r}, not a number")
