@@ -131,11 +131,8 @@ def write_video(path: Path, frames: np.ndarray, frames_per_second: float = FRAME
     if path.suffix == ".mp4":
         check_ffmpeg()
     write = _write_mp4 if path.suffix == ".mp4" else _write_gif
-    try:
-        with replacing(path) as staging:
-            write(staging, frames, frames_per_second)
-    except OSError as error:
-        raise AwacError(f"{path}: cannot be written: {first_line(error)}") from error
+    with replacing(path) as new:
+        write(new, frames, frames_per_second)
 
 
 def _write_mp4(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
