@@ -44,9 +44,12 @@ def staging(beside: Path) -> Iterator[Path]:
     A lock marks it as used, because a process number can mean another process on another machine or in a container. What
     a killed process left is removed by the next one that stages in the same folder.
     """
+    missing = [folder for folder in (beside, *beside.parents) if not folder.exists()]
     beside.mkdir(parents=True, exist_ok=True)
     remove_leftovers(beside)
     with contextlib.ExitStack() as stack:
+        for folder in reversed(missing):
+            stack.callback(_remove_if_empty, folder)
         yield _new_folder(beside, stack)
 
 
@@ -71,6 +74,11 @@ def remove_leftovers(folder: Path) -> None:
         if not leftover.is_symlink():
             with contextlib.suppress(OSError), lock(leftover / LOCK):  # one that is in use, or another user's, stays
                 _discard(leftover)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _discard(folder: Path) -> None:
@@ -112,7 +120,10 @@ def _flush(path: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> WriteError:
     """The error for a user whose file or folder stays as it was."""
-    return WriteError(f"{path}: cannot be written ({error.strerror or first_line(error)}); nothing was changed")
+    reason = error.strerror or first_line(error)
+    if isinstance(error, shutil.Error):  # a list of (from, to, message)
+        reason = str(error.args[0][0][2]).split(": '")[0]
+    return WriteError(f"{path}: cannot be written ({reason}); nothing was changed")
 
 
 def write_text(path: Path, text: str, *, full_disk: bool = False) -> None:

@@ -74,7 +74,7 @@ def clone_dataset(
 
     Raises:
         DatasetError: the source does not fit the task, or the target is taken or no dataset id.
-        WriteError: there is no room for the target; found before the fit, as far as that is possible.
+        WriteError: there is no room for the target.
     """
     check_free(target, overwrite)
     recipe = _recipe(source, task, CloneOptions(num_demonstrations, num_episodes, seed, normalize_observations))

@@ -111,10 +111,10 @@ class ReservedMemmapStorage(LazyMemmapStorage):
             for path in folder.rglob("*.memmap"):
                 reserve(path, path.stat().st_size)
         except (OSError, RuntimeError) as error:  # the latter from torch, above a limit of the file size
-            rows = sum(column.nbytes // len(column) for column in data.values()) * self.max_size
+            size = self.max_size * sum(column.nbytes for column in data.values())  # of one row
             raise WriteError(
-                f"data.storage memmap: no room for {self.max_size} transitions, {rows / 1e6:.1f} MB, in {folder.parent} "
-                f"({first_line(error)}); lower data.capacity"
+                f"data.storage memmap: no room for {self.max_size} transitions, {size / 1e6:.1f} MB, in {folder.parent} "
+                f"({getattr(error, 'strerror', None) or first_line(error)}); lower data.capacity, or make room"
             ) from error
 
 

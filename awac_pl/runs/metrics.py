@@ -37,7 +37,7 @@ def append_metrics(path: Path, rows: list[dict[str, float]]) -> None:
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """Read what ``write_metrics`` and ``append_metrics`` wrote, without a last line that was cut off."""
     with path.open(newline="") as file:
-        lines = (line for line in file if line.endswith(("\n", "\r")))
+        lines = (line for line in file if line.endswith("\n"))
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
 
 

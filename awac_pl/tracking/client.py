@@ -29,8 +29,9 @@ def connect(destination: Destination) -> MlflowClient:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    for name, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING), ("urllib3", logging.ERROR)):
-        logging.getLogger(name).setLevel(level)  # without a line for each new table and each failed request
+    levels = {"mlflow": "WARNING", "alembic": "WARNING", "urllib3": "ERROR", "mlflow.store.db.utils": "CRITICAL"}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)  # without a line for each new table, and many for each failed request
     if destination.database is not None and not destination.database.exists():
         make_store(destination.database)
     return MlflowClient(destination.uri)
