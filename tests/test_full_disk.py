@@ -29,7 +29,7 @@ from awac_pl.errors import WriteError
 from awac_pl.files import append_text, check_room, remove_leftovers, replacing, staging, write_text
 from awac_pl.replay.buffer import Replay
 from awac_pl.runs.folder import RunFolder
-from awac_pl.runs.metrics import append_logged, append_metrics, read_logged, read_metrics, write_metrics
+from awac_pl.runs.metrics import NewLines, append_logged, append_metrics, parse_logged, read_metrics, write_metrics
 from tests.conftest import ROOT, WIDE_CONFIG
 from tests.toy import reach_episodes
 
@@ -260,7 +260,7 @@ def test_a_last_line_that_was_cut_off_is_left_out_and_then_repaired(tmp_path: Pa
     with (tmp_path / "logged.jsonl").open("a") as file:
         file.write("[1, 2, {"[:cut])
     append_logged(tmp_path / "logged.jsonl", 4, 5, {"x": 6.0})
-    assert read_logged(tmp_path / "logged.jsonl") == [(1, 2, {"x": 3.0}), (4, 5, {"x": 6.0})]
+    assert parse_logged(NewLines(tmp_path / "logged.jsonl")) == [(1, 2, {"x": 3.0}), (4, 5, {"x": 6.0})]
 
 
 def test_of_lines_that_do_not_fit_none_is_written(tmp_path: Path) -> None:

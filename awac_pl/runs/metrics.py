@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,11 +35,41 @@ def append_metrics(path: Path, rows: list[dict[str, float]]) -> None:
     append_text(path, line.getvalue(), flush=True)
 
 
+class NewLines:
+    """Reads a file that grows again and again: each time the lines that are new, without a last one that was cut off.
+
+    Args:
+        path: of the file.
+        header: whether its first line comes before the new ones each time.
+    """
+
+    def __init__(self, path: Path, *, header: bool = False) -> None:
+        self.path, self.header = path, header
+        self._file, self._end = (0, b""), 0
+
+    def read(self) -> list[str]:
+        """The lines since the last call; all of them if the file was written anew."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            first = file.readline()
+            if (same := (os.fstat(file.fileno()).st_ino, first)) != self._file:
+                self._file, self._end = same, len(first) if self.header else 0
+            file.seek(self._end)
+            data = file.read()
+        data = data[: data.rfind(b"\n") + 1]
+        self._end += len(data)
+        return [*([first.decode()] if self.header else []), *data.decode().split("\n")[:-1]]
+
+
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Read what ``write_metrics`` and ``append_metrics`` wrote, without a last line that was cut off."""
-    with path.open(newline="") as file:
-        lines = (line for line in file if line.endswith("\n"))
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+    """Read what ``write_metrics`` and ``append_metrics`` wrote."""
+    return parse_metrics(NewLines(path, header=True))
+
+
+def parse_metrics(lines: NewLines) -> list[dict[str, float]]:
+    """The new rows of ``metrics.csv``."""
+    return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines.read())]
 
 
 def append_logged(path: Path, time: int, step: int, values: Mapping[str, float]) -> None:
@@ -46,10 +77,9 @@ def append_logged(path: Path, time: int, step: int, values: Mapping[str, float])
     append_text(path, json.dumps([time, step, dict(values)]) + "\n")
 
 
-def read_logged(path: Path) -> list[tuple[int, int, dict[str, float]]]:
-    """Read what ``append_logged`` wrote, without a last line that was cut off."""
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [tuple(json.loads(line)) for line in lines]
+def parse_logged(lines: NewLines) -> list[tuple[int, int, dict[str, float]]]:
+    """The new entries of ``logged.jsonl``: time, step and values."""
+    return [tuple(json.loads(line)) for line in lines.read()]
 
 
 def x_axis(row: Mapping[str, float], offline_updates: int) -> int:
