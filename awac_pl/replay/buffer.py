@@ -114,7 +114,7 @@ class ReservedMemmapStorage(LazyMemmapStorage):
             size = self.max_size * sum(column.nbytes for column in data.values())  # of one row
             raise WriteError(
                 f"data.storage memmap: no room for {self.max_size} transitions, {size / 1e6:.1f} MB, in {folder.parent} "
-                f"({getattr(error, 'strerror', None) or first_line(error)}); lower data.capacity, or make room"
+                f"({first_line(error).rpartition(': ')[2]}); lower data.capacity, or make room"
             ) from error
 
 
