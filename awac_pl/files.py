@@ -139,9 +139,12 @@ def write_text(path: Path, text: str, *, full_disk: bool = False) -> None:
         blocks = path.stat().st_blocks if full_disk and path.exists() else 0
         if len(data := text.encode()) > 512 * blocks:
             raise
-        with path.open("r+b", buffering=0) as file:
-            file.write(data)
-            file.truncate()
+        try:
+            with path.open("r+b", buffering=0) as file:
+                file.write(data)
+                file.truncate()
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
 
 def append_text(path: Path, text: str, *, flush: bool = False) -> None:

@@ -73,8 +73,7 @@ def clone_dataset(
         ``cloning`` of the metadata: log-likelihoods, and the success of the deterministic and of the stochastic policy.
 
     Raises:
-        DatasetError: the source does not fit the task, or the target is taken or no dataset id.
-        WriteError: there is no room for the target.
+        AwacError: the source does not fit the task, or the target is taken, no dataset id, or larger than the disk.
     """
     check_free(target, overwrite)
     recipe = _recipe(source, task, CloneOptions(num_demonstrations, num_episodes, seed, normalize_observations))
