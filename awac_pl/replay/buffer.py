@@ -112,9 +112,10 @@ class ReservedMemmapStorage(LazyMemmapStorage):
                 reserve(path, path.stat().st_size)
         except (OSError, RuntimeError) as error:  # the latter from torch, above a limit of the file size
             size = self.max_size * sum(column.nbytes for column in data.values())  # of one row
+            reason = getattr(error, "strerror", None) or first_line(error).rpartition(": ")[2]
             raise WriteError(
                 f"data.storage memmap: no room for {self.max_size} transitions, {size / 1e6:.1f} MB, in {folder.parent} "
-                f"({first_line(error).rpartition(': ')[2]}); lower data.capacity, or make room"
+                f"({reason}); lower data.capacity, or make room"
             ) from error
 
 
