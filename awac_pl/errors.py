@@ -14,6 +14,10 @@ class DatasetError(AwacError):
     """A dataset that is missing, damaged or does not fit the task."""
 
 
+class WriteError(AwacError):
+    """A file that cannot be written: the disk is full, a limit is reached, or the folder is not ours."""
+
+
 class TrainingDivergedError(AwacError):
     """A loss that is no longer a finite number."""
 

@@ -25,7 +25,7 @@ from awac_pl.datasets.downloading import fetch_dataset
 from awac_pl.datasets.inspection import inspect_dataset
 from awac_pl.datasets.minari_io import load_dataset, read_episodes, save_dataset
 from awac_pl.envs.tasks import find_task, inspect_spaces
-from awac_pl.errors import DatasetError
+from awac_pl.errors import DatasetError, WriteError
 from awac_pl.files import file_digest
 from tests.toy import make_episode, reach_episodes
 
@@ -222,7 +222,7 @@ def test_no_episodes_and_damaged_metadata(reach, reach_dataset: str, datasets_ro
 
 
 def test_what_is_being_written_is_not_listed(reach_dataset: str, datasets_root: Path) -> None:
-    shutil.copytree(datasets_root / reach_dataset, datasets_root / "toy/.staging-x/new")
+    shutil.copytree(datasets_root / reach_dataset, datasets_root / "toy/.awac-x/new")
     assert [name for name in dataset_ids() if not name.startswith("awac/")] == [reach_dataset]
 
 
@@ -282,7 +282,7 @@ def test_writing_is_whole_or_not_at_all(reach, reach_dataset: str, datasets_root
 
     monkeypatch.setattr(datasets, "_write_episode", full_disk)
     with pytest.raises(
-        DatasetError, match=r"toy/reach-v0: cannot be written \(no space left on device\); nothing was changed"
+        WriteError, match=r"toy/reach-v0: cannot be written \(no space left on device\); nothing was changed"
     ):
         save_dataset(reach_dataset, reach_episodes(2), *reach, {}, overwrite=True)
     assert file_digest(data_file(datasets_root)) == before

@@ -286,7 +286,7 @@ def test_the_command_reports_the_runs_that_are_here(tmp_path: Path, monkeypatch,
         ([], "no folder runs"),
         (["empty"], "empty is no run folder: it is empty"),
         (["good", "empty"], "empty is no run folder"),
-        (["good", "--to", "empty"], "cannot write empty: "),
+        (["good", "--to", "empty"], "empty: cannot be written (Is a directory)"),
         (["other"], "has format 3"),
     ],
 )

@@ -351,7 +351,7 @@ def test_a_memory_mapped_buffer_trains_the_same_and_leaves_no_file(tmp_path: Pat
         for storage in ("memory", "memmap")
     }
     torch.testing.assert_close(runs["memory"].state_dict(), runs["memmap"].state_dict(), rtol=0, atol=0)
-    assert list((tmp_path / "memmap").glob(".replay-*")) == []
+    assert list(tmp_path.rglob(".awac-*")) == []
 
 
 def test_datasets_with_weights(reach, reach_dataset: str) -> None:

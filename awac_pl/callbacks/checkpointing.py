@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from awac_pl.algorithms.checkpoints import read_checkpoint
-from awac_pl.errors import AwacError, first_line
+from awac_pl.errors import first_line
 from awac_pl.files import replacing
 from awac_pl.runs.folder import PREVIOUS
 
@@ -26,20 +26,18 @@ class DurableCheckpointIO(TorchCheckpointIO):
         """Write ``path``.
 
         Raises:
-            AwacError: the file cannot be written; ``path`` is as it was.
+            WriteError: the file cannot be written; ``path`` is as it was.
         """
         target = Path(path)
-        try:
-            with replacing(target) as staging:
-                with staging.open("wb") as file:
+        with replacing(target) as new:
+            try:
+                with new.open("wb") as file:
                     torch.save(checkpoint, file)
-                if target.name == "last.ckpt" and target.exists():
-                    with replacing(target.with_name(PREVIOUS)) as previous:
-                        os.link(target, previous)
-        except (OSError, RuntimeError) as error:  # torch hides the reason behind an error of its own
-            reason = error if isinstance(error, OSError) else error.__context__ or error
-            kept = f"; {target.name} is as it was" if target.exists() else ""
-            raise AwacError(f"cannot write the checkpoint {target} ({first_line(reason)}){kept}") from error
+            except RuntimeError as error:  # torch hides the reason behind an error of its own
+                raise error.__context__ if isinstance(error.__context__, OSError) else OSError(first_line(error)) from error
+            if target.name == "last.ckpt" and target.exists():
+                with replacing(target.with_name(PREVIOUS)) as previous:
+                    os.link(target, previous)
 
     def load_checkpoint(self, path: str | os.PathLike, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
         """Read ``path`` on the CPU; nothing in it is run.

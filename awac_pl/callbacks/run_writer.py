@@ -25,7 +25,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from awac_pl.algorithms.base import Learner
 from awac_pl.datasets.cloned import cloning_result
 from awac_pl.datasets.minari_io import data_file
-from awac_pl.errors import first_line, without_credentials
+from awac_pl.errors import WriteError, first_line, without_credentials
 from awac_pl.files import write_text
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.policies.products import processor
@@ -33,7 +33,7 @@ from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.report.page import write_report
 from awac_pl.report.statistics import wilson_interval
 from awac_pl.runs.manifest import read_manifest
-from awac_pl.runs.metrics import read_metrics, write_metrics, x_axis
+from awac_pl.runs.metrics import append_metrics, read_metrics, write_metrics, x_axis
 from awac_pl.runs.summary import score_run
 from awac_pl.tracking.logger import RunFolderLogger
 
@@ -141,7 +141,7 @@ class RunWriter(Callback):
         row |= _with_prefix(trainer, "train/") | (_with_prefix(trainer, "rollout/") if online else {}) | self._evaluation
         self._evaluation = {}
         self.rows.append(row)
-        write_metrics(Path(trainer.default_root_dir) / "metrics.csv", self.rows)
+        append_metrics(Path(trainer.default_root_dir) / "metrics.csv", self.rows)
         step = x_axis(row, self._manifest["offline_updates"])
         for logger in trainer.loggers:
             if isinstance(logger, RunFolderLogger):  # reads the row from the folder
@@ -162,9 +162,14 @@ class RunWriter(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
         """Write to the manifest how the run ended."""
-        if self._manifest.get("status") == "running":
+        status, unwritten = self._manifest.get("status"), isinstance(exception, WriteError)
+        if status == "running" or (status and unwritten):  # the report of a finished run, too
             stopped = isinstance(exception, Interrupted | KeyboardInterrupt | SIGTERMException)
-            self._finish(trainer, "interrupted" if stopped else "failed", "" if stopped else repr(exception))
+            try:
+                self._finish(trainer, "interrupted" if stopped else "failed", "" if stopped else repr(exception))
+            except WriteError as error:
+                if not unwritten:
+                    log.error("%s", error)
 
     def summary(self, trainer: lightning.Trainer) -> str:
         """The success rate after each stage, and where to find the run."""
@@ -200,6 +205,8 @@ class RunWriter(Callback):
         folder = Path(trainer.default_root_dir)
         try:
             write_report([folder], folder / "report.html", figures=folder / "figures")
+        except WriteError:
+            raise
         except Exception as error:
             log.warning("no report, the run goes on: %s", first_line(error))
 
@@ -212,10 +219,8 @@ class RunWriter(Callback):
         return before.get("commands") or [before["command"]]
 
     def _write_manifest(self, trainer: lightning.Trainer) -> None:
-        write_text(
-            Path(trainer.default_root_dir) / "manifest.json",
-            without_credentials(json.dumps(self._manifest, indent=2)) + "\n",
-        )
+        path, text = Path(trainer.default_root_dir) / "manifest.json", json.dumps(self._manifest, indent=2) + "\n"
+        write_text(path, without_credentials(text), full_disk=True)
 
 
 class _Usage:

@@ -16,7 +16,7 @@ from awac_pl.datasets.cloned import cloned_policy
 from awac_pl.envs.rendering import makes_pictures, render_clips
 from awac_pl.envs.seeds import EVALUATION_SEEDS
 from awac_pl.envs.video import check_ffmpeg, check_size, make_grid, write_video
-from awac_pl.errors import AwacError, first_line
+from awac_pl.errors import AwacError, WriteError, first_line
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.replay.data_module import ReplayDataModule
 
@@ -106,5 +106,7 @@ class VideoRecorder(Callback):
                 path = Path(trainer.default_root_dir) / "videos" / f"{name}{suffix}"
                 write_video(path, grid)
                 log.info("video: %s", path)
+        except WriteError:
+            raise
         except Exception as error:
             log.warning("no video, the run goes on: %s", first_line(error))

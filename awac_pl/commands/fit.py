@@ -26,7 +26,7 @@ from awac_pl.callbacks.stopping import Stopping
 from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.commands.presets import check_files, conf, expand
 from awac_pl.commands.resuming import check_configuration
-from awac_pl.errors import AwacError, nearest
+from awac_pl.errors import AwacError, WriteError, nearest
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.folder import RunFolder, choose_run_folder, last_checkpoint, run_of
@@ -66,7 +66,7 @@ class AwacCLI(LightningCLI):
         self.run_folder: RunFolder | None = None
         try:
             super().__init__(*args, **kwargs)  # parses, builds and runs
-        except Interrupted:
+        except (Interrupted, WriteError):
             if self.run_folder is not None and last_checkpoint(self.run_folder.path).exists():
                 print(f"awac: go on with: awac fit --resume {self.run_folder.path}", file=sys.stderr)
             raise

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from awac_pl.errors import AwacError
+from awac_pl.files import replacing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,11 +27,8 @@ def run(options: argparse.Namespace) -> None:
     target = options.folder / "conf"
     if target.exists() or target.is_symlink():
         raise AwacError(f"{target}: exists already; nothing is overwritten")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(shipped(), target, ignore=shutil.ignore_patterns("__pycache__"))
-    except OSError as error:
-        raise AwacError(f"{target}: cannot be written ({error.strerror})") from error
+    with replacing(target) as new:
+        shutil.copytree(shipped(), new, ignore=shutil.ignore_patterns("__pycache__"))
     tasks, presets = (", ".join(sorted(path.stem for path in (target / kind).glob("*.yaml"))) for kind in ("task", "preset"))
     print(f"{target}: base.yaml explains every setting; tasks {tasks}; presets {presets}")
     print("next:")

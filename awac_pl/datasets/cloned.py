@@ -12,14 +12,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from awac_pl.datasets.catalog import POLICY_FILE, check_free, data_file, find_dataset, read_metadata, recorded_layout
-from awac_pl.datasets.minari_io import load_dataset, save_dataset
+from awac_pl.datasets.catalog import (
+    POLICY_FILE,
+    check_free,
+    data_file,
+    find_dataset,
+    local_root,
+    read_metadata,
+    recorded_layout,
+)
+from awac_pl.datasets.minari_io import dataset_bytes, load_dataset, save_dataset
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import CLONING_SEEDS, EVALUATION_SEEDS
 from awac_pl.envs.tasks import TASKS, Task, inspect_spaces
 from awac_pl.episode import Episode, score_episodes
 from awac_pl.errors import DatasetError
-from awac_pl.files import file_digest
+from awac_pl.files import check_room, file_digest
 from awac_pl.policies.cloning import Clone, fit_clone
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.policy import Policy
@@ -73,11 +81,12 @@ def clone_dataset(
         ``cloning`` of the metadata: log-likelihoods, and the success of the deterministic and of the stochastic policy.
 
     Raises:
-        DatasetError: the source does not fit the task, or the target is taken or no dataset id.
+        AwacError: the source does not fit the task, or the target is taken, no dataset id, or larger than the disk.
     """
     check_free(target, overwrite)
     recipe = _recipe(source, task, CloneOptions(num_demonstrations, num_episodes, seed, normalize_observations))
     spaces, endless = inspect_spaces(task), replace(task, terminate_on_success=False)
+    check_room(local_root() / target, dataset_bytes(num_episodes, spaces))
     demonstrations = load_dataset(source, endless, spaces, num_episodes=num_demonstrations).episodes
     clone = fit_clone(demonstrations, seed=seed, normalize_observations=normalize_observations, progress=progress)
     with closing(RolloutWorkers(task, num_workers, spaces)) as workers:

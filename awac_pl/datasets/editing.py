@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 
 from awac_pl.datasets.catalog import recorded_layout
 from awac_pl.datasets.minari_io import count_successes, load_dataset, save_dataset
 from awac_pl.datasets.relabelling import cut_episode
+from awac_pl.datasets.safe_hdf5 import writing
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, scale_action
 from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError
@@ -119,12 +119,12 @@ def export(
     if form == "npz" and len(lengths) > 1:
         raise DatasetError(f"episodes have {lengths[0]} to {lengths[-1]} steps; npz needs one length, d4rl does not")
     actions = [scale_action(episode.actions, spaces.action_low, spaces.action_high) for episode in episodes]
-    with replacing(file) as staging:
+    with replacing(file) as new:
         if form == "npz":
-            with staging.open("wb") as stream:
+            with new.open("wb") as stream:
                 np.savez_compressed(stream, **_episode_rows(episodes, actions))
         else:
-            with h5py.File(staging, "w") as target:
+            with writing(new) as target:
                 for key, parts in {
                     "observations": [episode.observations[:-1] for episode in episodes],
                     "actions": actions,

@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
-from awac_pl.datasets.catalog import check_free
+from awac_pl.datasets.catalog import check_free, local_root
 from awac_pl.datasets.cloned import roll_out
 from awac_pl.datasets.editing import store
+from awac_pl.datasets.minari_io import dataset_bytes
 from awac_pl.datasets.relabelling import RawEpisode, relabel_episode
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import RECORDING_SEEDS
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, scale_action
 from awac_pl.episode import Episode, score_episodes
 from awac_pl.errors import DatasetError
+from awac_pl.files import check_room
 
 
 def record_policy(
@@ -47,6 +49,7 @@ def record_policy(
         raise DatasetError(
             f"{checkpoint}: its policy takes observations of {size}, {task.env_id} has {spaces.observation_dim}"
         )
+    check_room(local_root() / target, dataset_bytes(num_episodes, spaces))
     first = RECORDING_SEEDS + seed * num_episodes
     with closing(RolloutWorkers(task, num_workers, spaces)) as workers:
         policy, seeds = module.policy(deterministic), range(first, first + num_episodes)

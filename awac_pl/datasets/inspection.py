@@ -19,6 +19,7 @@ from awac_pl.datasets.relabelling import RawEpisode
 from awac_pl.datasets.safe_hdf5 import read_array, read_group
 from awac_pl.envs.tasks import SUCCESS_KEYS, Spaces, Task, inspect_spaces, unscale_action
 from awac_pl.errors import DatasetError
+from awac_pl.files import replacing
 
 #: Largest number of findings of one kind that are listed.
 LISTED = 5
@@ -251,4 +252,5 @@ def draw_curves(curves: dict[str, list], title: str, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[1].set_xlabel("episode (green: succeeds, red: does not, gray: unknown)")
     axes[0].set_title(title)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as new:
+        figure.savefig(new, dpi=120)

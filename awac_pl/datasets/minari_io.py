@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,12 +28,12 @@ from awac_pl.datasets.catalog import (
     recorded_layout,
 )  # fmt: skip
 from awac_pl.datasets.relabelling import RawEpisode, relabel_episode
-from awac_pl.datasets.safe_hdf5 import read_array, read_group, reading
+from awac_pl.datasets.safe_hdf5 import read_array, read_group, reading, writing
 from awac_pl.envs.observations import flatten
 from awac_pl.envs.tasks import SUCCESS_KEYS, Spaces, Task, scale_action, uses_binary_reward
 from awac_pl.episode import Episode
-from awac_pl.errors import DatasetError, first_line
-from awac_pl.files import file_digest
+from awac_pl.errors import DatasetError
+from awac_pl.files import file_digest, replacing, write_text
 from awac_pl.policies.numpy_policy import NumpyPolicy
 
 
@@ -215,28 +213,20 @@ def save_dataset(
         The dataset's folder.
 
     Raises:
-        DatasetError: the id is invalid or taken, there are no episodes, or the disk is full.
+        DatasetError: the id is invalid or taken, or there are no episodes.
+        WriteError: the disk is full, or the folder cannot be written.
     """
     check_free(dataset_id, overwrite)
     if not episodes:
         raise DatasetError(f"dataset '{dataset_id}': no episodes to write")
     folder = local_root() / dataset_id
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder.parent))
-    try:
-        _write_files(staging / "new", dataset_id, episodes, task, spaces, metadata)
+    with replacing(folder) as new:
+        _write_files(new, dataset_id, episodes, task, spaces, metadata)
         if policy is not None:
-            (staging / "new" / POLICY_FILE).write_bytes(policy.to_bytes())
-        if folder.exists():
-            folder.rename(staging / "old")
-        (staging / "new").rename(folder)
-    except OSError as error:
-        raise DatasetError(f"{folder}: cannot be written ({first_line(error)}); nothing was changed") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    namespace = folder.parent / "namespace_metadata.json"
-    if folder.parent != local_root() and not namespace.exists():
-        namespace.write_text("{}")
+            (new / POLICY_FILE).write_bytes(policy.to_bytes())
+        namespace = folder.parent / "namespace_metadata.json"
+        if folder.parent != local_root() and not namespace.exists():
+            write_text(namespace, "{}")
     return folder
 
 
@@ -246,7 +236,7 @@ def _write_files(
     """Write the data file and ``metadata.json`` of a new dataset."""
     data = folder / "data" / "main_data.hdf5"
     data.parent.mkdir(parents=True)
-    with h5py.File(data, "w", track_order=True) as file:
+    with writing(data, track_order=True) as file:
         for index, episode in enumerate(episodes):
             _write_episode(file.create_group(f"episode_{index}"), index, episode, spaces)
     bound = [float("inf")] * spaces.observation_dim
@@ -286,6 +276,12 @@ def _write_episode(group: h5py.Group, index: int, episode: Episode, spaces: Spac
         columns["infos/success"] = episode.success
     for name, column in columns.items():
         group.create_dataset(name, data=column)  # not compressed: a simulator's floats shrink by at most a tenth
+
+
+def dataset_bytes(episodes: int, spaces: Spaces) -> int:
+    """Size of a data file with so many episodes of full length, from above."""
+    row = 4 * (spaces.observation_dim + spaces.action_dim) + 8 + 3  # of ``_write_episode``
+    return episodes * ((spaces.horizon + 1) * row + 5_000)  # HDF5 itself takes 4,100 to 4,200 bytes per episode
 
 
 def _box(low: list[float], high: list[float]) -> str:

@@ -1,7 +1,8 @@
-"""Reads plain arrays from an untrusted HDF5 file: no links to elsewhere, and no more data than the file can hold."""
+"""HDF5 files: plain arrays of untrusted ones, without links to elsewhere or more data than a file can hold; and new ones."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,21 @@ LARGE = 64 << 20
 def too_large(size: int, stored: int) -> bool:
     """Whether ``stored`` bytes of a recording cannot unpack to ``size`` bytes."""
     return size > stored * (LARGEST_RATIO if size <= LARGE else LARGEST_RATIO_OF_LARGE)
+
+
+@contextmanager
+def writing(path: Path, **options: Any) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file in memory, and write it to ``path`` at the end.
+
+    On a full disk the HDF5 library, writing by itself, would crash the process. The cost is memory of the file's size.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    image = io.BytesIO()
+    with h5py.File(image, "w", **options) as file:
+        yield file
+    path.write_bytes(image.getbuffer())
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,6 +23,7 @@ from awac_pl.envs.rollouts import RolloutError, run_episode
 from awac_pl.envs.tasks import Spaces, Task, find_task, inspect_spaces, make_environment, recorded_task, scale_action
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
+from awac_pl.files import replacing
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.onnx_graph import policy_graph
 from awac_pl.runs.folder import run_of
@@ -115,19 +114,15 @@ def _write(
     """Write all files into a folder beside the target, then rename it; returns the content of ``contract.json``."""
     chosen = np.unique(np.linspace(0, len(episode) - 1, NUM_EXAMPLES).astype(int))
     actions = scale_action(episode.actions[chosen], spaces.action_low, spaces.action_high).astype(np.float32)
-    staging = target.with_name(f".{target.name}-{os.getpid()}.tmp")
-    try:
-        staging.mkdir(parents=True)
-        (staging / ONNX).write_bytes(graph)
-        (staging / WEIGHTS).write_bytes(policy.to_bytes())
-        np.savez(staging / EXAMPLES, observation=episode.observations[chosen], action=actions, step=chosen)
-        content = write_contract(staging, contract)
-        save_mlflow_model(staging, spaces.action_dim)
-        os.rename(staging, target)
-    except OSError as error:
-        raise AwacError(f"{target}: cannot be written ({first_line(error)})") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with replacing(target) as new:
+        new.mkdir()
+        (new / ONNX).write_bytes(graph)
+        (new / WEIGHTS).write_bytes(policy.to_bytes())
+        np.savez(new / EXAMPLES, observation=episode.observations[chosen], action=actions, step=chosen)
+        content = write_contract(new, contract)
+        save_mlflow_model(new, spaces.action_dim)
+        if target.exists():
+            target.rmdir()  # it was empty at the start; nothing that has come since is overwritten
     return content
 
 

@@ -131,20 +131,25 @@ def write_video(path: Path, frames: np.ndarray, frames_per_second: float = FRAME
     if path.suffix == ".mp4":
         check_ffmpeg()
     write = _write_mp4 if path.suffix == ".mp4" else _write_gif
-    try:
-        with replacing(path) as staging:
-            write(staging, frames, frames_per_second)
-    except OSError as error:
-        raise AwacError(f"{path}: cannot be written: {first_line(error)}") from error
+    with replacing(path) as new:
+        write(new, frames, frames_per_second)
 
 
 def _write_mp4(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
-    import imageio.v2 as imageio
+    """Calls ffmpeg itself: through imageio it would hide that the disk is full, and leave the part that was written."""
+    import imageio_ffmpeg
 
-    imageio.mimwrite(
-        path, list(frames), fps=frames_per_second, codec="libx264", quality=8, macro_block_size=BLOCK,
-        output_params=["-movflags", "+faststart"],  # browsers can play it while it loads
-    )  # fmt: skip
+    _, height, width, _ = frames.shape
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(frames_per_second), "-i", "-"]
+    command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "10"]
+    command += ["-movflags", "+faststart", str(path)]  # browsers can play it while it loads
+    ended = subprocess.run(
+        command, input=np.ascontiguousarray(frames).data.cast("B"), capture_output=True, restore_signals=False
+    )
+    if ended.returncode:
+        lines = ended.stderr.decode(errors="replace").strip().splitlines() or ["ffmpeg failed"]
+        raise OSError(lines[-1].rpartition(": ")[2])
 
 
 def _write_gif(path: Path, frames: np.ndarray, frames_per_second: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from torchrl.data.replay_buffers.samplers import RandomSampler
 from torchrl.data.replay_buffers.storages import Storage
 
 from awac_pl.episode import Episode, to_transitions
-from awac_pl.errors import AwacError
+from awac_pl.errors import AwacError, WriteError, first_line
+from awac_pl.files import reserve
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +101,24 @@ class OfflineOnlineSampler(RandomSampler):
             log.warning("the checkpoint's buffer was on another kind of device: this run draws other batches than that run")
 
 
+class ReservedMemmapStorage(LazyMemmapStorage):
+    """TorchRL's, whose files get all of their space at once: a full disk would kill the process at a later write."""
+
+    def _init(self, data: Any) -> None:
+        folder = Path(self.scratch_dir)
+        try:
+            super()._init(data)
+            for path in folder.rglob("*.memmap"):
+                reserve(path, path.stat().st_size)
+        except (OSError, RuntimeError) as error:  # the latter from torch, above a limit of the file size
+            size = self.max_size * sum(column.nbytes for column in data.values())  # of one row
+            reason = getattr(error, "strerror", None) or first_line(error).rpartition(": ")[2]
+            raise WriteError(
+                f"data.storage memmap: no room for {self.max_size} transitions, {size / 1e6:.1f} MB, in {folder.parent} "
+                f"({reason}); lower data.capacity, or make room"
+            ) from error
+
+
 class Replay:
     """Offline transitions first, then a ring of online ones.
 
@@ -142,7 +162,7 @@ class Replay:
         if scratch is None:
             storage = LazyTensorStorage(self.capacity, device=self.device)
         else:
-            storage = LazyMemmapStorage(self.capacity, scratch_dir=scratch)
+            storage = ReservedMemmapStorage(self.capacity, scratch_dir=scratch)
         self.buffer = TensorDictReplayBuffer(storage=storage, sampler=self.sampler, batch_size=1)
         self._online_written = 0
 

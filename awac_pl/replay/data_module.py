@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from awac_pl.envs.seeds import RUN_SEEDS
 from awac_pl.envs.tasks import RewardKind, find_task, inspect_spaces, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError
+from awac_pl.files import staging
 from awac_pl.parallel import interruption
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy
@@ -74,7 +76,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         progress: show progress bars while datasets are made.
     """
 
-    _scratch: tempfile.TemporaryDirectory | None = None  # of a memory-mapped buffer
+    _remove_scratch: weakref.finalize | None = None  # the folder of a memory-mapped buffer; also at the process's end
 
     def __init__(
         self,
@@ -197,10 +199,11 @@ class ReplayDataModule(lightning.LightningDataModule):
         if stage != "fit" or self.datasets:
             return
         training = "cpu" if self.trainer is None else self.trainer.strategy.root_device
+        scratch = None
         if self.storage == "memmap":
-            folder = Path("." if self.trainer is None else self.trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            self._scratch = tempfile.TemporaryDirectory(prefix=".replay-", dir=folder)
+            stack = contextlib.ExitStack()
+            scratch = stack.enter_context(staging(Path("." if self.trainer is None else self.trainer.default_root_dir)))
+            self._remove_scratch = weakref.finalize(self, stack.close)
         self.replay = Replay(
             self.capacity,
             device=training if self.device == "auto" else self.device,
@@ -211,7 +214,7 @@ class ReplayDataModule(lightning.LightningDataModule):
             discount=self.discount,
             rank=rank(),
             world_size=world_size(),
-            scratch=self._scratch.name if self._scratch is not None else None,
+            scratch=None if scratch is None else str(scratch),
         )
         for name, weight in zip(self.dataset_ids, self.weights, strict=True):
             self.datasets.append(self._fill_from(name, weight))
@@ -267,8 +270,8 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Close the workers, prepare new ones for the next stage, and delete a memory-mapped buffer's file."""
-        if stage == "fit" and self._scratch is not None:
-            self._scratch.cleanup()
+        if stage == "fit" and self._remove_scratch is not None:
+            self._remove_scratch()
         self.workers.close()
         self.workers = RolloutWorkers(self.task, self.workers.num_workers, self.spaces, self.workers.timeout)
 

@@ -145,8 +145,8 @@ def draw(groups: Sequence[SeedGroup], measure: Measure, *, title: str | None = N
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure on white, atomically; ``path`` ends in ``.png`` or ``.svg``."""
-    with replacing(path) as staging:
-        staging.write_bytes(_render(figure, path.suffix[1:]))
+    with replacing(path) as new:
+        new.write_bytes(_render(figure, path.suffix[1:]))
 
 
 def inline_svg(figure: Figure, description: str) -> str:

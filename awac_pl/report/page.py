@@ -13,7 +13,6 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from awac_pl.errors import AwacError
 from awac_pl.files import replacing
 from awac_pl.report.origin import origin_tables
 from awac_pl.report.tables import Table, result_tables
@@ -75,11 +74,8 @@ def write_report(
         commands={run.name: shown_command(run.manifest["command"]) for run in runs},
         command=shown_command(command),
     )
-    try:
-        with replacing(target) as staging:
-            staging.write_text(page, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise AwacError(f"cannot write {target}: {error.strerror}") from error
+    with replacing(target) as new:
+        new.write_text(page, encoding="utf-8", errors="replace")
     return [*results, *origin]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 from pathlib import Path
 from typing import IO
 
 from awac_pl.errors import AwacError
+from awac_pl.files import lock, remove_leftovers
 
 #: The checkpoint before ``last.ckpt``: for a damaged disk.
 PREVIOUS = "last.previous.ckpt"
@@ -39,8 +39,7 @@ class RunFolder:
     def busy(self) -> bool:
         """Whether a run is writing here now."""
         try:
-            with (self.path / ".lock").open() as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self.path / ".lock", "r").close()
         except FileNotFoundError:
             return False
         except BlockingIOError:
@@ -48,22 +47,21 @@ class RunFolder:
         return False
 
     def take(self) -> None:
-        """Lock the folder until this process ends or ``release`` is called.
+        """Lock the folder until this process ends or ``release`` is called, and remove what a killed run left.
 
         Raises:
             AwacError: another run has locked it.
         """
         self._is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = (self.path / ".lock").open("w")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock(self.path / ".lock")
         except BlockingIOError:
-            lock.close()
             raise AwacError(
                 f"run folder {self.path} is in use by another run; wait for it, or pass another --run_dir"
             ) from None
-        self._lock = lock
+        for folder in (self.path, *filter(Path.is_dir, self.path.iterdir())):
+            remove_leftovers(folder)
 
     def release(self) -> None:
         """Unlock the folder. Remove it if ``take`` made it and nothing was written: the run was refused."""

@@ -161,7 +161,11 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
 def _runs_inside(folder: Path) -> list[Path]:
     if RunFolder(folder).used:
         return [folder]
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()) if folder.is_dir() else []
+    inside = (
+        sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink() and path.name[0] != ".")
+        if folder.is_dir()
+        else []
+    )
     return [run for path in inside for run in _runs_inside(path)]
 
 

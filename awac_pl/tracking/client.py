@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from awac_pl.errors import AwacError, first_line
+from awac_pl.files import staging
 from awac_pl.tracking.destination import Destination, checked_uri
 
 if TYPE_CHECKING:  # slow to import
@@ -28,8 +29,9 @@ def connect(destination: Destination) -> MlflowClient:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    for name, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING), ("urllib3", logging.ERROR)):
-        logging.getLogger(name).setLevel(level)  # without a line for each new table and each failed request
+    levels = {"mlflow": "WARNING", "alembic": "WARNING", "urllib3": "ERROR", "mlflow.store.db.utils": "CRITICAL"}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)  # without a line for each new table, and many for each failed request
     if destination.database is not None and not destination.database.exists():
         make_store(destination.database)
     return MlflowClient(destination.uri)
@@ -62,14 +64,10 @@ def make_store(path: Path) -> None:
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        SqlAlchemyStore(f"sqlite:///{staging}", str(artifacts_beside(path))).engine.dispose()
+    with staging(path.parent) as folder:
+        SqlAlchemyStore(f"sqlite:///{folder / path.name}", str(artifacts_beside(path))).engine.dispose()
         with contextlib.suppress(FileExistsError):  # another run was faster
-            os.link(staging, path)
-    finally:
-        staging.unlink(missing_ok=True)
+            os.link(folder / path.name, path)
 
 
 def artifacts_beside(database: Path) -> Path:

@@ -8,24 +8,37 @@ from datetime import datetime
 from pathlib import Path
 
 from awac_pl.runs.manifest import Manifest, flatten, read_config, shown_command
-from awac_pl.runs.metrics import read_logged, read_metrics, x_axis
+from awac_pl.runs.metrics import NewLines, parse_logged, parse_metrics, x_axis
 
 #: (metric, step) to (time in ms, value).
 Points = dict[tuple[str, int], tuple[int, float]]
 
 
-def points_of(folder: Path, manifest: Manifest) -> Points:
-    """Every value of ``metrics.csv`` and ``logged.jsonl``.
+class PointReader:
+    """Reads the values of ``metrics.csv`` and ``logged.jsonl`` again and again, each time those that are new.
 
-    If a resumed run repeats a step, its last value and time count.
+    Args:
+        folder: the run folder.
     """
-    path, start = folder / "metrics.csv", milliseconds(manifest["seconds_count_from"])
-    logged = [
-        (start + round(1000 * row["seconds"]), x_axis(row, manifest["offline_updates"]), row)
-        for row in (read_metrics(path) if path.exists() else [])
-    ]
-    logged += read_logged(folder / "logged.jsonl")
-    return {(name, step): (time, _as_kept(value)) for time, step, row in logged for name, value in row.items()}
+
+    def __init__(self, folder: Path) -> None:
+        self._rows = NewLines(folder / "metrics.csv", header=True)
+        self._logged = NewLines(folder / "logged.jsonl")
+
+    def read(self, manifest: Manifest) -> Points:
+        """The points since the last call. If a resumed run repeats a step, its last value and time count."""
+        start = milliseconds(manifest["seconds_count_from"])
+        logged = [
+            (start + round(1000 * row["seconds"]), x_axis(row, manifest["offline_updates"]), row)
+            for row in parse_metrics(self._rows)
+        ]
+        logged += parse_logged(self._logged)
+        return {(name, step): (time, _as_kept(value)) for time, step, row in logged for name, value in row.items()}
+
+
+def points_of(folder: Path, manifest: Manifest) -> Points:
+    """Every value of ``metrics.csv`` and ``logged.jsonl``."""
+    return PointReader(folder).read(manifest)
 
 
 def parameters_of(folder: Path) -> dict[str, str]:

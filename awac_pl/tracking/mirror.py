@@ -19,7 +19,7 @@ from awac_pl.errors import AwacError, first_line
 from awac_pl.runs.folder import PREVIOUS
 from awac_pl.runs.manifest import Manifest, read_manifest
 from awac_pl.tracking.client import artifacts_beside, connect
-from awac_pl.tracking.content import Points, describe, milliseconds, parameters_of, points_of
+from awac_pl.tracking.content import PointReader, Points, describe, milliseconds, parameters_of, points_of
 from awac_pl.tracking.destination import Destination
 from awac_pl.tracking.parent_run import NOTE_TAG, PARENT_TAG, Curve, find_parent, latest_values, summarise
 
@@ -55,6 +55,7 @@ class Mirror:
         self.live = live
         self.points_sent = 0
         self._run: Run | None = None  # as MLflow returned it at first
+        self._reader, self._unsent = PointReader(folder), Points()
         self._tags: dict[str, str] = {}
         self._status: Status | None = None
         self._summarised: Status | None = None  # the status in the group's last summary
@@ -78,11 +79,12 @@ class Mirror:
 
         manifest = self._manifest()
         run = self._run = self._run or self._open(manifest)
-        points = points_of(self.folder, manifest)
+        points = self._unsent = self._unsent | self._reader.read(manifest)
         try:
             self._send_tags(manifest)
             self._send_points(run, points)
             self._send_status(manifest, points)
+            self._unsent = {}
             if self.destination.group and self._summarised != self._status:
                 parent = find_parent(self.client, run.info.experiment_id, self.destination.group)
                 self._set_tags({PARENT_TAG: parent, "group": self.destination.group})
@@ -125,6 +127,7 @@ class Mirror:
         self._forget_lost_files()
         self.destination.save(self.folder)
         self._tags, self._values = dict(run.data.tags), {}
+        self._reader = PointReader(self.folder)  # all points again
         self._status, self._summarised = (run.info.status, run.info.end_time), None
         if KEY_TAG not in self._tags:  # `mlflow run` has created it, under another name
             self._set_tags({KEY_TAG: self.destination.key, NAME_TAG: self.folder.absolute().name})
@@ -260,7 +263,9 @@ class Mirror:
         if status != "RUNNING":
             end = milliseconds(manifest["finished"])
         elif not self.live:
-            status, end = "KILLED", max((time for time, _ in points.values()), default=milliseconds(manifest["started"]))
+            sent = self._status[1] if self._status else None  # with the points that were new before
+            times = [time for time, _ in points.values()] or [sent or milliseconds(manifest["started"])]
+            status, end = "KILLED", max(times)
         if (status, end) == self._status:
             return
         if end is None:
