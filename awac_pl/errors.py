@@ -14,6 +14,10 @@ class DatasetError(AwacError):
     """A dataset that is missing, damaged or does not fit the task."""
 
 
+class SettingError(AwacError, ValueError):
+    """A setting whose value cannot be. In Python it is a ValueError."""
+
+
 class TrainingDivergedError(AwacError):
     """A loss that is no longer a finite number."""
 

@@ -42,7 +42,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
             raise AwacError(f"cannot write the checkpoint {target} ({first_line(reason)}){kept}") from error
 
     def load_checkpoint(self, path: str | os.PathLike, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
-        """Read ``path`` on the CPU; nothing in it is run.
+        """Read ``path`` on the CPU, to resume or to evaluate; nothing in it is run.
 
         Raises:
             AwacError: see ``read_checkpoint``.

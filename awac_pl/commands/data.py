@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from awac_pl.commands.arguments import help_from
+from awac_pl.commands.arguments import help_from, number
+from awac_pl.settings import Count, Episodes, RunSeed, Seed, Share, Workers
 
 if TYPE_CHECKING:
     from awac_pl.envs.tasks import Spaces, Task
@@ -55,12 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("inspect", "--json", action="store_true", help="print the whole report as JSON")
     add("inspect", "--figure", type=Path, help="draw returns, lengths and success of each episode")
     add("import", "--licence", help="licence to note in the metadata")
-    add("subsample", "--episodes", type=int, help="how many (default: all)")
-    add("subsample", "--random", type=int, metavar="SEED", help="choose at random (default: the first ones)")
+    add("subsample", "--episodes", type=number(Count), help="how many (default: all)")
+    add("subsample", "--random", type=number(Seed), metavar="SEED", help="choose at random (default: the first ones)")
     add("subsample", "--successful", action="store_true", help="only episodes that succeed")
     add("subsample", "--cut", action="store_true", help="end each episode at its last success")
-    add("split", "--share", type=float, default=0.9, help="of the first part (default: %(default)s)")
-    add("split", "--seed", type=int, default=0, help="of the choice (default: %(default)s)")
+    add("split", "--share", type=number(Share), default=0.9, help="of the first part (default: %(default)s)")
+    add("split", "--seed", type=number(Seed), default=0, help="of the choice (default: %(default)s)")
     _add_rollout_arguments(add)
 
 
@@ -68,13 +69,13 @@ def _add_rollout_arguments(add: Callable[..., None]) -> None:
     """Those of the commands that run episodes."""
     add("record", "--replay", action="store_true", help="store the replay buffer's online episodes")
     add("record", "--deterministic", action="store_true", help="act with the mean (default: sample)")
-    add("record", "--episodes", type=int, default=100, help="episodes to roll out (default: %(default)s)")
-    add("clone", "--episodes", type=int, default=500, help="episodes to store (default: %(default)s)")
-    add("clone", "--num_demonstrations", type=int, help="use the first N episodes (default: all)", metavar="N")
+    add("record", "--episodes", type=number(Episodes), default=100, help="episodes to roll out (default: %(default)s)")
+    add("clone", "--episodes", type=number(Episodes), default=500, help="episodes to store (default: %(default)s)")
+    add("clone", "--num_demonstrations", type=number(Count), help="use the first N episodes (default: all)", metavar="N")
     add("clone", "--normalize_observations", action="store_true", help="fit to observations of mean 0, deviation 1")
     add("clone", "--sampled_actions", action="store_true", help="keep actions as they are sampled, not clipped")
-    add("record clone", "--workers", type=int, default=2, help="rollout processes (default: %(default)s)")
-    add("record clone", "--seed", type=int, default=0, help="of the episodes (default: %(default)s)")
+    add("record clone", "--workers", type=number(Workers), default=2, help="rollout processes (default: %(default)s)")
+    add("record clone", "--seed", type=number(RunSeed), default=0, help="of the episodes (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> None:
