@@ -17,20 +17,28 @@ from awac_pl.errors import SettingError
 
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers from ``low`` to ``high``; a bound that is ``open`` does not belong to them."""
+    """The finite numbers from ``low`` to ``high``; an ``open`` end itself does not belong to them."""
 
     low: float = -math.inf
     high: float = math.inf
-    open: Literal["", "low", "high"] = ""
+    open: Literal["", "low", "high", "both"] = ""
 
     def __contains__(self, value: float) -> bool:
-        above = value > self.low if self.open == "low" else value >= self.low
-        return above and (value < self.high if self.open == "high" else value <= self.high)
+        inside = self.low <= value <= self.high
+        return inside and not (value == self.low and self._left == "(") and not (value == self.high and self._right == ")")
 
     def __str__(self) -> str:
         if self.high < math.inf:
-            return f"in {'(' if self.open == 'low' else '['}{self.low}, {self.high}{')' if self.open == 'high' else ']'}"
-        return f"above {self.low}" if self.open == "low" else f"of at least {self.low}" if self.low > -math.inf else ""
+            return f"in {self._left}{self.low}, {self.high}{self._right}"
+        return f"above {self.low}" if self._left == "(" else f"of at least {self.low}"
+
+    @property
+    def _left(self) -> str:
+        return "(" if self.open in ("low", "both") else "["
+
+    @property
+    def _right(self) -> str:
+        return ")" if self.open in ("high", "both") else "]"
 
 
 #: Types of settings. Type checkers read the number in them; jsonargparse ignores the range, and saves plain numbers.
@@ -40,6 +48,7 @@ Positive = Annotated[float, Range(0, open="low")]
 NotNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 PositiveShare = Annotated[float, Range(0, 1, open="low")]
+OpenShare = Annotated[float, Range(0, 1, open="both")]
 #: 1 itself is left out: the range of returns divides by 1 - gamma.
 Discount = Annotated[float, Range(0, 1, open="high")]
 Episodes = Annotated[int, Range(1, 100_000)]

@@ -129,7 +129,7 @@ def test_ranges_in_words() -> None:
         ({"log_std_range": (0.0, -6.0)}, r"model.log_std_range is \[0.0, -6.0\]; the lower bound must come first"),
         ({"initial_std": 2.0}, r"model.initial_std is 2.0; it must lie in \(exp\(-6.0\), exp\(0.0\)\)"),
         ({"actor_hidden_sizes": [10**6, 10**6]}, r"model.actor_hidden_sizes \[1000000, 1000000\] needs .* GiB of memory"),
-        ({"critic_hidden_sizes": [10**6, 10**6]}, r"model.critic_hidden_sizes .* needs 29,802 GiB of memory; there are "),
+        ({"critic_hidden_sizes": [10**6, 10**6]}, r"model.critic_hidden_sizes .* needs 29,80. GiB of memory; there are "),
     ],
 )
 def test_python_refuses_them_too(options: dict[str, Any], message: str) -> None:
@@ -151,7 +151,7 @@ def test_the_other_classes_refuse_them_too() -> None:
         ({"batch_size": 10**9, "chunk_size": 10}, "data.batch_size 1000000000 times data.chunk_size 10 needs "),
         ({"offline_batch_size": 10**9}, "data.batch_size 1000000000 times data.chunk_size 50 needs "),
         ({"capacity": 10**12}, "data.capacity 1000000000000 needs "),
-        ({"n_step": 10**9}, "data.n_step is 1000000000; an episode has 20 steps at most"),
+        ({"n_step": 10**9}, "data.n_step is 1000000000; an episode has 10 steps at most"),
         ({"updates_per_epoch": 30}, "data.updates_per_epoch 30 is no multiple of data.chunk_size 50"),
         ({"datasets": []}, "data.datasets is empty"),
         ({"device": "banana"}, "data.device is banana; use auto, cpu, or a device of this machine"),
@@ -263,3 +263,36 @@ def test_fit_names_a_bad_file(capsys: pytest.CaptureFixture, tmp_path: Path, mon
         refused(capsys, "fit", "--config", "folder")
         == "unknown configuration 'folder': is a folder folder. There is: laughs."
     )
+
+
+#: Every number that a command takes, and values that it refuses.
+ARGUMENTS = {
+    "video --ckpt_path=x": {
+        "--episodes": "0 -1 x 1.5", "--every": "0 -1", "--workers": "-1 2000", "--size": "0 x 100", "--seeds": "x",
+    },
+    "deploy x --env=pen --action_limits=contract": {"--episodes": "0 x", "--rate": "0 -1 nan inf x", "--seed": "-1 x"},
+    "data subsample a/b-v0 --task=pen --to=c/d-v0": {"--episodes": "0 -1 1.5", "--random": "-1 x"},
+    "data split a/b-v0 --task=pen --to c/d-v0 e/f-v0": {"--share": "-1 2 nan x 0 1", "--seed": "-1 99999999999"},
+    "data record x --task=pen --to=c/d-v0": {"--episodes": "0 -1", "--workers": "-1", "--seed": "-1 1000"},
+    "data clone pen": {"--episodes": "0", "--num_demonstrations": "0 -1 x", "--workers": "-1", "--seed": "-1"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ARGUMENTS)
+def test_numbers_of_the_other_commands(command: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for option, values in ARGUMENTS[command].items():
+        for value in values.split():
+            line = refused(capsys, *command.split(), f"{option}={value}")
+            assert line.startswith(option), line
+            assert value.removesuffix(".5") in line
+            assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_of_the_other_commands_are_one_line_too(capsys: pytest.CaptureFixture) -> None:
+    assert refused(capsys, "dtaa") == (
+        "command is dtaa; it must be one of fit, validate, test, init, sync, data, video, export, deploy, report, completion, "
+        "record"
+    )
+    assert refused(capsys, "export") == "the following arguments are required: --ckpt_path, --to (awac export --help)"
+    assert refused(capsys, "data", "list", "--all") == "unrecognized arguments: --all (awac data --help)"

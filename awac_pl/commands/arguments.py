@@ -34,6 +34,9 @@ class Parser(argparse.ArgumentParser):
             AwacError: always.
         """
         text = re.sub(r"^argument (\S+?)(?:/\S+)?: is ", r"\1 is ", message)
+        if choice := re.match(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)$", message):
+            name, value, known = (part.replace("'", "") for part in choice.groups())
+            text = f"{name} is {value}; it must be one of {known}"
         raise AwacError(f"{text} ({self.prog} --help)" if text == message else text)
 
 

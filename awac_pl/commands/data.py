@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from awac_pl.commands.arguments import help_from, number
-from awac_pl.settings import Count, Episodes, RunSeed, Seed, Share, Workers
+from awac_pl.settings import Count, Episodes, OpenShare, RunSeed, Seed, Workers
 
 if TYPE_CHECKING:
     from awac_pl.envs.tasks import Spaces, Task
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("subsample", "--random", type=number(Seed), metavar="SEED", help="choose at random (default: the first ones)")
     add("subsample", "--successful", action="store_true", help="only episodes that succeed")
     add("subsample", "--cut", action="store_true", help="end each episode at its last success")
-    add("split", "--share", type=number(Share), default=0.9, help="of the first part (default: %(default)s)")
+    add("split", "--share", type=number(OpenShare), default=0.9, help="of the first part (default: %(default)s)")
     add("split", "--seed", type=number(Seed), default=0, help="of the choice (default: %(default)s)")
     _add_rollout_arguments(add)
 

@@ -67,7 +67,7 @@ def _wrong_value(parser: Any, text: str) -> str | None:
     section, _, name = key.partition(".")
     hint = settings_of(SECTIONS[section]).get(name) if section in SECTIONS else SEED if key == "seed_everything" else None
     if hint is not None:
-        return wrong(key, value, hint)
+        return wrong(key, value or "''", hint)
     actions = [action for below in [parser, *_below(parser)] for action in below._actions if action.dest == key]
     return wrong(key, value, getattr(actions[-1], "_typehint", "")) if actions else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -32,6 +33,19 @@ def dataset_ids() -> list[str]:
     for root in (local_root(), BUILT_IN_ROOT):
         names |= {path.parents[1].relative_to(root).as_posix() for path in root.glob("**/data/main_data.hdf5")}
     return sorted(name for name in names if _ID.fullmatch(name))  # a dataset that is still being written has no valid id
+
+
+def is_own(dataset_id: str) -> bool:
+    """Whether only this package makes datasets of such an id: it has written others with the same first part."""
+    namespace = f"{dataset_id.split('/')[0]}/"
+    if namespace in ("awac/", "mine/"):  # the built-in ones, and those of the documentation
+        return True
+    for other in dataset_ids():
+        if other.startswith(namespace):
+            with contextlib.suppress(DatasetError):
+                if "awac_pl_version" in read_metadata(other):
+                    return True
+    return False
 
 
 def check_free(dataset_id: str, overwrite: bool) -> None:
