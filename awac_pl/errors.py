@@ -18,6 +18,10 @@ class WriteError(AwacError):
     """A file that cannot be written: the disk is full, a limit is reached, or the folder is not ours."""
 
 
+class SettingError(AwacError, ValueError):
+    """A setting whose value cannot be. In Python it is a ValueError."""
+
+
 class TrainingDivergedError(AwacError):
     """A loss that is no longer a finite number."""
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import pickle
 import resource
+import shutil
 import signal
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from awac_pl import AWAC
-from awac_pl.algorithms.checkpoints import load_module
+from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
 from awac_pl.callbacks.checkpointing import DurableCheckpointIO
 from awac_pl.commands.main import main
 from awac_pl.datasets.from_runs import record_replay
@@ -98,3 +103,113 @@ def test_a_flipped_bit_in_the_weights_is_found(tmp_path: Path) -> None:
     (tmp_path / "flipped.ckpt").write_bytes(data)
     with pytest.raises(AwacError, match=r"flipped.ckpt: cannot be read as a checkpoint \(.* is damaged\)"):
         load_module(tmp_path / "flipped.ckpt")
+
+
+class Trap:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("trapped",)
+
+
+def changed(**entries: Any) -> Callable[[Path], object]:
+    """Writes the old checkpoint with other entries; None removes one."""
+
+    def write(path: Path) -> object:
+        state = {**torch.load(OLD, weights_only=True), **{key.replace("__", "-"): value for key, value in entries.items()}}
+        return torch.save({key: value for key, value in state.items() if value is not None}, path)
+
+    return write
+
+
+#: Files that are no whole checkpoint: how to write one, what reading says, and what resuming says if that is something else.
+BROKEN: dict[str, tuple[Callable[[Path], object], str | None, str]] = {
+    "cut": (lambda path: path.write_bytes(OLD.read_bytes()[:-100]), "is no checkpoint, or is cut off", ""),
+    "empty": (lambda path: path.touch(), "is no checkpoint, or is cut off", ""),
+    "text": (lambda path: path.write_text("weights"), "is no checkpoint, or is cut off", ""),
+    "a folder": (lambda path: path.mkdir(), "is a folder, not a checkpoint", ""),
+    "a plain pickle": (lambda path: path.write_bytes(pickle.dumps(Trap())), "is no checkpoint, or is cut off", ""),
+    "a hostile one": (lambda path: torch.save({"state_dict": Trap()}, path), "cannot be read as a checkpoint ", ""),
+    "another zip": (lambda path: zipfile.ZipFile(path, "w").close(), "cannot be read as a checkpoint ", ""),
+    "other weights": (lambda path: torch.save({"layer.weight": torch.zeros(3)}, path), "is no checkpoint of a fit", ""),
+    "a list": (lambda path: torch.save([1, 2], path), "is no checkpoint of a fit", ""),
+    "no version": (changed(**{"pytorch__lightning_version": None}), "has no pytorch-lightning_version; it is no whole ", ""),
+    "no state": (changed(state_dict=None), "has no state_dict; it is no whole checkpoint of a fit", ""),
+    "no arguments": (changed(hyper_parameters=[1]), "has no hyper_parameters; ", ""),
+    "no data": (changed(ReplayDataModule=None), "has no ReplayDataModule; ", ""),
+    "no buffer": (changed(ReplayDataModule={"digests": []}), "has no replay buffer; ", ""),
+    "a strange buffer": (changed(ReplayDataModule={"replay": [{"online": {"reward": 1}}]}), "has no replay buffer; ", ""),
+    "no optimizer": (changed(optimizer_states=None), None, "has no optimizer_states; it cannot be resumed"),
+    "no loops": (changed(loops=None), None, "has no loops; it cannot be resumed"),
+    "no loops, no callbacks": (changed(loops=[], callbacks=None), None, "has no loops, callbacks; it cannot be resumed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_is_no_whole_checkpoint(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write, reading, resuming = BROKEN[kind]
+    path = Path("broken.ckpt")
+    write(path)
+    for to_resume, message in ((False, reading), (True, resuming or reading)):
+        if message is not None:
+            with pytest.raises(AwacError) as refused:
+                read_checkpoint(path, to_resume=to_resume)
+            assert str(refused.value).startswith(f"broken.ckpt: {message}")
+            assert "\n" not in str(refused.value)
+    if reading is None:
+        assert type(load_module(path)) is AWAC  # enough to act
+    assert not Path("trapped").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"critic_hidden_sizes": [40_000, 40_000]}, "critics.biases.0 is (2, 1, 16), by its arguments (2, 1, 40000)"),
+        ({"critic_hidden_sizes": [10**6, 10**6]}, "model.critic_hidden_sizes [1000000, 1000000] needs "),
+        ({"num_critics": 3}, "critics.biases.0 is (2, 1, 16), by its arguments (3, 1, 16)"),
+        ({"temperature": -1}, "model.temperature is -1; it must be a number above 0"),
+        ({"warmth": 1}, "Learner.__init__() got an unexpected keyword argument 'warmth'"),
+    ],
+)
+def test_weights_that_do_not_fit_the_arguments(arguments: dict, message: str, tmp_path: Path, monkeypatch) -> None:
+    """Compared before memory is taken: 40,000 by 40,000 weights of two critics are 12 GiB, and their targets as many."""
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=1 << 40))
+    state = torch.load(OLD, weights_only=True)
+    state["hyper_parameters"] |= arguments
+    torch.save(state, tmp_path / "other.ckpt")
+    with pytest.raises(AwacError) as refused:
+        load_module(tmp_path / "other.ckpt")
+    assert message in str(refused.value)
+    assert str(refused.value).startswith(f"{tmp_path / 'other.ckpt'}: holds no module of this version (")
+
+
+def one_line(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    assert main(list(arguments)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    return line.removeprefix("awac: error: ")
+
+
+def test_every_command_refuses_them_in_one_line(wide_run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(wide_run.parents[1] / "datasets"))
+    run = tmp_path / "run"
+    shutil.copytree(wide_run, run)
+    last = run / "checkpoints/last.ckpt"
+    state = torch.load(last, weights_only=True)
+    last.write_bytes(last.read_bytes()[:-100])
+    cut = f"{last}: is no checkpoint, or is cut off"
+    assert one_line(capsys, "fit", "--resume", str(run)) == cut
+    assert one_line(capsys, "test", "--ckpt_path", str(last)) == cut
+    assert one_line(capsys, "video", "--ckpt_path", str(last)) == cut
+    assert one_line(capsys, "export", "--ckpt_path", str(last), "--to", "exported") == cut
+    assert one_line(capsys, "data", "record", str(last), "--task", "tests.toy:Wide-v0", "--to", "a/b-v0") == cut
+    state["hyper_parameters"]["critic_hidden_sizes"] = [40_000, 40_000]
+    torch.save(state, last)
+    for command in ("validate", "test"):
+        line = one_line(capsys, command, "--ckpt_path", str(last))
+        assert line.startswith(f"{last}: holds no module of this version (")
+    state["loops"]["fit_loop"] = {"strange": 1}
+    torch.save(state, last)
+    assert one_line(capsys, "fit", "--resume", str(run), "--trainer.max_epochs=3") == (
+        "the checkpoint does not fit this run ('epoch_loop.state_dict')"
+    )
+    assert not Path("exported").exists()

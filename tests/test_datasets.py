@@ -246,6 +246,15 @@ def test_asking_for_what_is_not_there(reach, reach_dataset: str) -> None:
         fetch_dataset("awac/pen/expert-v1")
 
 
+def test_a_misspelt_dataset_of_ones_own_is_not_looked_for_elsewhere(reach_dataset: str, monkeypatch) -> None:
+    monkeypatch.setattr(downloads, "_reachable", lambda host: pytest.fail("asks the hub"))
+    for name in ("toy/raech-v0", "toy/deep/reach-v0"):  # toy/ holds what was written here
+        with pytest.raises(DatasetError, match=rf"^there is no dataset '{name}'\. Did you mean 'toy/reach-v0'\?$"):
+            fetch_dataset(name)
+    with pytest.raises(DatasetError, match=r"^there is no dataset 'awac/pen/mine-v0'\. "):
+        fetch_dataset("awac/pen/mine-v0")
+
+
 def test_no_network_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTPS_PROXY", "https_proxy"):
         monkeypatch.delenv(name, raising=False)

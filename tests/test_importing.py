@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -236,6 +237,22 @@ def test_choosing_cutting_and_splitting() -> None:
         split(episodes[:1], 0.5, 0)
     with pytest.raises(DatasetError, match="episodes have 3 to 6 steps; npz needs one length"):
         export(cut, spaces, path.with_name("out.npz"), "npz")
+
+
+@pytest.mark.parametrize("column", ["observations", "actions", "rewards"])
+def test_the_doctor_finds_absurd_values(column: str, tmp_path: Path) -> None:
+    """Sums of them are beyond all numbers, and a loss overflows: a finding, not a warning of numpy."""
+    columns = {"observations": observations(5, 2), "actions": actions(5), "rewards": np.full(5, -1.0)}
+    columns[column] = columns[column].astype(np.float64)
+    columns[column][2:4] = -1.5e308
+    report = inspect_dataset(dapg(tmp_path / "absurd.pickle", columns), PEN)
+    assert report["too_large"] == [{"episode": 0, "column": column, "largest": 1.5e308}]
+    assert report["findings"][0]["finding"] == (
+        f"episode 0: {column} reach 1.5e+308, more than 1e+08; a loss would overflow"
+    )
+    assert report["curves"]["returns"] == ([None] if column == "rewards" else [-5.0])
+    with pytest.raises(DatasetError, match=f"absurd.pickle.*{column}.* not finite"):
+        import_dataset(tmp_path / "absurd.pickle", "mine/absurd-v0", replace(PEN, reward="environment"), progress=False)
 
 
 def test_the_doctor_finds_what_is_wrong(tmp_path: Path) -> None:

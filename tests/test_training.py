@@ -399,9 +399,12 @@ def test_actions_are_kept_as_they_were_recorded_and_sampled_where_asked(
         ({"offline_ratio": 1.5}, "data.offline_ratio is 1.5"),
         ({"demonstration_ratio": -0.1}, "data.demonstration_ratio is -0.1"),
         ({"datasets": []}, "data.datasets is empty"),
-        ({"datasets": {"toy/reach-v0": 0.0}}, "data.datasets has a weight of 0.0; weights must be positive"),
+        (
+            {"datasets": {"toy/reach-v0": 0.0}},
+            r"data.datasets is .*: 0.0}; it must be .* a table, each value a number above 0",
+        ),
         ({"train_split": 0.0}, "train_split is 0.0"),
-        ({"seed": 1000}, "seed_everything is 1000; choose 0 to 999"),
+        ({"seed": 1000}, r"data.seed is 1000; it must be a whole number in \[0, 999\]"),
         ({"task": "pen"}, r"was recorded in tests.toy:Reach-v0, the task is AdroitHandPenSparse-v1; if you know"),
     ],
 )

@@ -327,7 +327,7 @@ def test_a_cloned_policy_that_is_not_the_runs_or_not_there_gets_a_line(here: Pla
         (["--size=250"], "--size is 250x250; width and height must be multiples of 16, at least 96: 256x256"),
         (["--size=big"], "--size big is no size; write 256 or 640x480"),
         (["--seeds=1,x"], "--seeds 1,x are no seeds"),
-        (["--episodes=0"], "--episodes and --every must be at least 1"),
+        (["--episodes=0"], "--episodes is 0; it must be a whole number in [1, 100000]"),
         (["--to=film.avi"], "--to film.avi: write to a .mp4 or a .gif file, or to a folder"),
     ],
 )

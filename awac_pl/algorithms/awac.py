@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from tensordict import TensorDict
@@ -16,6 +16,7 @@ from awac_pl.algorithms.compiling import CompileMode
 from awac_pl.algorithms.critics import CriticEnsemble, initialize_as_rlkit, wake_critics
 from awac_pl.algorithms.fast_update import FastUpdate, is_plain
 from awac_pl.parallel.ranks import gather, own_part
+from awac_pl.settings import Count, NotNegative, Positive, PositiveShare, Range, check_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,29 +63,33 @@ class AWAC(Learner):
             AWAC.
         clip_next_action: clip sampled actions, at s' and for the ``baseline``, to [-1, 1].
         shared: the arguments of ``Learner``.
+
+    Raises:
+        SettingError: a value is out of its range; it is a ValueError.
     """
 
     def __init__(
         self,
         *,
-        critic_hidden_sizes: Sequence[int] = (256, 256),
-        num_critics: int = 2,
+        critic_hidden_sizes: Sequence[Count] = (256, 256),
+        num_critics: Annotated[int, Range(1, 1000)] = 2,
         critic_layer_norm: bool = False,
         critic_max_output: float | None = None,
         clamp_target: bool = True,
         initialization: Literal["pytorch", "rlkit"] = "pytorch",
-        polyak: float = 0.005,
-        temperature: float = 0.5,
+        polyak: PositiveShare = 0.005,
+        temperature: Positive = 0.5,
         weight_form: losses.WeightForm = "softmax",
-        advantage_clip: float | None = 0.5,
-        max_weight: float | None = None,
+        advantage_clip: NotNegative | None = 0.5,
+        max_weight: Positive | None = None,
         advantage: Literal["critic", "td"] = "critic",
         baseline: Literal["mean_action", "sampled_actions"] = "mean_action",
-        baseline_samples: int = 1,
-        value_gradient: float = 0.0,
+        baseline_samples: Annotated[int, Range(1, 1000)] = 1,
+        value_gradient: NotNegative = 0.0,
         clip_next_action: bool = True,
         **shared: Any,
     ) -> None:
+        check_arguments(AWAC.__init__, locals(), "model")
         super().__init__(**shared)
         self.options = Options(
             polyak=polyak, temperature=temperature, weight_form=weight_form, advantage_clip=advantage_clip,

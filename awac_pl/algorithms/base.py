@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import lightning
 import torch
@@ -22,6 +22,9 @@ from awac_pl.parallel.ranks import gather_objects, gather_random_states, rank, r
 from awac_pl.policies.actor import Actor, Normalizer, moments
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.products import choose_engine
+from awac_pl.settings import Count, Discount, Positive, PositiveShare, Range, Share, check_arguments
+
+LogStd = Annotated[float, Range(-20, 10)]
 
 
 class Learner(lightning.LightningModule, ABC):
@@ -63,26 +66,25 @@ class Learner(lightning.LightningModule, ABC):
     def __init__(
         self,
         *,
-        observation_dim: int,
-        action_dim: int,
+        observation_dim: Count,
+        action_dim: Count,
         return_range: tuple[float, float] | None = None,
         normalize_observations: bool = False,
-        actor_hidden_sizes: Sequence[int] = (256, 256),
-        log_std_range: tuple[float, float] = (-6.0, 0.0),
-        initial_std: float = 0.05,
-        discount: float = 0.99,
-        actor_average: float = 0.0,
-        learning_rate: float = 3e-4,
-        actor_weight_decay: float = 1e-4,
+        actor_hidden_sizes: Sequence[Count] = (256, 256),
+        log_std_range: tuple[LogStd, LogStd] = (-6.0, 0.0),
+        initial_std: Positive = 0.05,
+        discount: Discount = 0.99,
+        actor_average: Share = 0.0,
+        learning_rate: PositiveShare = 3e-4,
+        actor_weight_decay: Share = 1e-4,
         compile: CompileMode = "auto",
         matmul_engine: Literal["auto", "native", "onednn"] = "auto",
         matmul_precision: Literal["highest", "high", "medium"] = "highest",
     ) -> None:
+        check_arguments(Learner.__init__, locals(), "model")
         super().__init__()
         self.save_hyperparameters()  # those of the subclass, too
         self.automatic_optimization = False
-        if not 0 <= actor_average <= 1:
-            raise AwacError(f"model.actor_average is {actor_average}; it is a rate in [0, 1]")
         self.sizes = (observation_dim, action_dim)
         self.return_range, self.discount, self.actor_average = return_range, discount, actor_average
         self.learning_rate, self.actor_weight_decay = learning_rate, actor_weight_decay

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from awac_pl.parallel.ranks import gather_objects
-from awac_pl.policies.actor import Actor
+from awac_pl.policies.actor import Actor, check_training_memory
 from awac_pl.policies.products import DenseFunction, Engine, choose_engine, usable
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class CriticEnsemble(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [observation_dim + action_dim, *hidden_sizes, 1]
+        check_training_memory("model.critic_hidden_sizes", hidden_sizes, sizes, num_critics)
         self.engine: Engine = choose_engine()
         self.layer_norm = layer_norm
         self.max_output = max_output

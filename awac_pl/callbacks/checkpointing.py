@@ -40,7 +40,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
                     os.link(target, previous)
 
     def load_checkpoint(self, path: str | os.PathLike, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
-        """Read ``path`` on the CPU; nothing in it is run.
+        """Read ``path`` on the CPU, to resume or to evaluate; nothing in it is run.
 
         Raises:
             AwacError: see ``read_checkpoint``.

@@ -19,11 +19,12 @@ from awac_pl.algorithms.base import Learner
 from awac_pl.envs.rollouts import Block, RolloutWorkers, collect_block
 from awac_pl.envs.seeds import EPISODES_PER_SEED
 from awac_pl.episode import score_episodes
-from awac_pl.errors import AwacError, first_line
+from awac_pl.errors import first_line
 from awac_pl.parallel import interruption
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy
 from awac_pl.replay.data_module import ReplayDataModule
+from awac_pl.settings import Count, CountOrZero, check_arguments
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,10 @@ class EnvironmentInteraction(Callback):
             is left out, and the next seed takes its place; one more of them ends the run.
     """
 
-    def __init__(self, env_steps_per_epoch: int = 1000, synchronous: bool = False, max_failed_episodes: int = 10) -> None:
-        if env_steps_per_epoch < 1:
-            raise AwacError(f"interaction.env_steps_per_epoch is {env_steps_per_epoch}; it must be at least 1")
-        if max_failed_episodes < 0:
-            raise AwacError(f"interaction.max_failed_episodes is {max_failed_episodes}; it must be at least 0")
+    def __init__(
+        self, env_steps_per_epoch: Count = 1000, synchronous: bool = False, max_failed_episodes: CountOrZero = 10
+    ) -> None:
+        check_arguments(EnvironmentInteraction.__init__, locals(), "interaction")
         self.env_steps_per_epoch = env_steps_per_epoch
         self.synchronous = synchronous
         self.max_failed_episodes = max_failed_episodes

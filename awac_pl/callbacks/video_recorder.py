@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 
 import lightning
 from lightning.pytorch.callbacks import Callback
@@ -15,10 +15,11 @@ from awac_pl.algorithms.base import Learner
 from awac_pl.datasets.cloned import cloned_policy
 from awac_pl.envs.rendering import makes_pictures, render_clips
 from awac_pl.envs.seeds import EVALUATION_SEEDS
-from awac_pl.envs.video import check_ffmpeg, check_size, make_grid, write_video
+from awac_pl.envs.video import SMALLEST, check_ffmpeg, check_size, make_grid, write_video
 from awac_pl.errors import AwacError, WriteError, first_line
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.replay.data_module import ReplayDataModule
+from awac_pl.settings import Count, CountOrZero, Range, check_arguments
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +59,14 @@ class VideoRecorder(Callback):
             ``.gif``; 0 for the end only.
     """
 
-    def __init__(self, episodes: int = 4, every: int = 4, size: int = 256, every_n_evaluations: int = 0) -> None:
-        lowest = {"episodes": (episodes, 0), "every": (every, 1), "every_n_evaluations": (every_n_evaluations, 0)}
-        for name, (value, least) in lowest.items():
-            if value < least:
-                raise AwacError(f"video.{name} is {value}; it must be at least {least}")
+    def __init__(
+        self,
+        episodes: Annotated[int, Range(0, 100)] = 4,
+        every: Count = 4,
+        size: Annotated[int, Range(SMALLEST, 4096)] = 256,
+        every_n_evaluations: CountOrZero = 0,
+    ) -> None:
+        check_arguments(VideoRecorder.__init__, locals(), "video")
         check_size((size, size), "video.size")
         self.episodes = episodes
         self.every = every

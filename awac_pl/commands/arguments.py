@@ -1,10 +1,14 @@
-"""What the parsers of the commands share: their help, from a docstring."""
+"""What the parsers of the commands share: help from a docstring, numbers with ranges, errors of one line."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import textwrap
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from awac_pl.errors import AwacError
 
 
 def help_from(documented: Any) -> dict[str, Any]:
@@ -18,3 +22,38 @@ def help_from(documented: Any) -> dict[str, Any]:
         "epilog": "\n".join(["examples:", *(f"  {line.strip()}" for line in examples.splitlines())]),
         "formatter_class": argparse.RawDescriptionHelpFormatter,
     }
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing.
+
+        Raises:
+            AwacError: always.
+        """
+        text = re.sub(r"^argument (\S+?)(?:/\S+)?: is ", r"\1 is ", message)
+        if choice := re.match(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)$", message):
+            name, value, known = (part.replace("'", "") for part in choice.groups())
+            text = f"{name} is {value}; it must be one of {known}"
+        raise AwacError(f"{text} ({self.prog} --help)" if text == message else text)
+
+
+def number(hint: Any) -> Callable[[str], Any]:
+    """The ``type`` of an argument that is a number with a range, such as ``Count`` of ``settings``."""
+    from awac_pl.settings import fits, wrong
+
+    def parse(text: str) -> Any:
+        value: Any = text
+        for kind in (int, float):
+            try:
+                value = kind(text)
+                break
+            except ValueError:
+                continue
+        if not fits(value, hint):
+            raise argparse.ArgumentTypeError(wrong("", value, hint).strip())
+        return value
+
+    return parse

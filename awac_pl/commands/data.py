@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from awac_pl.commands.arguments import help_from
+from awac_pl.commands.arguments import help_from, number
 from awac_pl.commands.data_options import add_reading_arguments, add_rollout_arguments, reading_of, source_of
+from awac_pl.settings import Count, OpenShare, Seed
 
 if TYPE_CHECKING:
     from awac_pl.envs.tasks import Spaces, Task
@@ -60,12 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("inspect", "--json", action="store_true", help="print the whole report as JSON")
     add("inspect", "--figure", type=Path, help="draw returns, lengths and success of each episode")
     add("import", "--licence", help="licence to note in the metadata")
-    add("subsample", "--episodes", type=int, help="how many (default: all)")
-    add("subsample", "--random", type=int, metavar="SEED", help="choose at random (default: the first ones)")
+    add("subsample", "--episodes", type=number(Count), help="how many (default: all)")
+    add("subsample", "--random", type=number(Seed), metavar="SEED", help="choose at random (default: the first ones)")
     add("subsample", "--successful", action="store_true", help="only episodes that succeed")
     add("subsample", "--cut", action="store_true", help="end each episode at its last success")
-    add("split", "--share", type=float, default=0.9, help="of the first part (default: %(default)s)")
-    add("split", "--seed", type=int, default=0, help="of the choice (default: %(default)s)")
+    add("split", "--share", type=number(OpenShare), default=0.9, help="of the first part (default: %(default)s)")
+    add("split", "--seed", type=number(Seed), default=0, help="of the choice (default: %(default)s)")
     add_rollout_arguments(add)
 
 

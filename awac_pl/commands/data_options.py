@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from awac_pl.commands.arguments import number
+from awac_pl.settings import Count, CountOrZero, Episodes, RunSeed, Workers
+
 if TYPE_CHECKING:
     from awac_pl.datasets.formats.columns import Reading
 
@@ -21,7 +24,7 @@ def add_reading_arguments(add: Callable[..., None]) -> None:
     add(both, "--demos", metavar="NAME", help="only the demonstrations of robomimic's filter key mask/NAME")
     add(both, "--dones", choices=["terminated", "truncated"], help="what 'dones' are (needed for the environment's reward)")
     episode_steps = "cut a flat file into episodes of N steps; 0: cut only where it says so (default: the time limit)"
-    add(both, "--episode_steps", type=int, metavar="N", help=episode_steps)
+    add(both, "--episode_steps", type=number(CountOrZero), metavar="N", help=episode_steps)
     inner_ends = "rows behind an end in the middle of an episode: nothing, another episode, or the same one"
     add(both, "--inner_ends", choices=["drop", "split", "keep"], help=inner_ends)
     success_from = "if the file has no success: steps with a reward above 0, or the last step of each episode"
@@ -32,26 +35,19 @@ def add_rollout_arguments(add: Callable[..., None]) -> None:
     """Those of the commands that run episodes."""
     add("record", "--replay", action="store_true", help="store the replay buffer's online episodes")
     add("record", "--deterministic", action="store_true", help="act with the mean (default: sample)")
-    add("record", "--episodes", type=int, default=100, help="episodes to roll out (default: %(default)s)")
-    add("clone", "--episodes", type=int, default=500, help="episodes to store (default: %(default)s)")
-    add("clone", "--num_demonstrations", type=int, help="use the first N episodes (default: all)", metavar="N")
+    add("record", "--episodes", type=number(Episodes), default=100, help="episodes to roll out (default: %(default)s)")
+    add("clone", "--episodes", type=number(Episodes), default=500, help="episodes to store (default: %(default)s)")
+    add("clone", "--num_demonstrations", type=number(Count), help="use the first N episodes (default: all)", metavar="N")
     add("clone", "--normalize_observations", action="store_true", help="fit to observations of mean 0, deviation 1")
     add("clone", "--sampled_actions", action="store_true", help="keep actions as they are sampled, not clipped")
-    add("record clone", "--workers", type=int, default=2, help="rollout processes (default: %(default)s)")
-    add("record clone", "--seed", type=int, default=0, help="of the episodes (default: %(default)s)")
+    add("record clone", "--workers", type=number(Workers), default=2, help="rollout processes (default: %(default)s)")
+    add("record clone", "--seed", type=number(RunSeed), default=0, help="of the episodes (default: %(default)s)")
 
 
 def reading_of(options: argparse.Namespace) -> Reading:
-    """The options as ``Reading``.
-
-    Raises:
-        DatasetError: the number of steps is negative.
-    """
+    """The options as ``Reading``."""
     from awac_pl.datasets.formats.columns import Reading
-    from awac_pl.errors import DatasetError
 
-    if options.episode_steps is not None and options.episode_steps < 0:
-        raise DatasetError(f"--episode_steps is {options.episode_steps}; it must be at least 0")
     keys = None if options.keys is None else tuple(key.strip() for key in options.keys.split(",") if key.strip())
     return Reading(
         keys=keys,

@@ -11,7 +11,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from awac_pl.commands.arguments import number
 from awac_pl.errors import AwacError
+from awac_pl.settings import Episodes, Positive, Seed
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -23,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``awac deploy``; it is not ``awac run``, because a run is a training run here."""
     add_policy_arguments(parser)
     parser.add_argument("--env", required=True, help="Gymnasium environment id, or a task")
-    parser.add_argument("--episodes", type=int, default=1, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first episode's reset (default: %(default)s)")
-    parser.add_argument("--rate", type=float, metavar="HZ", help="actions per second (default: as fast as possible)")
+    parser.add_argument("--episodes", type=number(Episodes), default=1, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=number(Seed), default=0, help="of the first episode's reset (default: %(default)s)")
+    parser.add_argument("--rate", type=number(Positive), metavar="HZ", help="actions per second (default: no limit)")
 
 
 def add_policy_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,17 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from awac_pl.algorithms.awac import AWAC
+from awac_pl.algorithms.checkpoints import check_module, read_checkpoint
 from awac_pl.callbacks.checkpointing import DurableCheckpointIO
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
 from awac_pl.callbacks.stopping import Stopping
 from awac_pl.callbacks.video_recorder import VideoRecorder
+from awac_pl.commands.parser import AwacParser, check_ranges
 from awac_pl.commands.presets import check_files, conf, expand
 from awac_pl.commands.resuming import check_configuration
-from awac_pl.errors import AwacError, WriteError, nearest
+from awac_pl.errors import AwacError, WriteError, first_line
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.folder import RunFolder, choose_run_folder, last_checkpoint, run_of
@@ -39,26 +42,6 @@ RUN_DIR_VARIABLE = "AWAC_RUN_DIR"
 log = logging.getLogger("awac_pl")
 
 
-class AwacParser(LightningArgumentParser):
-    """A parser whose errors are one line, with the nearest known key."""
-
-    def error(self, message: str, *args: Any, **kwargs: Any) -> Any:
-        """Raise instead of printing the usage.
-
-        Raises:
-            AwacError: always.
-        """
-        text = " ".join(message.replace("Validation failed:", "").split())
-        unknown = re.search(
-            r"[Uu]nrecognized arguments?: (\S+)|[Kk]ey '([^']+)' is not expected|does not accept option '([^']+)'", text
-        )
-        if unknown:
-            key = unknown[unknown.lastindex or 0].lstrip("-").split("=")[0]
-            parsers = [self, *(getattr(self._subcommands_action, "choices", None) or {}).values()]
-            text = f"unknown key '{key}'.{nearest(key, {action.dest for parser in parsers for action in parser._actions})}"
-        raise AwacError(text)
-
-
 class AwacCLI(LightningCLI):
     """Adds the run folder, the callbacks and MLflow to the model, the data and the trainer."""
 
@@ -69,6 +52,11 @@ class AwacCLI(LightningCLI):
         except (Interrupted, WriteError):
             if self.run_folder is not None and last_checkpoint(self.run_folder.path).exists():
                 print(f"awac: go on with: awac fit --resume {self.run_folder.path}", file=sys.stderr)
+            raise
+        except AwacError:
+            raise
+        except Exception as error:
+            _name_the_checkpoint(error)
             raise
         finally:
             if self.run_folder is not None:
@@ -112,17 +100,24 @@ class AwacCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("trainer.check_val_every_n_epoch", "checkpoint.every_n_epochs")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and compare all values with their ranges before anything starts."""
+        super().parse_arguments(parser, args)
+        check_ranges(self.config.as_dict()[self.config.subcommand])
+
     def _parse_ckpt_path(self) -> None:
         """Evaluate with the checkpoint's own arguments; a resumed fit uses its configuration."""
-        if self.config.get("subcommand") != "fit":
+        subcommand = self.config.subcommand
+        if subcommand != "fit" and (checkpoint := self.config[subcommand].ckpt_path) is not None:
+            check_module(Path(checkpoint), read_checkpoint(Path(checkpoint)))
             super()._parse_ckpt_path()
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder before anything heavy starts."""
         config = self.config[self.subcommand]
         config.weights_only = True  # no checkpoint may run code
-        if config.ckpt_path not in (None, "last") and not Path(config.ckpt_path).is_file():
-            raise AwacError(f"no checkpoint {config.ckpt_path}")
+        if config.ckpt_path not in (None, "last"):
+            read_checkpoint(Path(config.ckpt_path), to_resume=self.subcommand == "fit")
         if self.subcommand != "fit":
             config.trainer.logger = False
             return
@@ -150,6 +145,8 @@ class AwacCLI(LightningCLI):
         if config.ckpt_path is not None and run_of(config.ckpt_path) == Path(config.run_dir).resolve():
             log.info("going on in %s", config.run_dir)
             check_configuration(Path(config.run_dir), config.as_dict(), meant=config.resume not in (None, "auto"))
+        if config.ckpt_path is not None:
+            read_checkpoint(Path(config.ckpt_path), to_resume=True)
 
     def _take_run_folder(self, config: Any) -> Path:
         """Choose and lock the run folder. Of several processes rank 0 does; the others get its path from the environment."""
@@ -177,9 +174,9 @@ class AwacCLI(LightningCLI):
                 *([] if config.trainer.enable_progress_bar is False else [AwacProgressBar()]),
                 RunWriter(tags | {"commit": git_commit()}),
             ]
-            kwargs["plugins"] = [DurableCheckpointIO(), *(self.config_init[self.subcommand].trainer.plugins or [])]
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = _run_logger(config)
+        kwargs["plugins"] = [DurableCheckpointIO(), *(self.config_init[self.subcommand].trainer.plugins or [])]
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> lightning.Trainer:
@@ -198,6 +195,13 @@ def _last_checkpoint(config: Any) -> ModelCheckpoint:
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
+
+
+def _name_the_checkpoint(error: Exception) -> None:
+    """Raise one line instead of an error that came up while Lightning restored a checkpoint."""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename.endswith("checkpoint_connector.py") and frame.name.startswith(("restore", "resume")):
+            raise AwacError(f"the checkpoint does not fit this run ({first_line(error)})") from error
 
 
 def _end_with(parent: int) -> None:

@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 
 from awac_pl import __version__
-from awac_pl.commands.arguments import help_from
+from awac_pl.commands.arguments import Parser, help_from
 from awac_pl.errors import AwacError, without_credentials
 from awac_pl.parallel import interruption
 
@@ -61,14 +61,14 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.append(str(Path.cwd()))  # so that my_robot:Push-v0 is found in my_robot.py here, behind everything else
-    parser = argparse.ArgumentParser("awac", **help_from(sys.modules[__name__]))
+    parser = Parser("awac", **help_from(sys.modules[__name__]))
     parser.add_argument("--version", action="version", version=f"awac_pl {__version__}")
     commands = LIGHTNING | OWN
     listed = "\n".join(f"  {name:<12} {text}" for name, text in commands.items())
     parser.description = f"{parser.description}\n\ncommands:\n{listed}"
     parser.add_argument("command", choices=[*commands, "record"], metavar="command", help="one of these")
-    command = parser.parse_args(arguments[:1]).command.replace("record", "video")  # record is its old name
     try:
+        command = parser.parse_args(arguments[:1]).command.replace("record", "video")  # record is its old name
         with interruption.handled():
             _run(command, arguments)
     except AwacError as error:
@@ -101,6 +101,6 @@ def _run(command: str, arguments: list[str]) -> None:
 def own_parser(name: str) -> argparse.ArgumentParser:
     """The parser of a command in ``OWN``."""
     module = import_module(f"awac_pl.commands.{name}")
-    parser = argparse.ArgumentParser(f"awac {name}", **help_from(module))
+    parser = Parser(f"awac {name}", **help_from(module))
     module.add_arguments(parser)
     return parser

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 
 import awac_pl
 from awac_pl.commands.resuming import with_run
 from awac_pl.errors import AwacError, nearest
+from awac_pl.files import read_table
 from awac_pl.runs.folder import run_of
 
 
@@ -78,13 +80,19 @@ def _values(arguments: list[str], *flags: str) -> tuple[list[str], list[str]]:
 
 
 def check_files(arguments: list[str]) -> None:
-    """Check that every configuration file exists.
+    """Check that every configuration file exists, and is a table of settings.
 
     Raises:
-        AwacError: one does not; the message names the nearest file beside it.
+        AwacError: one does not, with the nearest file beside it; or is none.
     """
     for path in map(Path, _values(arguments, "--config", "-c")[0]):
         if not path.is_file():
             kind = path.parent.name if path.parent.name in ("task", "preset") else "configuration"
             others = [other.stem for other in path.parent.glob("*.yaml")]
-            raise AwacError(f"unknown {kind} '{path.stem}': no file {path}.{nearest(path.stem, others)}")
+            what = "is a folder" if path.is_dir() else "no file"
+            raise AwacError(f"unknown {kind} '{path.stem}': {what} {path}.{nearest(path.stem, others)}")
+        read_table(path)
+    for section in ("--model", "--data", "--interaction", "--video", "--checkpoint", "--trainer"):  # these may be files, too
+        for value in _values(arguments, section)[0]:
+            if os.path.isfile(value):  # a Path would raise for a long text
+                read_table(Path(value))

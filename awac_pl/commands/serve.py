@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 
+from awac_pl.commands.arguments import number
 from awac_pl.commands.deploy import add_policy_arguments, load_runner
 from awac_pl.errors import AwacError
+from awac_pl.settings import Positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s: this computer only)"
     )
     parser.add_argument("--port", type=int, default=5001, help="0: a free one (default: %(default)s)")
-    parser.add_argument("--max_body_mib", type=float, default=1, help="larger bodies get 413 (default: %(default)s)")
-    parser.add_argument("--body_seconds", type=float, default=10, help="slower bodies get 408 (default: %(default)s)")
+    parser.add_argument(
+        "--max_body_mib", type=number(Positive), default=1, help="larger bodies get 413 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--body_seconds", type=number(Positive), default=10, help="slower bodies get 408 (default: %(default)s)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -31,9 +37,6 @@ def run(options: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:  # a robot's computer may lack them
         raise AwacError(f"{error.name} is not installed: pip install starlette uvicorn") from error
 
-    for name in ("max_body_mib", "body_seconds"):
-        if not 0 < getattr(options, name) < float("inf"):
-            raise AwacError(f"--{name} is {getattr(options, name)}; it must be above 0")
     runner = load_runner(options)
     listener = listen(options.host, options.port)
     server = make_server(

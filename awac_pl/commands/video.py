@@ -14,7 +14,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from awac_pl.commands.arguments import number
 from awac_pl.errors import AwacError
+from awac_pl.settings import Count, Episodes, Workers
 
 if TYPE_CHECKING:
     from awac_pl.envs.rendering import Clip
@@ -30,22 +32,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--to", type=Path, help="a .mp4 or .gif file, or a folder for both (default: the run's videos/)")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--episodes", type=int, default=4, help="first evaluation seeds (default: %(default)s)")
+    which.add_argument("--episodes", type=number(Episodes), default=4, help="first evaluation seeds (default: %(default)s)")
     which.add_argument("--seeds", type=_seeds, help="episodes by seed, such as 1,2,3")
     parser.add_argument("--before", action="store_true", help="put the cloned policy above it, in the same seeds")
     parser.add_argument("--stochastic", action="store_true", help="sample actions (default: act with the mean)")
-    parser.add_argument("--every", type=int, default=4, help="environment steps between pictures (default: %(default)s)")
+    parser.add_argument(
+        "--every", type=number(Count), default=4, help="environment steps between pictures (default: %(default)s)"
+    )
     parser.add_argument(
         "--size", type=_size, default="256", help="pixels of a picture, 256 or 640x480 (default: %(default)s)"
     )
-    parser.add_argument("--workers", type=int, default=2, help="processes that render (default: %(default)s)")
+    parser.add_argument("--workers", type=number(Workers), default=2, help="processes that render (default: %(default)s)")
     parser.add_argument("--single", action="store_true", help="write a video of each episode (default: all in one grid)")
 
 
 def run(options: argparse.Namespace) -> None:
     """Run ``awac video``."""
-    if options.episodes < 1 or options.every < 1:
-        raise AwacError("--episodes and --every must be at least 1")
     checkpoint: Path = options.ckpt_path
     _import_without_graphics()
     run, task = _run_and_task(checkpoint)

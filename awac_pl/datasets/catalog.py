@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -37,6 +38,19 @@ def dataset_ids(pattern: str = "main_data.hdf5") -> list[str]:
 def is_id(text: str) -> bool:
     """Whether it looks like ``namespace/name-v0``."""
     return _ID.fullmatch(text) is not None
+
+
+def is_own(dataset_id: str) -> bool:
+    """Whether only this package makes datasets of such an id: it has written others with the same first part."""
+    namespace = f"{dataset_id.split('/')[0]}/"
+    if namespace in ("awac/", "mine/"):  # the built-in ones, and those of the documentation
+        return True
+    for other in dataset_ids():
+        if other.startswith(namespace):
+            with contextlib.suppress(DatasetError):
+                if "awac_pl_version" in read_metadata(other):
+                    return True
+    return False
 
 
 def check_free(dataset_id: str, overwrite: bool) -> None:

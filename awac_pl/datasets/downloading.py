@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 
-from awac_pl.datasets.catalog import check_storage, dataset_ids, find_dataset, local_root
+from awac_pl.datasets.catalog import check_storage, dataset_ids, find_dataset, is_own, local_root
 from awac_pl.errors import DatasetError, first_line, nearest
 
 
@@ -20,13 +20,14 @@ def fetch_dataset(dataset_id: str) -> None:
     if find_dataset(dataset_id) is not None:
         return
     check_storage(dataset_id)
-    if dataset_id.startswith("awac/"):
-        raise DatasetError(f"there is no dataset '{dataset_id}'.{nearest(dataset_id, dataset_ids())}")
+    near = nearest(dataset_id, dataset_ids())
+    if is_own(dataset_id):  # the remote has none of these
+        raise DatasetError(f"there is no dataset '{dataset_id}'.{near}")
     host = "storage.googleapis.com" if os.environ.get("MINARI_REMOTE", "").startswith("gcp://") else "huggingface.co"
     if not any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")) and not _reachable(host):
         raise DatasetError(
             f"dataset '{dataset_id}' is not in {local_root()} and {host} cannot be reached; download it where there is a "
-            f"network (minari download {dataset_id}) and copy its folder there.{nearest(dataset_id, dataset_ids())}"
+            f"network (minari download {dataset_id}) and copy its folder there.{near}"
         )
     import minari
 

@@ -23,6 +23,8 @@ from awac_pl.files import replacing
 
 #: Largest number of findings of one kind that are listed.
 LISTED = 5
+#: Values above it are no measurements; their squares make a loss overflow.
+LARGEST_VALUE = 1e8
 
 
 def inspect_dataset(
@@ -39,9 +41,9 @@ def inspect_dataset(
 
     Returns:
         A report of plain values: ``episodes``, ``steps``, ``lengths``, ``observation_dim``, ``action_dim``, ``dtypes``,
-        ``not_finite``, ``actions``, ``ends``, ``success``, ``rewards``, ``constant_features``, ``duplicates``,
-        ``next_observations``, ``environment``, and ``findings``: what is wrong, each with a remedy. ``curves`` has
-        ``returns``, ``episode_lengths`` and ``episode_success`` of each episode.
+        ``not_finite``, ``too_large``, ``actions``, ``ends``, ``success``, ``rewards``, ``constant_features``,
+        ``duplicates``, ``next_observations``, ``environment``, and ``findings``: what is wrong, each with a remedy.
+        ``curves`` has ``returns``, ``episode_lengths`` and ``episode_success`` of each episode.
 
     Raises:
         DatasetError: the source cannot be read, or has no episodes.
@@ -58,8 +60,9 @@ def inspect_dataset(
     recordings = list(tqdm(stream, desc="reading", unit="episode", disable=not progress, leave=False, delay=1))
     if not recordings:
         raise DatasetError(f"{source}: has no episodes")
-    report = _sizes(recordings, spaces) | {"not_finite": _not_finite(recordings)}
-    report |= _contents(recordings, task, spaces, report)
+    report = _sizes(recordings, spaces) | {"not_finite": _not_finite(recordings), "too_large": _too_large(recordings)}
+    with np.errstate(over="ignore", invalid="ignore"):  # of absurd values, which are a finding
+        report |= _contents(recordings, task, spaces, report)
     facts = dict(recordings[0].facts)
     if layout := facts.pop("observation_layout", None):
         report["observation_keys"] = [f"{part['key']} ({part['size']})" for part in layout]
@@ -117,6 +120,18 @@ def _not_finite(recordings: Sequence[RawEpisode]) -> list[dict[str, Any]]:
     return cases
 
 
+def _too_large(recordings: Sequence[RawEpisode]) -> list[dict[str, Any]]:
+    """The largest absurd value of each column of each episode."""
+    cases = []
+    for index, recording in enumerate(recordings):
+        for column in ("observations", "actions", "rewards"):
+            value = getattr(recording, column)
+            if value is not None and value.dtype.kind in "iuf":
+                largest = float(np.abs(value, where=np.isfinite(value), out=np.zeros(value.shape)).max(initial=0))
+                cases += [{"episode": index, "column": column, "largest": largest}] if largest > LARGEST_VALUE else []
+    return cases
+
+
 def _contents(recordings: Sequence[RawEpisode], task: Task, spaces: Spaces, sizes: dict[str, Any]) -> dict[str, Any]:
     """What the columns hold, as far as their sizes allow to tell."""
     fits = sizes["observation_dim"] == [spaces.observation_dim] and sizes["action_dim"] == [spaces.action_dim]
@@ -153,11 +168,17 @@ def _contents(recordings: Sequence[RawEpisode], task: Task, spaces: Spaces, size
     report["duplicates"] = _duplicates(recordings)
     report["next_observations"] = {"largest_difference": _largest_difference(recordings)}
     report["curves"] = {
-        "returns": [None if r.rewards is None else float(np.nansum(r.rewards)) for r in recordings],
+        "returns": [_return(recording) for recording in recordings],
         "episode_lengths": [len(recording.actions) for recording in recordings],
         "episode_success": recomputed or stored,
     }
     return report
+
+
+def _return(recording: RawEpisode) -> float | None:
+    """Sum of the stored rewards; None where there are none, or it is beyond all numbers."""
+    total = np.nan if recording.rewards is None else float(np.nansum(recording.rewards))
+    return total if np.isfinite(total) else None
 
 
 def _rewards(recordings: Sequence[RawEpisode], judged: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -207,6 +228,9 @@ def _findings(report: dict[str, Any], source: str | Path, task: Task) -> Iterato
     for case in report["not_finite"][:LISTED]:
         what = f"{case['count']} values of {case['column']} are not finite"
         yield f"episode {case['episode']}, step {case['step']}: {what}", "leave the episode out, or correct the recording"
+    for case in report["too_large"][:LISTED]:
+        what = f"{case['column']} reach {case['largest']:.3g}, more than {LARGEST_VALUE:g}"
+        yield f"episode {case['episode']}: {what}; a loss would overflow", "correct the recording, or use other units"
     if report["rows_per_episode"] == [0]:
         yield "as many observations as actions: the outcome of the last action is unknown", f"awac data import {options}"
     elif report["rows_per_episode"] != [1]:

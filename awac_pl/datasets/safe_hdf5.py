@@ -161,7 +161,8 @@ def to_float32(array: np.ndarray, name: str, *, finite: bool = True, integers: b
         raise DatasetError(f"{name}: no array of numbers (ragged, or {array.dtype})")
     if not integers and array.dtype.kind != "f":
         raise DatasetError(f"{name} are {array.dtype}; AWAC needs continuous ones, stored as floats")
-    array = array.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 is infinite, which is refused
+        array = array.astype(np.float32)
     bad = ~np.isfinite(array)
     if finite and bad.any():
         first = np.argwhere(bad)[0].tolist()

@@ -8,8 +8,7 @@
 | ``EVALUATION_SEEDS`` | evaluations, always the same seeds |
 """
 
-#: Run seeds are lower.
-RUN_SEEDS = 1000
+#: Run seeds are below 1,000 (``RunSeed`` of ``settings``).
 EPISODES_PER_SEED = 1_000_000
 CLONING_SEEDS = 1_000_000_000
 RECORDING_SEEDS = 2_000_000_000

@@ -10,8 +10,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from awac_pl.errors import SettingError
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.products import DenseFunction, Engine, choose_engine, usable
+from awac_pl.settings import check_memory
 
 #: Number of observations, the sum of each component, and of its square.
 Moments = tuple[int, list[float], list[float]]
@@ -57,6 +59,16 @@ class Normalizer(nn.Module):
         return (observation - self.mean) / self.scale
 
 
+def check_training_memory(key: str, hidden_sizes: Sequence[int], sizes: Sequence[int], networks: int = 1) -> None:
+    """Refuse networks whose weights, gradients and Adam's two moments do not fit into memory.
+
+    Raises:
+        SettingError: they do not.
+    """
+    weights = networks * sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
+    check_memory(f"{key} {list(hidden_sizes)}", 4 * 4 * weights)
+
+
 class Actor(nn.Module):
     """Gaussian policy: ``mean = tanh(mlp(s))``, one log standard deviation per action, the same in all states.
 
@@ -83,13 +95,18 @@ class Actor(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [observation_dim, *hidden_sizes, action_dim]
+        low, high = log_std_range
+        if not low < high:
+            raise SettingError(f"model.log_std_range is {list(log_std_range)}; the lower bound must come first")
+        check_training_memory("model.actor_hidden_sizes", hidden_sizes, sizes)
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.engine: Engine = choose_engine()
         self.log_std_range = log_std_range
-        low, high = log_std_range
         share = (math.log(initial_std) - low) / (high - low)
         if not 0 < share < 1:
-            raise ValueError(f"initial_std {initial_std} lies outside exp({low}) to exp({high})")
+            raise SettingError(
+                f"model.initial_std is {initial_std}; it must lie in (exp({low}), exp({high})), given by model.log_std_range"
+            )
         self.std_logit = nn.Parameter(torch.full((action_dim,), math.log(share / (1 - share))))
 
     def forward(self, observation: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torchrl.data.replay_buffers.samplers import RandomSampler
 from torchrl.data.replay_buffers.storages import Storage
 
 from awac_pl.episode import Episode, to_transitions
-from awac_pl.errors import AwacError, WriteError, first_line
+from awac_pl.errors import AwacError, SettingError, WriteError, first_line
 from awac_pl.files import reserve
 
 log = logging.getLogger(__name__)
@@ -281,6 +281,20 @@ class Replay:
         number = torch.arange(self._online_written - len(rows), self._online_written, device=self.device)
         index = self.offline_size + number % ring
         self.buffer.storage.set(index, rows.set("index", index))  # TorchRL's writer would continue at row 0 after the end
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that does not exist here.
+
+    Raises:
+        SettingError: it does not.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingError(
+            f"data.device is {name}; use auto, cpu, or a device of this machine ({first_line(error)})"
+        ) from error
 
 
 def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:

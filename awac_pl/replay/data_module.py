@@ -7,7 +7,7 @@ import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import lightning
 from tensordict import TensorDict
@@ -18,16 +18,29 @@ from awac_pl.datasets.cloned import CloneOptions, check_recipe, cloned_id, is_cl
 from awac_pl.datasets.downloading import fetch_dataset
 from awac_pl.datasets.minari_io import manifest_entry, read_episodes
 from awac_pl.envs.rollouts import RolloutWorkers
-from awac_pl.envs.seeds import RUN_SEEDS
 from awac_pl.envs.tasks import RewardKind, find_task, inspect_spaces, uses_binary_reward
 from awac_pl.episode import Episode
-from awac_pl.errors import AwacError
+from awac_pl.errors import AwacError, SettingError
 from awac_pl.files import staging
 from awac_pl.parallel import interruption
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy
-from awac_pl.replay.buffer import Replay, merge_states
+from awac_pl.replay.buffer import Replay, check_device, merge_states
 from awac_pl.replay.streams import ChunkStream, EvaluationPlan, SeedStream
+from awac_pl.settings import (
+    Count,
+    CountOrZero,
+    Discount,
+    Episodes,
+    Positive,
+    PositiveShare,
+    Range,
+    RunSeed,
+    Share,
+    Workers,
+    check_arguments,
+    check_memory,
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -76,42 +89,44 @@ class ReplayDataModule(lightning.LightningDataModule):
         progress: show progress bars while datasets are made.
     """
 
+    datasets: Sequence[dict[str, Any]] = ()  # manifest entries of the datasets in the buffer
     _remove_scratch: weakref.finalize | None = None  # the folder of a memory-mapped buffer; also at the process's end
 
     def __init__(
         self,
         *,
         task: str,
-        datasets: Sequence[str] | Mapping[str, float],
-        num_demonstrations: int | None = None,
-        train_split: float = 1.0,
-        clone_episodes: int = 500,
-        clone_seed: int = 0,
-        horizon: int | None = None,
+        datasets: Sequence[str] | Mapping[str, Positive],
+        num_demonstrations: Count | None = None,
+        train_split: PositiveShare = 1.0,
+        clone_episodes: Episodes = 500,
+        clone_seed: RunSeed = 0,
+        horizon: Count | None = None,
         success_key: str | None = None,
         reward: RewardKind = "auto",
         terminate_on_success: bool = False,
         clip_actions: bool = True,
-        n_step: int = 1,
-        batch_size: int = 1024,
-        offline_batch_size: int | None = None,
-        offline_ratio: float | None = None,
-        demonstration_ratio: float | None = None,
-        chunk_size: int = 50,
-        updates_per_epoch: int = 1000,
-        offline_epochs: int = 25,
-        capacity: int = 1_000_000,
+        n_step: Count = 1,
+        batch_size: Count = 1024,
+        offline_batch_size: Count | None = None,
+        offline_ratio: Share | None = None,
+        demonstration_ratio: Share | None = None,
+        chunk_size: Count = 50,
+        updates_per_epoch: Count = 1000,
+        offline_epochs: CountOrZero = 25,
+        capacity: Annotated[int, Range(1, 10**12)] = 1_000_000,
         device: str = "auto",
         storage: Literal["memory", "memmap"] = "memory",
-        evaluation_episodes: int = 20,
-        milestone_episodes: int = 100,
-        workers: int = 2,
-        episode_timeout: float | None = None,
-        discount: float = 0.99,
+        evaluation_episodes: Episodes = 20,
+        milestone_episodes: Episodes = 100,
+        workers: Workers = 2,
+        episode_timeout: Positive | None = None,
+        discount: Discount = 0.99,
         normalize_observations: bool = False,
-        seed: int = 0,
+        seed: RunSeed = 0,
         progress: bool = True,
     ) -> None:
+        check_arguments(ReplayDataModule.__init__, locals(), "data")
         super().__init__()
         self.weights = list(datasets.values()) if isinstance(datasets, Mapping) else [1.0] * len(datasets)
         self.batch_size, self.offline_batch_size = batch_size, offline_batch_size or batch_size
@@ -120,31 +135,31 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.offline_ratio, self.demonstration_ratio, self.n_step = offline_ratio, demonstration_ratio, n_step
         self.train_split, self.discount, self.seed, self.progress = train_split, discount, seed, progress
         self.evaluations = EvaluationPlan(evaluation_episodes, milestone_episodes, offline_epochs)
-        self._check_arguments()
         of_task: dict[str, Any] = {"horizon": horizon, "success_key": success_key, "reward": reward}
         self.task = find_task(task, terminate_on_success=terminate_on_success, clip_actions=clip_actions, **of_task)
         self.spaces = inspect_spaces(self.task)
+        self._check_together()
         self.dataset_ids = [cloned_id(name, num_demonstrations, clip_actions, normalize_observations) for name in datasets]
         self.clone_options = CloneOptions(num_demonstrations, clone_episodes, clone_seed, normalize_observations)
         self.workers = RolloutWorkers(self.task, workers, self.spaces, episode_timeout)
-        self.datasets: list[dict[str, Any]] = []  # manifest entries of the datasets in the buffer
 
-    def _check_arguments(self) -> None:
+    def _check_together(self) -> None:
+        """Check what the types of the arguments cannot say: how they fit each other, the task and this machine."""
         if not self.weights:
-            raise AwacError("data.datasets is empty; name at least one, for example awac/pen/expert-v0")
-        if min(self.weights) <= 0:
-            raise AwacError(f"data.datasets has a weight of {min(self.weights)}; weights must be positive")
+            raise SettingError("data.datasets is empty; name at least one, for example awac/pen/expert-v0")
         if (updates := self.updates_per_epoch) % self.chunk_size:
-            raise AwacError(f"data.updates_per_epoch {updates} is no multiple of data.chunk_size {self.chunk_size}")
-        if not 0 <= (seed := self.seed) < RUN_SEEDS:
-            raise AwacError(
-                f"seed_everything is {seed}; choose 0 to {RUN_SEEDS - 1}: others meet those of clones or evaluations"
-            )
-        if self.n_step < 1:
-            raise AwacError(f"data.n_step is {self.n_step}; it must be at least 1")
-        for name, ratio in (("offline_ratio", self.offline_ratio), ("demonstration_ratio", self.demonstration_ratio)):
-            if ratio is not None and not 0 <= ratio <= 1:
-                raise AwacError(f"data.{name} is {ratio}; it must lie in [0, 1]")
+            raise SettingError(f"data.updates_per_epoch {updates} is no multiple of data.chunk_size {self.chunk_size}")
+        if self.device != "auto":
+            check_device(self.device)
+        if self.n_step > self.spaces.horizon:
+            raise SettingError(f"data.n_step is {self.n_step}; an episode has {self.spaces.horizon} steps at most")
+        row = 4 * (2 * self.observation_dim + self.action_dim + 2) + 2
+        batch = max(self.batch_size, self.offline_batch_size)
+        check_memory(
+            f"data.batch_size {batch} times data.chunk_size {self.chunk_size}", self.chunk_size * batch * (row + 16)
+        )
+        if self.storage == "memory" and self.device in ("auto", "cpu"):
+            check_memory(f"data.capacity {self.capacity}", self.capacity * row)
 
     @property
     def observation_dim(self) -> int:
@@ -216,8 +231,7 @@ class ReplayDataModule(lightning.LightningDataModule):
             world_size=world_size(),
             scratch=None if scratch is None else str(scratch),
         )
-        for name, weight in zip(self.dataset_ids, self.weights, strict=True):
-            self.datasets.append(self._fill_from(name, weight))
+        self.datasets = [self._fill_from(*one) for one in zip(self.dataset_ids, self.weights, strict=True)]
 
     def _fill_from(self, name: str, weight: float) -> dict[str, Any]:
         """Stream a dataset into the replay buffer; returns its manifest entry."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
-import yaml
-
-from awac_pl.errors import AwacError, first_line
+from awac_pl.errors import AwacError
+from awac_pl.files import read_table
 
 #: Format of the manifests that this version reads; a manifest without the entry has format 1.
 FORMAT = 1
@@ -62,7 +60,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         lack = "it has no manifest.json" if any(folder.iterdir()) else "it is empty"
         raise AwacError(f"{folder} is no run folder: {lack}")
-    manifest = _read_table(path, json.loads)
+    manifest = read_table(path)
     for name, kind in _KINDS.items():
         if name != "tags" and manifest.get(name) is None:
             manifest[name] = kind()
@@ -83,17 +81,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         AwacError: it is damaged.
     """
     path = folder / "config.yaml"
-    return _read_table(path, yaml.safe_load) if path.is_file() else {}
-
-
-def _read_table(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    try:
-        content = parse(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise AwacError(f"{path} cannot be read: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise AwacError(f"{path} is no table of settings; it belongs to no run")
-    return content
+    return read_table(path) if path.is_file() else {}
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""The parser of ``awac fit``, ``validate`` and ``test``: jsonargparse's, whose errors are one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from awac_pl.algorithms.awac import AWAC
+from awac_pl.callbacks.interaction import EnvironmentInteraction
+from awac_pl.callbacks.video_recorder import VideoRecorder
+from awac_pl.errors import AwacError, nearest
+from awac_pl.replay.data_module import ReplayDataModule
+from awac_pl.settings import check_values, settings_of, wrong
+
+#: Sections of the configuration that are arguments of this package's classes.
+SECTIONS: dict[str, type] = {
+    "model": AWAC, "data": ReplayDataModule, "interaction": EnvironmentInteraction, "video": VideoRecorder,
+}  # fmt: skip
+#: Type of ``seed_everything``.
+SEED = settings_of(ReplayDataModule)["seed"]
+
+
+def check_ranges(config: Mapping[str, Any]) -> None:
+    """Compare all values of a configuration with their ranges.
+
+    Raises:
+        SettingError: a value lies outside; the message names key, value and range.
+    """
+    check_values({"seed_everything": SEED}, config)
+    for section, cls in SECTIONS.items():
+        check_values(settings_of(cls), config[section], f"{section}.")
+
+
+class AwacParser(LightningArgumentParser):
+    """A parser whose errors are one line, with the nearest known key."""
+
+    def error(self, message: str, *args: Any, **kwargs: Any) -> Any:
+        """Raise instead of printing the usage.
+
+        Raises:
+            AwacError: always.
+        """
+        text = " ".join(message.replace("Validation failed:", "").split())
+        linked = re.search(r"argument (\S+) --> (\S+): ", text)
+        if linked:
+            raise AwacError(f"{linked[2]} is always that of {linked[1]}; set {linked[1]}")
+        unknown = re.search(
+            r"[Uu]nrecognized arguments?: (\S+)|[Kk]ey '([^']+)' is not expected|does not accept option '([^']+)'", text
+        )
+        if unknown:
+            key = unknown[unknown.lastindex or 0].lstrip("-").split("=")[0]
+            parsers = [self, *(getattr(self._subcommands_action, "choices", None) or {}).values()]
+            text = f"unknown key '{key}'.{nearest(key, {action.dest for parser in parsers for action in parser._actions})}"
+            raise AwacError(text)
+        raise AwacError(_wrong_value(self, text) or text)
+
+
+def _wrong_value(parser: Any, text: str) -> str | None:
+    """The complaint of jsonargparse about a value's type, as all others: key, value, range."""
+    found = re.match(r'Parser key "([^"]+)": .*?(?:Got|Given) value: ?(.*)', text)
+    if found is None:
+        return None
+    key, value = found.groups()
+    section, _, name = key.partition(".")
+    hint = settings_of(SECTIONS[section]).get(name) if section in SECTIONS else SEED if key == "seed_everything" else None
+    if hint is not None:
+        return wrong(key, value or "''", hint)
+    actions = [action for below in [parser, *_below(parser)] for action in below._actions if action.dest == key]
+    return wrong(key, value, getattr(actions[-1], "_typehint", "")) if actions else None
+
+
+def _below(parser: Any) -> list[Any]:
+    return list((getattr(parser._subcommands_action, "choices", None) or {}).values())
