@@ -22,12 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s: this computer only)"
     )
     parser.add_argument("--port", type=int, default=5001, help="0: a free one (default: %(default)s)")
-    parser.add_argument(
-        "--max_body_mib", type=number(Positive), default=1, help="larger bodies get 413 (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--body_seconds", type=number(Positive), default=10, help="slower bodies get 408 (default: %(default)s)"
-    )
+    parser.add_argument("--max_body_mib", type=number(Positive), default=1, help="else 413 (default: %(default)s)")
+    parser.add_argument("--body_seconds", type=number(Positive), default=10, help="else 408 (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from awac_pl.envs import adroit
 from awac_pl.envs.faults import step_fault, why_not_made
 from awac_pl.envs.observations import environment_layout, layout_of
 from awac_pl.errors import AwacError, nearest
+from awac_pl.parallel.interruption import Interrupted
 
 if TYPE_CHECKING:
     import gymnasium
@@ -158,6 +159,8 @@ def make_environment(task: Task, **kwargs: Any) -> gymnasium.Env:
         kwargs["max_episode_steps"] = task.horizon
     try:
         environment = gymnasium.make(task.env_id, disable_env_checker=True, **kwargs)
+    except Interrupted:
+        raise
     except (Exception, SystemExit) as error:
         raise AwacError(f"{task.env_id}: cannot be made: {why_not_made(task.env_id, error)}") from error
     observation_space, action_space = environment.observation_space, environment.action_space
@@ -185,7 +188,7 @@ def inspect_spaces(task: Task) -> Spaces:
         spaces = _inspect(environment, task)
     finally:
         environment.close()
-    if not _knows_success(task, spaces) and (task.reward == "binary" or task.terminate_on_success):
+    if not knows_success(task, spaces) and (task.reward == "binary" or task.terminate_on_success):
         raise AwacError(
             f"{task.env_id}: reports no success; use reward: environment and terminate_on_success: false, or name the key "
             "of info that reports it with success_key"
@@ -227,10 +230,11 @@ def _inspect(environment: gymnasium.Env, task: Task) -> Spaces:
 
 def uses_binary_reward(task: Task, spaces: Spaces) -> bool:
     """Whether this task is rewarded with ``success - 1``."""
-    return task.reward == "binary" or (task.reward == "auto" and _knows_success(task, spaces))
+    return task.reward == "binary" or (task.reward == "auto" and knows_success(task, spaces))
 
 
-def _knows_success(task: Task, spaces: Spaces) -> bool:
+def knows_success(task: Task, spaces: Spaces) -> bool:
+    """Whether each step of an episode is a success, or not; it can be unknown."""
     return spaces.success_key is not None or task.success is not None
 
 
@@ -261,7 +265,7 @@ def judge(task: Task, binary: bool, success: Any, reward: Any, terminated: Any) 
     if binary and success is not None:
         reward, terminated = np.asarray(success, np.float32) - 1, np.zeros(np.shape(success), dtype=bool)
     if task.terminate_on_success and success is not None and terminated is not None:
-        terminated = terminated | success
+        terminated = terminated | np.asarray(success, dtype=bool)
     return reward, terminated
 
 
