@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
 from torch import Tensor, nn
 
 from awac_pl.algorithms.compiling import ChunkGraph, CompileMode, choose_mode, compiled, find_obstacles
 from awac_pl.algorithms.losses import polyak_update
+from awac_pl.algorithms.trainer_flags import Clipping, check_trainer
 from awac_pl.episode import Episode, score_episodes
 from awac_pl.errors import AwacError, TrainingDivergedError
 from awac_pl.parallel.ranks import gather_objects, gather_random_states, rank, restore_random_state
@@ -97,6 +99,7 @@ class Learner(lightning.LightningModule, ABC):
             self.follow(self.average_actor, self.actor, "actor_average")
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
+        self.clip = Clipping()
         self.epoch_metrics: dict[str, float] = {}
         self._metrics: list[TensorDict] = []
         self._episodes: list[Episode] = []
@@ -152,23 +155,27 @@ class Learner(lightning.LightningModule, ABC):
     def before_first_update(self, batch: TensorDict) -> None:
         """Check the networks on a run's first batch."""
 
-    def setup(self, stage: str) -> None:
-        """Choose how a fit runs its updates, and measure the demonstrations if observations are normalised.
+    def configure_callbacks(self) -> list[Callback]:
+        """No callbacks. This is Lightning's first hook: before any data, check the trainer and take over its clipping.
 
         Raises:
-            AwacError: ``trainer.precision`` is float16; its loss scaling does not fit K updates in one step.
+            AwacError: see ``check_trainer``.
         """
+        check_trainer(self.trainer)
+        self.clip.take(self.trainer)
+        return []
+
+    def setup(self, stage: str) -> None:
+        """Choose how a fit runs its updates, and measure the demonstrations if observations are normalised."""
+        self.clip.give_back(self.trainer)
         if stage != "fit":
             return
-        precision = str(self.trainer.precision)
-        if "16" in precision and "bf16" not in precision:
-            raise AwacError(f"trainer.precision {precision} scales the loss; use 32-true or bf16-mixed")
         torch.set_float32_matmul_precision(self._matmul_precision)
         if self.normalizer is not None:
             demonstrations = self.trainer.datamodule.demonstrations()  # type: ignore[attr-defined]
             self.normalizer.measure(gather_objects(moments(demonstrations)))
         device, ranks = self.trainer.strategy.root_device, self.trainer.world_size
-        obstacles = find_obstacles(device, precision, ranks, self.is_plain())
+        obstacles = find_obstacles(device, str(self.trainer.precision), ranks, self.is_plain())
         self.compile_mode = choose_mode(self._compile, obstacles)
         self._loss = self.loss
         self._run: Callable[[TensorDict], TensorDict] = self._updates
@@ -213,6 +220,7 @@ class Learner(lightning.LightningModule, ABC):
             loss, metrics = self._loss(batch, watch=index == last)
             optimizer.zero_grad()
             self.manual_backward(loss)
+            self.clip(optimizer)
             if index < last:
                 optimizer.step()
                 self.move_targets()
