@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from awac_pl.envs.graphics import import_mujoco
 from awac_pl.errors import AwacError, first_line, nearest
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def register_environments() -> None:
     """Register the Adroit environments with Gymnasium. Hides a notice about dense rewards, which are not used here."""
     import gymnasium
 
+    import_mujoco()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         import gymnasium_robotics
 
