@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from awac_pl.algorithms.compiling import ChunkGraph, CompileMode, choose_mode, compiled, find_obstacles
 from awac_pl.algorithms.losses import polyak_update
-from awac_pl.algorithms.trainer_flags import Clipping, check_trainer
+from awac_pl.algorithms.trainer_flags import Clipping
 from awac_pl.episode import Episode, score_episodes
 from awac_pl.errors import AwacError, TrainingDivergedError
 from awac_pl.parallel.ranks import gather_objects, gather_random_states, rank, restore_random_state
@@ -156,12 +156,7 @@ class Learner(lightning.LightningModule, ABC):
         """Check the networks on a run's first batch."""
 
     def configure_callbacks(self) -> list[Callback]:
-        """No callbacks. This is Lightning's first hook: before any data, check the trainer and take over its clipping.
-
-        Raises:
-            AwacError: see ``check_trainer``.
-        """
-        check_trainer(self.trainer)
+        """No callbacks. But this is Lightning's first hook, before any data: see ``Clipping.take``."""
         self.clip.take(self.trainer)
         return []
 

@@ -40,7 +40,12 @@ class Clipping:
         self.by_value = False
 
     def take(self, trainer: lightning.Trainer) -> None:
-        """Take the settings from the trainer."""
+        """Take the settings from the trainer.
+
+        Raises:
+            AwacError: see ``check_trainer``.
+        """
+        check_trainer(trainer)
         self.bound, self.by_value = trainer.gradient_clip_val, trainer.gradient_clip_algorithm == "value"
         trainer.gradient_clip_val = None
 
