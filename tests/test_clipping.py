@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -13,7 +14,7 @@ from awac_pl.algorithms.awac import AWAC
 from awac_pl.algorithms.trainer_flags import Clipping
 from awac_pl.errors import AwacError
 from tests.test_compiling import Replayed
-from tests.test_module import make_chunk, make_module, train
+from tests.test_module import Chunks, make_chunk, make_module, train
 
 
 @pytest.mark.parametrize(
@@ -140,3 +141,8 @@ def test_what_does_not_fit_is_refused_before_the_data_is_read(options: dict, mes
     monkeypatch.setattr(module, "setup", lambda stage: pytest.fail("the fit has started"))
     with pytest.raises(AwacError, match=message):
         train(module, [make_chunk(5)], **options)
+
+
+def test_an_evaluation_asks_nothing_of_the_trainer() -> None:
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, accumulate_grad_batches=4)
+    trainer.validate(make_module(), datamodule=Chunks([]), verbose=False)

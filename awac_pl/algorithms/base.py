@@ -157,7 +157,8 @@ class Learner(lightning.LightningModule, ABC):
 
     def configure_callbacks(self) -> list[Callback]:
         """No callbacks. But this is Lightning's first hook, before any data: see ``Clipping.take``."""
-        self.clip.take(self.trainer)
+        if self.trainer.state.fn == "fit":
+            self.clip.take(self.trainer)
         return []
 
     def setup(self, stage: str) -> None:
