@@ -36,6 +36,21 @@ def first_line(error: BaseException) -> str:
     return without_credentials((str(error).splitlines() or [type(error).__name__])[0])
 
 
+def is_refused_by(error: BaseException, package: str) -> bool:
+    """Whether a package raised an error, itself or in a library below it: not in our code, or a user's, which it called."""
+    import sysconfig
+    import traceback
+
+    libraries = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")})
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        name = frame.f_globals.get("__name__", "").partition(".")[0]
+        if name == package:
+            return True
+        if name == __package__ or not frame.f_code.co_filename.startswith((*libraries, "<")):
+            return False
+    return False
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint such as `` Did you mean 'pen'?``, or the list of known words where it is short, or nothing."""
     import difflib  # for a mistake alone

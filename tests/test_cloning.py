@@ -92,3 +92,18 @@ def test_cloned_dataset(reach, reach_dataset: str, datasets_root: Path) -> None:
     (datasets_root / "toy/cloned-v0" / POLICY_FILE).write_bytes(b"<html>")
     with pytest.raises(AwacError, match=r"policy\.safetensors: cannot be read as a policy"):
         cloned_policy(["toy/cloned-v0"])
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(reach, reach_dataset, tmp_path, monkeypatch) -> None:
+    def access(path, mode) -> bool:  # root may write anywhere but to a read-only file system
+        return Path(path) != tmp_path
+
+    monkeypatch.setattr("awac_pl.datasets.catalog.os.access", access)
+    monkeypatch.setattr("awac_pl.datasets.cloned.fit_clone", lambda *_, **__: pytest.fail("the work has begun"))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "new"))
+    with pytest.raises(DatasetError, match=f"{tmp_path} cannot be written; set MINARI_DATASETS_PATH"):
+        clone_dataset(reach_dataset, "toy/cloned-v0", reach[0])
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "file"))
+    with pytest.raises(DatasetError, match="file cannot be written"):
+        clone_dataset(reach_dataset, "toy/cloned-v0", reach[0])

@@ -241,6 +241,34 @@ def test_a_resumed_run_goes_on_in_the_same_run(tmp_path: Path, uri: str) -> None
     assert len(history) == 4
 
 
+def test_the_variable_names_the_experiment_of_a_new_run(tmp_path: Path, uri: str, monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "robots")
+    folder = write_run(tmp_path / "run")
+    assert find_destination(folder, uri, experiment="mine").experiment == "mine"  # the command line comes first
+    mirrored(folder, uri).destination.save(folder)
+    assert MlflowClient(uri).get_experiment(only_run(uri).info.experiment_id).name == "robots"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "others")
+    assert find_destination(folder, None).experiment == "robots"  # a run stays where it is
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    assert find_destination(tmp_path / "new", uri).experiment == "awac"
+
+
+@pytest.mark.parametrize(
+    ("uri", "run_id", "expected"),
+    [
+        (
+            "sqlite:////a/m.db",
+            "0ab",
+            "mlflow ui --backend-store-uri sqlite:////a/m.db, then http://127.0.0.1:5000/#/runs/0ab",
+        ),
+        ("http://me:secret@host:5000/", "0ab", "http://host:5000/#/runs/0ab"),
+        ("http://host", None, "http://host/#/experiments"),
+    ],
+)
+def test_the_address_that_shows_the_run(tmp_path: Path, uri: str, run_id: str | None, expected: str) -> None:
+    assert RunFolderLogger(tmp_path, Destination(uri, run_id=run_id)).how_to_look == expected
+
+
 def test_a_run_that_is_gone_is_made_anew(tmp_path: Path, uri: str, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_run(tmp_path / "run")
     MlflowClient(uri).delete_run(mirrored(folder, uri).run_id)

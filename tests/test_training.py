@@ -411,3 +411,29 @@ def test_actions_are_kept_as_they_were_recorded_and_sampled_where_asked(
 def test_refusals_before_anything_starts(reach_dataset: str, options: dict, message: str) -> None:
     with pytest.raises(AwacError, match=message):
         make_data(reach_dataset, **options).setup("fit")
+
+
+def test_the_snippet_of_the_quickstart_trains_and_tells(tmp_path: Path, reach_dataset: str, monkeypatch, capsys) -> None:
+    """Word for word, except for the task and the numbers."""
+    text = (Path(__file__).parents[1] / "docs/quickstart.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    small = "updates_per_epoch=10, chunk_size=5, evaluation_episodes=2, milestone_episodes=2, workers=0, progress=False"
+    for word, other in {
+        '"pen"': f'"{REACH}"',
+        '["awac/pen/expert-v0", "awac/pen/cloned-v0"]': f'["{reach_dataset}"], {small}',
+        "offline_epochs=5": "offline_epochs=1",
+        "max_epochs=30": "max_epochs=2, accelerator='cpu', num_sanity_val_steps=0, enable_model_summary=False",
+        "check_val_every_n_epoch=5": "check_val_every_n_epoch=1",
+        "EnvironmentInteraction()": "EnvironmentInteraction(10)",
+    }.items():
+        assert word in code
+        code = code.replace(word, other)
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    exec(code, names)
+    printed = capsys.readouterr().out
+    assert "after pretraining" in printed
+    assert "after fine-tuning" in printed
+    assert [row["updates"] for row in read_metrics(Path("runs/mine/metrics.csv"))] == [10, 20]
+    assert Path("runs/mine/report.html").exists()
+    assert names["policy"].act(np.zeros(2, np.float32), np.random.default_rng(0)).shape == (1,)

@@ -354,6 +354,20 @@ def test_without_graphics_the_command_answers_in_one_line(here: Place) -> None:
     assert not (here.folder / "film.gif").exists()
 
 
+@pytest.mark.parametrize("module", ["awac_pl.commands.fit", "awac_pl.envs.tasks"])
+def test_what_draws_nothing_needs_no_graphics(module: str) -> None:
+    """In a process of its own: this one has imported MuJoCo already."""
+    code = (
+        f"import os, {module}; from awac_pl.envs.tasks import find_task, inspect_spaces;"
+        "print(inspect_spaces(find_task('pen')).observation_dim, os.environ['MUJOCO_GL'])"
+    )
+    environment = os.environ | {"MUJOCO_GL": "bogus", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "45 bogus"
+
+
 def test_without_graphics_or_ffmpeg_a_fit_goes_on(here: Place, monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("MUJOCO_GL", "bogus")
     assert here.fit("--run_dir=no-graphics") == 0

@@ -10,14 +10,16 @@ from typing import Annotated, Any, Literal
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
 from torch import Tensor, nn
 
 from awac_pl.algorithms.compiling import ChunkGraph, CompileMode, choose_mode, compiled, find_obstacles
 from awac_pl.algorithms.losses import polyak_update
+from awac_pl.algorithms.trainer_flags import Clipping
 from awac_pl.episode import Episode, score_episodes
-from awac_pl.errors import AwacError, TrainingDivergedError
+from awac_pl.errors import TrainingDivergedError
 from awac_pl.parallel.ranks import gather_objects, gather_random_states, rank, restore_random_state
 from awac_pl.policies.actor import Actor, Normalizer, moments
 from awac_pl.policies.numpy_policy import NumpyPolicy
@@ -99,6 +101,7 @@ class Learner(lightning.LightningModule, ABC):
             self.follow(self.average_actor, self.actor, "actor_average")
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
+        self.clip = Clipping()
         self.epoch_metrics: dict[str, float] = {}
         self._metrics: list[TensorDict] = []
         self._episodes: list[Episode] = []
@@ -154,23 +157,23 @@ class Learner(lightning.LightningModule, ABC):
     def before_first_update(self, batch: TensorDict) -> None:
         """Check the networks on a run's first batch."""
 
-    def setup(self, stage: str) -> None:
-        """Choose how a fit runs its updates, and measure the demonstrations if observations are normalised.
+    def configure_callbacks(self) -> list[Callback]:
+        """No callbacks. But this is Lightning's first hook, before any data: see ``Clipping.take``."""
+        if self.trainer.state.fn == "fit":
+            self.clip.take(self.trainer)
+        return []
 
-        Raises:
-            AwacError: ``trainer.precision`` is float16; its loss scaling does not fit K updates in one step.
-        """
+    def setup(self, stage: str) -> None:
+        """Choose how a fit runs its updates, and measure the demonstrations if observations are normalised."""
+        self.clip.give_back(self.trainer)
         if stage != "fit":
             return
-        precision = str(self.trainer.precision)
-        if "16" in precision and "bf16" not in precision:
-            raise AwacError(f"trainer.precision {precision} scales the loss; use 32-true or bf16-mixed")
         torch.set_float32_matmul_precision(self._matmul_precision)
         if self.normalizer is not None:
             demonstrations = self.trainer.datamodule.demonstrations()  # type: ignore[attr-defined]
             self.normalizer.measure(gather_objects(moments(demonstrations)))
         device, ranks = self.trainer.strategy.root_device, self.trainer.world_size
-        obstacles = find_obstacles(device, precision, ranks, self.is_plain())
+        obstacles = find_obstacles(device, str(self.trainer.precision), ranks, self.is_plain())
         self.compile_mode = choose_mode(self._compile, obstacles)
         self._loss = self.loss
         self._run: Callable[[TensorDict], TensorDict] = self._updates
@@ -215,6 +218,7 @@ class Learner(lightning.LightningModule, ABC):
             loss, metrics = self._loss(batch, watch=index == last)
             optimizer.zero_grad()
             self.manual_backward(loss)
+            self.clip(optimizer)
             if index < last:
                 optimizer.step()
                 self.move_targets()

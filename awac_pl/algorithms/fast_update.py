@@ -89,6 +89,7 @@ class FastUpdate:
         for index in range(last + 1):
             batch = {name: column[index] for name, column in columns.items()}
             metrics = self._gradients(batch, self._noise(batch["action"]), index == last)
+            self.learner.clip(self._adam.optimizer)
             if index < last:
                 self._adam.step()
                 self.learner.move_targets()
@@ -191,6 +192,9 @@ class _Adam:
 
     def begin_chunk(self) -> None:
         """Take over the optimizer's state, if it has one yet."""
+        for group, gradients in zip(self.optimizer.param_groups, self._gradients, strict=True):
+            for parameter, gradient in zip(group["params"], gradients, strict=True):
+                parameter.grad = gradient  # a callback may have set it to None
         if not (states := self.optimizer.state):
             return
         if not self._moments:
@@ -220,6 +224,3 @@ class _Adam:
         if self._moments:
             for state in self.optimizer.state.values():
                 state["step"].copy_(self._step)
-        for group, gradients in zip(self.optimizer.param_groups, self._gradients, strict=True):
-            for parameter, gradient in zip(group["params"], gradients, strict=True):
-                parameter.grad = gradient  # a callback may have set it to None

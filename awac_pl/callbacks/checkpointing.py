@@ -63,3 +63,21 @@ class DurableCheckpointIO(TorchCheckpointIO):
             AwacError: see ``read_checkpoint``.
         """
         return read_checkpoint(Path(path))
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Writes ``last.ckpt``, from which a stopped run resumes. A class of its own, so that a user may add ModelCheckpoints.
+
+    Args:
+        dirpath: folder of the checkpoints.
+        every_n_epochs: as often as evaluations.
+    """
+
+    def __init__(self, dirpath: str, every_n_epochs: int) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename="last",
+            every_n_epochs=every_n_epochs,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )

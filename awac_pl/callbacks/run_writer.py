@@ -79,8 +79,8 @@ class RunWriter(Callback):
         tags: for the manifest and MLflow, such as task and seed.
     """
 
-    def __init__(self, tags: Mapping[str, str]) -> None:
-        self.tags = dict(tags)
+    def __init__(self, tags: Mapping[str, str] | None = None) -> None:
+        self.tags = dict(tags or {})
         self.rows: list[dict[str, float]] = []
         self._evaluation: dict[str, float] = {}
         self._manifest: dict[str, Any] = {}

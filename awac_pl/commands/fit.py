@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from awac_pl.algorithms.awac import AWAC
 from awac_pl.algorithms.checkpoints import check_module, read_checkpoint
-from awac_pl.callbacks.checkpointing import DurableCheckpointIO, monitor_what_is_known
+from awac_pl.callbacks.checkpointing import DurableCheckpointIO, LastCheckpoint, monitor_what_is_known
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
@@ -29,6 +29,7 @@ from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.commands.parser import AwacParser, check_ranges
 from awac_pl.commands.presets import check_files, conf, expand
 from awac_pl.commands.resuming import check_configuration
+from awac_pl.commands.trainer_options import check_callbacks, check_options
 from awac_pl.errors import AwacError, WriteError, first_line
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.replay.data_module import ReplayDataModule
@@ -82,7 +83,8 @@ class AwacCLI(LightningCLI):
         parser.add_argument("--resume", type=str | None, default=None, help=resume_help)
         uri_help = "MLflow tracking URI; $MLFLOW_TRACKING_URI by default, else sqlite:///mlflow.db; 'none' for no MLflow"
         parser.add_argument("--mlflow_uri", type=str | None, default=None, help=uri_help)
-        parser.add_argument("--mlflow_experiment", type=str, default="awac", help="MLflow experiment")
+        experiment_help = "MLflow experiment; $MLFLOW_EXPERIMENT_NAME by default, else awac"
+        parser.add_argument("--mlflow_experiment", type=str | None, default=None, help=experiment_help)
         group_help = (
             "name for runs that differ only in their seed: MLflow shows them below one parent run of that name, which has "
             "their mean and standard deviation (for seed in 0 1 2; do awac fit ... --seed_everything=$seed "
@@ -121,7 +123,8 @@ class AwacCLI(LightningCLI):
         if self.subcommand != "fit":
             config.trainer.logger = False
             return
-        if ModelCheckpoint(**config.checkpoint.as_dict()).state_key == _last_checkpoint(config).state_key:
+        check_options(config.trainer)
+        if config.checkpoint.monitor is None:
             base = conf() / "base.yaml"
             raise AwacError(
                 f"checkpoint.monitor is not set, as base.yaml does: put --config {base} before yours, or use --task"
@@ -169,33 +172,38 @@ class AwacCLI(LightningCLI):
         if self.subcommand == "fit":
             monitor_what_is_known(self.config_init[self.subcommand].checkpoint, self.datamodule.task, self.datamodule.spaces)
             tags = {"task": config.data.task, "preset": config.preset, "seed": str(config.seed_everything)}
+            named = _listed(self.config_init[self.subcommand].trainer.callbacks)
+            for callback in named:
+                if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                    callback.dirpath = config.checkpoint.dirpath
+            no_bar = config.trainer.enable_progress_bar is False or any(isinstance(one, ProgressBar) for one in named)
             self.config_init[self.subcommand].trainer.callbacks = [
                 Stopping(),  # first: it saves what the others clear on an exception
-                *(self.config_init[self.subcommand].trainer.callbacks or []),
-                *([] if config.trainer.enable_progress_bar is False else [AwacProgressBar()]),
+                *named,
+                *([] if no_bar else [AwacProgressBar()]),
                 RunWriter(tags | {"commit": git_commit()}),
             ]
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = _run_logger(config)
-        kwargs["plugins"] = [DurableCheckpointIO(), *(self.config_init[self.subcommand].trainer.plugins or [])]
+        kwargs["plugins"] = [DurableCheckpointIO(), *_listed(self.config_init[self.subcommand].trainer.plugins)]
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> lightning.Trainer:
         """Add ``last.ckpt`` after ``best.ckpt``, whose score it holds."""
         if self.subcommand == "fit":
-            callbacks = [*callbacks, _last_checkpoint(self.config[self.subcommand])]
+            options = self.config[self.subcommand].checkpoint
+            callbacks = [*callbacks, LastCheckpoint(options.dirpath, options.every_n_epochs)]
         return super()._instantiate_trainer(config, callbacks)
 
+    def after_instantiate_classes(self) -> None:
+        """Refuse callbacks that could not run."""
+        if self.subcommand == "fit":
+            check_callbacks(self.trainer, self.model)
 
-def _last_checkpoint(config: Any) -> ModelCheckpoint:
-    """Writes ``last.ckpt``, from which a stopped run resumes; Lightning keeps it apart from ``best.ckpt`` by its monitor."""
-    return ModelCheckpoint(
-        dirpath=config.checkpoint.dirpath,
-        filename="last",
-        every_n_epochs=config.checkpoint.every_n_epochs,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+
+def _listed(value: Any) -> list[Any]:
+    """What the Trainer takes as one or several."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _name_the_checkpoint(error: Exception) -> None:
@@ -235,6 +243,7 @@ def run(arguments: list[str]) -> None:
     log.setLevel(logging.INFO)
     for name in ("lightning.pytorch", "lightning.fabric", "mlflow", "alembic"):  # their notices tell a user nothing
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # what a profiler prints
     for message in (
         ".*does not have many workers.*",
         r"You called `self.log\(.*no logger configured.*",  # validate, test

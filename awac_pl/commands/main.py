@@ -11,19 +11,21 @@ awac video --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --before
 awac export --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --to exported/pen
 awac report runs/pen-quick-seed0
 awac fit --help     every argument of the model, the data and the trainer
+awac fit … --debug  the traceback of an error, too
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
 
 from awac_pl import __version__
 from awac_pl.commands.arguments import Parser, help_from
-from awac_pl.errors import AwacError, without_credentials
+from awac_pl.errors import AwacError, is_refused_by, without_credentials
 from awac_pl.parallel import interruption
 
 # This file imports little: a command's own imports happen when it runs, so that `awac --help` answers at once.
@@ -48,6 +50,8 @@ OWN = {
     "completion": "print a script that completes these commands in a shell",
 }
 
+#: The option that shows a traceback.
+DEBUG = "--debug"
 #: A full disk, a quota, a file too large, a read-only disk or folder.
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
@@ -58,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit status: 2 for a mistake of the user, after one line that explains it; 128 + its number after a signal.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    given = sys.argv[1:] if arguments is None else arguments
+    arguments = [argument for argument in given if argument != DEBUG]
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.append(str(Path.cwd()))  # so that my_robot:Push-v0 is found in my_robot.py here, behind everything else
     parser = Parser("awac", **help_from(sys.modules[__name__]))
@@ -71,18 +76,32 @@ def main(arguments: list[str] | None = None) -> int:
         command = parser.parse_args(arguments[:1]).command.replace("record", "video")  # record is its old name
         with interruption.handled():
             _run(command, arguments)
-    except AwacError as error:
-        print(f"awac: error: {without_credentials(str(error))}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in NOT_WRITABLE:
+    except Exception as error:
+        line = _one_line(error)
+        if line is None:
             raise
-        print(f"awac: error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        if DEBUG in given:
+            sys.excepthook(type(error), error, error.__traceback__)
+        print(f"awac: error: {without_credentials(line)}", file=sys.stderr)
         return 2
     except interruption.Interrupted as error:
         print(f"awac: {error}", file=sys.stderr)
         return int(error.code or 0)
     return 0
+
+
+def _one_line(error: Exception) -> str | None:
+    """What a user reads of an error; None for a mistake of this program, or of a user's module, whose traceback helps."""
+    if isinstance(error, AwacError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    if is_refused_by(error, "lightning"):
+        text = " ".join(str(error).split())
+        if "Union subtypes" in text:  # jsonargparse lists why each type does not fit; the first is the one that was meant
+            text = re.sub(r".*? Errors: - (Problem with given class_path '\S*': )?(.*?) (- |Given value).*", r"\2", text)
+        return f"Lightning: {text if len(text) <= 400 else text[:400] + ' …'} ({DEBUG} shows where)"
+    return None
 
 
 def _run(command: str, arguments: list[str]) -> None:

@@ -10,7 +10,6 @@ awac video --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt --single --eve
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run ``awac video``."""
     checkpoint: Path = options.ckpt_path
-    _import_without_graphics()
     run, task = _run_and_task(checkpoint)
     targets = _targets(options.to or run.folder / "videos", checkpoint.stem)
 
@@ -65,18 +63,6 @@ def run(options: argparse.Namespace) -> None:
     clips = render_clips(task, policies, seeds, size=options.size, every=options.every, num_workers=options.workers)
     _write(clips, targets, single=options.single)
     _print_successes(clips, task)
-
-
-def _import_without_graphics() -> None:
-    """Import MuJoCo, as TorchRL will, without graphics: only the renderer may fail for want of a display."""
-    own = os.environ.get("MUJOCO_GL")
-    os.environ["MUJOCO_GL"] = "disable"
-    try:
-        import mujoco  # noqa: F401
-    finally:
-        del os.environ["MUJOCO_GL"]
-        if own is not None:
-            os.environ["MUJOCO_GL"] = own
 
 
 def _run_and_task(checkpoint: Path) -> tuple[Run, Task]:

@@ -54,11 +54,14 @@ def is_own(dataset_id: str) -> bool:
 
 
 def check_free(dataset_id: str, overwrite: bool) -> None:
-    """Refuse an id that already has a dataset, unless ``overwrite`` is set.
+    """Refuse an id that already has a dataset, unless ``overwrite`` is set, and any id where nothing can be written.
 
     Raises:
-        DatasetError: the dataset exists, or the id does not look like ``namespace/name-v0``.
+        DatasetError: the dataset exists, the id does not look like ``namespace/name-v0``, or the folder is read-only.
     """
+    place = next(folder for folder in (local_root() / dataset_id).absolute().parents if folder.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        raise DatasetError(f"{place} cannot be written; set MINARI_DATASETS_PATH to a folder for datasets that can")
     if find_dataset(dataset_id) is not None and not overwrite:
         raise DatasetError(f"there is a dataset '{dataset_id}'; choose another id, or pass --overwrite to replace it")
     check_storage(dataset_id)

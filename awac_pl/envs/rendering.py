@@ -138,6 +138,8 @@ class _Renderer:
         self.size = size
         self.every = every
         try:
+            import mujoco  # noqa: F401  (with graphics, or not at all)
+
             self.spaces = inspect_spaces(self.task)
             if not makes_pictures(self.task):
                 raise RenderingError(f"{task.env_id} makes no pictures (it has no render mode rgb_array)")

@@ -14,6 +14,7 @@ import numpy as np
 
 from awac_pl.envs import adroit
 from awac_pl.envs.faults import step_fault, why_not_made
+from awac_pl.envs.graphics import import_mujoco
 from awac_pl.envs.observations import environment_layout, layout_of
 from awac_pl.errors import AwacError, nearest
 from awac_pl.parallel.interruption import Interrupted
@@ -137,6 +138,7 @@ def register_environments() -> None:
     """Register the Adroit environments with Gymnasium. Hides a notice about dense rewards, which are not used here."""
     import gymnasium
 
+    import_mujoco()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         import gymnasium_robotics
 

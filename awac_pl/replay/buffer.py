@@ -11,13 +11,16 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch import Tensor
-from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorDictReplayBuffer
-from torchrl.data.replay_buffers.samplers import RandomSampler
-from torchrl.data.replay_buffers.storages import Storage
 
+from awac_pl.envs.graphics import import_mujoco
 from awac_pl.episode import Episode, to_transitions
 from awac_pl.errors import AwacError, SettingError, WriteError, first_line
 from awac_pl.files import reserve
+
+import_mujoco()  # before TorchRL does, which fails where MUJOCO_GL names graphics that this machine has not
+from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorDictReplayBuffer  # noqa: E402
+from torchrl.data.replay_buffers.samplers import RandomSampler  # noqa: E402
+from torchrl.data.replay_buffers.storages import Storage  # noqa: E402
 
 log = logging.getLogger(__name__)
 

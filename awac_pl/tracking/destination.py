@@ -62,7 +62,7 @@ def find_destination(
     Args:
         folder: the run folder.
         uri: the user's; None for none.
-        experiment: the user's, for a new run; None for the one before, or ``awac``.
+        experiment: the user's, for a new run; None for the one before, ``$MLFLOW_EXPERIMENT_NAME``, or ``awac``.
         group: the user's; None for the one before, or none.
 
     Raises:
@@ -73,7 +73,7 @@ def find_destination(
     stored = _stored_destination(folder / "mlflow.json")
     run_id = os.environ.get("MLFLOW_RUN_ID") if uri is None else None
     uri = checked_uri(uri or (stored.uri if stored is not None and run_id is None else None))
-    destination = stored or Destination(uri, run_id=run_id)
+    destination = stored or Destination(uri, os.environ.get("MLFLOW_EXPERIMENT_NAME") or "awac", run_id=run_id)
     environment = os.environ.get("MLFLOW_TRACKING_URI", "")
     uri = environment if without_credentials(environment) == uri else uri
     if destination.shown_uri == without_credentials(uri):

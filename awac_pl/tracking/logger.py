@@ -63,9 +63,12 @@ class RunFolderLogger(Logger):
 
     @property
     def how_to_look(self) -> str:
-        """The address or the command that shows the run in a browser."""
-        uri = self.destination.shown_uri
-        return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+        """The address that shows the run in a browser, or the command and the address; MLflow's first page shows no runs."""
+        destination = self.destination if self._sender is None else self._sender.mirror.destination
+        uri, page = destination.shown_uri, f"/#/runs/{destination.run_id}" if destination.run_id else "/#/experiments"
+        if uri.startswith("http"):
+            return uri.rstrip("/") + page
+        return f"mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000{page}"
 
     @rank_zero_only
     def start(self) -> None:
