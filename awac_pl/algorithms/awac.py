@@ -16,6 +16,7 @@ from awac_pl.algorithms.compiling import CompileMode
 from awac_pl.algorithms.critics import CriticEnsemble, initialize_as_rlkit, wake_critics
 from awac_pl.algorithms.fast_update import FastUpdate, is_plain
 from awac_pl.parallel.ranks import gather, own_part
+from awac_pl.policies.actor import Actor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,8 @@ class AWAC(Learner):
         clip_next_action: clip sampled actions, at s' and for the ``baseline``, to [-1, 1].
         shared: the arguments of ``Learner``.
     """
+
+    actor: Actor
 
     def __init__(
         self,

@@ -10,21 +10,21 @@ import threading
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from awac_pl.algorithms.awac import AWAC
+from awac_pl.algorithms.checkpoints import ALGORITHMS
 from awac_pl.callbacks.checkpointing import DurableCheckpointIO
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
 from awac_pl.callbacks.stopping import Stopping
 from awac_pl.callbacks.video_recorder import VideoRecorder
-from awac_pl.commands.presets import check_files, conf, expand
+from awac_pl.commands.presets import algorithm_of, check_files, conf, expand
 from awac_pl.commands.resuming import check_configuration
 from awac_pl.errors import AwacError, nearest
 from awac_pl.parallel.interruption import Interrupted
@@ -81,6 +81,9 @@ class AwacCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's own options, the callbacks, and the links between sections."""
+        algorithm_help = "what learns; conf/algorithm has its options, and its paper's values"
+        names: Any = Literal[tuple(name.lower() for name in ALGORITHMS)]
+        parser.add_argument("--algorithm", type=names, default="awac", help=algorithm_help)
         preset_help = (
             "a preset of conf/preset, loaded after conf/base.yaml and --task; beside --config it only names the run"
         )
@@ -156,7 +159,8 @@ class AwacCLI(LightningCLI):
         if rank_zero_only.rank:  # type: ignore[attr-defined]
             threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
             return Path(config.run_dir or os.environ.get(RUN_DIR_VARIABLE) or ".")
-        name = f"{re.sub(r'[^A-Za-z0-9]+', '-', config.data.task)}-{config.preset}-seed{config.seed_everything}"
+        algorithm = "" if config.algorithm == "awac" else f"-{config.algorithm}"
+        name = re.sub(r"[^A-Za-z0-9]+", "-", config.data.task) + f"{algorithm}-{config.preset}-seed{config.seed_everything}"
         self.run_folder = choose_run_folder(
             Path(config.run_dir) if config.run_dir else run_of(config.ckpt_path),
             Path("runs") / name,
@@ -170,7 +174,10 @@ class AwacCLI(LightningCLI):
         """Add the run's files, the progress bar and MLflow."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
-            tags = {"task": config.data.task, "preset": config.preset, "seed": str(config.seed_everything)}
+            tags = {
+                "task": config.data.task, "algorithm": config.algorithm, "preset": config.preset,
+                "seed": str(config.seed_everything),
+            }  # fmt: skip
             self.config_init[self.subcommand].trainer.callbacks = [
                 Stopping(),  # first: it saves what the others clear on an exception
                 *(self.config_init[self.subcommand].trainer.callbacks or []),
@@ -246,8 +253,10 @@ def run(arguments: list[str]) -> None:
 def run_cli(arguments: list[str]) -> None:
     """Run the command line as it is given, with no name expanded."""
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended.*")  # main.py has read sys.argv
+    names = {name.lower(): learner for name, learner in ALGORITHMS.items()}
+    algorithm = algorithm_of(arguments)
     AwacCLI(
-        AWAC,
+        names.get(algorithm, ALGORITHMS["AWAC"]),  # the parser refuses an unknown name
         ReplayDataModule,
         args=arguments,
         save_config_callback=SaveRunConfig,
