@@ -14,12 +14,19 @@ from torch import Tensor, nn
 from awac_pl.algorithms import losses
 from awac_pl.algorithms.base import Learner
 from awac_pl.algorithms.bc import BC
+from awac_pl.algorithms.checkpoints import load_module
 from awac_pl.algorithms.critics import CriticEnsemble
 from awac_pl.algorithms.iql import IQL
 from awac_pl.algorithms.rlpd import RLPD
+from awac_pl.commands.main import main
+from awac_pl.commands.presets import algorithm_of
+from awac_pl.deploy.runner import PolicyRunner
 from awac_pl.errors import AwacError
 from awac_pl.policies.actor import Normalizer, SquashedActor
 from awac_pl.policies.policy import UniformPolicy
+from awac_pl.runs.manifest import read_manifest
+from awac_pl.runs.metrics import read_metrics
+from tests.conftest import REACH, ROOT
 from tests.test_module import ACTION_DIM, OBSERVATION_DIM, Chunks, make_chunk, train
 
 CLOSE = {"rtol": 1e-7, "atol": 1e-9}
@@ -305,3 +312,65 @@ def test_the_paper_s_values_are_complete(name: str) -> None:
         if parameter.kind is parameter.KEYWORD_ONLY and option != "actor_every":
             expected = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
             assert file["model"][option] == expected, option
+
+
+TINY = [
+    f"--data.task={REACH}", "--data.datasets=[toy/reach-v0]", "--data.batch_size=16", "--data.chunk_size=4",
+    "--data.updates_per_epoch=8", "--data.evaluation_episodes=2", "--data.milestone_episodes=2", "--data.workers=1", "--interaction.synchronous=true",
+    "--model.actor_hidden_sizes=[16,16]", "--interaction.env_steps_per_epoch=20", "--trainer.check_val_every_n_epoch=1",
+    "--trainer.accelerator=cpu", "--mlflow_uri=none", "--run_dir=run", "--video.episodes=0",
+]  # fmt: skip
+OWN = {
+    "iql": ["--data.offline_epochs=1", "--model.critic_hidden_sizes=[16,16]"],
+    "rlpd": ["--model.critic_hidden_sizes=[16,16]", "--model.num_critics=3", "--interaction.random_env_steps=30"],
+    "bc": ["--data.offline_epochs=1"],
+}
+
+
+@pytest.mark.parametrize("algorithm", ["iql", "rlpd", "bc"])
+def test_a_run_its_resumption_its_evaluation_and_its_export(
+    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reach_dataset: str, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    arguments = ["fit", f"--algorithm={algorithm}", f"--task={REACH}", *TINY, *OWN[algorithm]]
+    assert main([*arguments, "--trainer.max_epochs=4"]) == 0
+    whole = read_metrics(tmp_path / "run/metrics.csv")
+    assert [row["updates"] for row in whole] == [8, 16, 24, 32]
+    assert [row["env_steps"] for row in whole] == ([50, 70, 90, 110] if algorithm == "rlpd" else [0, 20, 40, 60])
+    manifest = read_manifest(tmp_path / "run")
+    assert (manifest["status"], manifest["tags"]["algorithm"]) == ("finished", algorithm)
+
+    assert main([*arguments[:-2], "--run_dir=half", "--trainer.max_epochs=2", *OWN[algorithm]]) == 0
+    assert main(["fit", "--resume=half", "--trainer.max_epochs=4"]) == 0
+    resumed = read_metrics(tmp_path / "half/metrics.csv")
+    learned = [
+        [{key: row[key] for key in row if key.startswith(("train/", "eval/"))} for row in rows] for rows in (whole, resumed)
+    ]
+    assert learned[0] == learned[1]
+
+    capsys.readouterr()
+    last = "run/checkpoints/last.ckpt"
+    assert main(["test", f"--ckpt_path={last}"]) == 0
+    assert type(load_module(Path(last))).__name__.lower() == algorithm
+    assert main(["export", f"--ckpt_path={last}", "--to=out"]) == 0
+    runner = PolicyRunner.load("out", action_limits=(-1, 1))
+    expected = load_module(Path(last)).mean_action(torch.tensor([[0.3, -0.2]])).detach().numpy()[0]
+    np.testing.assert_allclose(runner.act([0.3, -0.2]), expected, atol=1e-5)
+
+
+def test_options_of_another_algorithm_and_unknown_ones_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--algorithm=iql", "--task=pen", "--model.value_gradient=1"]) == 2
+    assert "unknown key 'model.value_gradient'" in capsys.readouterr().err
+    assert main(["fit", "--algorithm=iqll", "--task=pen"]) == 2
+    assert "unknown algorithm 'iqll'" in capsys.readouterr().err
+
+
+def test_the_algorithm_stands_in_a_file_a_flag_or_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("algorithm: rlpd")
+    assert algorithm_of(["fit", f"--config={tmp_path / 'mine.yaml'}"]) == "rlpd"
+    assert algorithm_of(["fit", f"--config={tmp_path / 'mine.yaml'}", "--algorithm", "bc"]) == "bc"
+    assert algorithm_of(["fit", "--config=missing.yaml"]) == "awac"
