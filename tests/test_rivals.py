@@ -24,9 +24,12 @@ from awac_pl.deploy.runner import PolicyRunner
 from awac_pl.errors import AwacError
 from awac_pl.policies.actor import Normalizer, SquashedActor
 from awac_pl.policies.policy import UniformPolicy
+from awac_pl.report.page import write_report
+from awac_pl.report.statistics import probability_of_improvement
 from awac_pl.runs.manifest import read_manifest
 from awac_pl.runs.metrics import read_metrics
 from tests.conftest import REACH, ROOT
+from tests.run_folders import make_rows, make_run
 from tests.test_module import ACTION_DIM, OBSERVATION_DIM, Chunks, make_chunk, train
 
 CLOSE = {"rtol": 1e-7, "atol": 1e-9}
@@ -316,7 +319,8 @@ def test_the_paper_s_values_are_complete(name: str) -> None:
 
 TINY = [
     f"--data.task={REACH}", "--data.datasets=[toy/reach-v0]", "--data.batch_size=16", "--data.chunk_size=4",
-    "--data.updates_per_epoch=8", "--data.evaluation_episodes=2", "--data.milestone_episodes=2", "--data.workers=1", "--interaction.synchronous=true",
+    "--data.updates_per_epoch=8", "--data.evaluation_episodes=2", "--data.milestone_episodes=2", "--data.workers=1",
+    "--interaction.synchronous=true",
     "--model.actor_hidden_sizes=[16,16]", "--interaction.env_steps_per_epoch=20", "--trainer.check_val_every_n_epoch=1",
     "--trainer.accelerator=cpu", "--mlflow_uri=none", "--run_dir=run", "--video.episodes=0",
 ]  # fmt: skip
@@ -374,3 +378,23 @@ def test_the_algorithm_stands_in_a_file_a_flag_or_a_checkpoint(tmp_path: Path) -
     assert algorithm_of(["fit", f"--config={tmp_path / 'mine.yaml'}"]) == "rlpd"
     assert algorithm_of(["fit", f"--config={tmp_path / 'mine.yaml'}", "--algorithm", "bc"]) == "bc"
     assert algorithm_of(["fit", "--config=missing.yaml"]) == "awac"
+
+
+def test_probability_of_improvement_by_hand() -> None:
+    """Of 3 x 2 pairs 2 are won and 2 are ties: 3 / 6; on the second task all are lost."""
+    x, y = np.array([0.9, 0.5, 0.5]), np.array([0.5, 0.7])
+    assert probability_of_improvement(x, y) == pytest.approx((2 + 0.5 + 0.5) / 6)
+    assert probability_of_improvement(x, np.zeros(1), y, np.ones(2)) == pytest.approx((3 / 6 + 0) / 2)
+    stacked = np.stack([x, x[::-1]], axis=1)
+    np.testing.assert_allclose(probability_of_improvement(stacked, np.stack([y, y], axis=1)), [0.5, 0.5])
+
+
+def test_a_report_compares_algorithms(tmp_path: Path) -> None:
+    for algorithm, rate in (("awac", 0.9), ("iql", 0.4)):
+        for seed in range(3):
+            tags = {"task": "pen", "algorithm": algorithm, "preset": "quick", "seed": str(seed)}
+            make_run(tmp_path / f"{algorithm}-{seed}", make_rows([0.5, rate + 0.01 * seed]), seed=seed, tags=tags)
+    tables = {table.title: table for table in write_report([tmp_path], tmp_path / "report.html")}
+    (row,) = tables["One method against another"].rows
+    assert row == ["pen", "AWAC, preset quick", "IQL, preset quick", "3 and 3", "1.00", "1.00 to 1.00"]
+    assert "AWAC, IQL on pen" in (tmp_path / "report.html").read_text()

@@ -24,7 +24,8 @@ class SeedGroup:
 
     Args:
         task: the task of all runs.
-        label: algorithm where some run's is not AWAC, preset, and the settings that distinguish the group from others with the same task and preset.
+        label: the algorithm where one is not AWAC, the preset, and the settings that distinguish the group from others with
+            the same task, algorithm and preset.
         runs: at least one.
     """
 
@@ -39,8 +40,9 @@ class SeedGroup:
 
     @property
     def method(self) -> str:
-        """Algorithm and preset of all runs."""
-        return f"{self.runs[0].algorithm.upper()}, preset {self.preset}"
+        """Preset of all runs, and their algorithm if it is not AWAC."""
+        algorithm = self.runs[0].algorithm
+        return f"preset {self.preset}" if algorithm == "awac" else f"{algorithm.upper()}, preset {self.preset}"
 
     @property
     def counted(self) -> tuple[Run, ...]:
