@@ -50,7 +50,7 @@ def test_a_checkpoint_names_its_learner(tmp_path: Path) -> None:
     torch.save(state | {"algorithm": "AWAC"}, tmp_path / "new.ckpt")
     assert type(load_module(tmp_path / "new.ckpt")) is AWAC
     torch.save(state | {"algorithm": "Mine"}, tmp_path / "other.ckpt")
-    with pytest.raises(AwacError, match=r"other\.ckpt: is of the algorithm 'Mine'; this version has AWAC"):
+    with pytest.raises(AwacError, match=r"other\.ckpt: is of the algorithm 'Mine'; this version has AWAC, IQL, RLPD, BC"):
         load_module(tmp_path / "other.ckpt")
 
 

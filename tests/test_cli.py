@@ -341,7 +341,7 @@ def test_every_task_and_preset_makes_a_configuration(task: str, preset: str, cap
 
 
 def test_the_base_configuration_is_complete() -> None:
-    """Every argument of the model, the data and the interaction stands in conf/base.yaml, with its default."""
+    """Every argument of AWAC, the data and the interaction stands in base.yaml or algorithm/awac.yaml, with its default."""
     import inspect
 
     from awac_pl.algorithms.awac import AWAC
@@ -350,6 +350,7 @@ def test_the_base_configuration_is_complete() -> None:
     from awac_pl.replay.data_module import ReplayDataModule
 
     base = yaml.safe_load((ROOT / "conf/base.yaml").read_text())
+    base["model"] |= yaml.safe_load((ROOT / "conf/algorithm/awac.yaml").read_text())["model"]
     linked = {"observation_dim", "action_dim", "return_range", "seed", "task", "datasets", "discount"}
     sections = {"model": AWAC, "data": ReplayDataModule, "interaction": EnvironmentInteraction, "video": VideoRecorder}
     for section, cls in sections.items():

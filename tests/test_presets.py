@@ -24,12 +24,12 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_names_become_files_in_the_order_base_task_preset_before_everything_else() -> None:
-    files = [f"--config={shipped() / name}.yaml" for name in ("base", "task/door", "preset/plus")]
+    files = [f"--config={shipped() / name}.yaml" for name in ("base", "algorithm/awac", "task/door", "preset/plus")]
     rest = ["--config", "mine.yaml", "--model.temperature=2"]
     for names in (["--preset=plus", "--task", "door"], ["--task=door", "--preset", "plus"]):
         assert expand(["fit", *rest[:2], *names, *rest[2:]]) == ["fit", *files, *rest]
-    assert expand(["fit", "--task=door"]) == ["fit", *files[:2]]
-    assert expand(["fit", "--task", "my:Robot-v0"]) == ["fit", files[0], "--data.task=my:Robot-v0"]
+    assert expand(["fit", "--task=door"]) == ["fit", *files[:3]]
+    assert expand(["fit", "--task", "my:Robot-v0"]) == ["fit", *files[:2], "--data.task=my:Robot-v0"]
 
 
 @pytest.mark.parametrize(

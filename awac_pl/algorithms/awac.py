@@ -16,6 +16,7 @@ from awac_pl.algorithms.compiling import CompileMode
 from awac_pl.algorithms.critics import CriticEnsemble, initialize_as_rlkit, wake_critics
 from awac_pl.algorithms.fast_update import FastUpdate, is_plain
 from awac_pl.parallel.ranks import gather, own_part
+from awac_pl.policies.actor import Actor
 from awac_pl.settings import Count, NotNegative, Positive, PositiveShare, Range, check_arguments
 
 
@@ -67,6 +68,8 @@ class AWAC(Learner):
     Raises:
         SettingError: a value is out of its range; it is a ValueError.
     """
+
+    actor: Actor
 
     def __init__(
         self,

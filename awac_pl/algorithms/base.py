@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, overload
 
 import lightning
 import torch
@@ -19,10 +19,10 @@ from awac_pl.algorithms.compiling import ChunkGraph, CompileMode, choose_mode, c
 from awac_pl.algorithms.losses import polyak_update
 from awac_pl.algorithms.trainer_flags import Clipping
 from awac_pl.episode import Episode, score_episodes
-from awac_pl.errors import TrainingDivergedError
-from awac_pl.parallel.ranks import gather_objects, gather_random_states, rank, restore_random_state
-from awac_pl.policies.actor import Actor, Normalizer, moments
-from awac_pl.policies.numpy_policy import NumpyPolicy
+from awac_pl.errors import AwacError, TrainingDivergedError
+from awac_pl.parallel.ranks import gather_objects, gather_random_states, rank, restore_random_state, world_size
+from awac_pl.policies.actor import Actor, Normalizer, SquashedActor, moments
+from awac_pl.policies.numpy_policy import NumpyPolicy, SquashedPolicy
 from awac_pl.policies.products import choose_engine
 from awac_pl.settings import Count, Discount, Positive, PositiveShare, Range, Share, check_arguments
 
@@ -64,6 +64,12 @@ class Learner(lightning.LightningModule, ABC):
 
     updates: Tensor
     env_steps: Tensor
+    actor: Actor | SquashedActor
+
+    #: The actor learns in every so many updates (delayed updates, TD3, arXiv 1802.09477); a divisor of the chunk size.
+    actor_every = 1
+    #: Whether it does in the update under way. If not, ``loss`` leaves the actor's part out.
+    actor_turn = True
 
     def __init__(
         self,
@@ -92,10 +98,11 @@ class Learner(lightning.LightningModule, ABC):
         self.learning_rate, self.actor_weight_decay = learning_rate, actor_weight_decay
         self._compile, self._matmul_precision = compile, matmul_precision
         self.normalizer = Normalizer(observation_dim) if normalize_observations else None
-        self.actor = Actor(*self.sizes, actor_hidden_sizes, log_std_range, initial_std)
+        self.actor = self.make_actor(actor_hidden_sizes, log_std_range, initial_std)
         self.actor.engine = choose_engine(matmul_engine)
         self._followers: list[tuple[list[Tensor], list[Tensor], Callable[[Learner], float]]] = []
-        self.average_actor: Actor | None = None
+        self.delayed: list[nn.Parameter] = []  # parameters that learn in the actor's turn alone
+        self.average_actor: Actor | SquashedActor | None = None
         if actor_average:
             self.average_actor = copy.deepcopy(self.actor).requires_grad_(False)
             self.follow(self.average_actor, self.actor, "actor_average")
@@ -105,6 +112,12 @@ class Learner(lightning.LightningModule, ABC):
         self.epoch_metrics: dict[str, float] = {}
         self._metrics: list[TensorDict] = []
         self._episodes: list[Episode] = []
+
+    def make_actor(
+        self, hidden_sizes: Sequence[int], log_std_range: tuple[float, float], initial_std: float
+    ) -> Actor | SquashedActor:
+        """The actor."""
+        return Actor(*self.sizes, hidden_sizes, log_std_range, initial_std)
 
     @abstractmethod
     def loss(self, batch: TensorDict, *, watch: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
@@ -134,7 +147,7 @@ class Learner(lightning.LightningModule, ABC):
             polyak_update(slow, online, rate(self))
 
     @property
-    def acting_actor(self) -> Actor:
+    def acting_actor(self) -> Actor | SquashedActor:
         """The average actor if there is one, else the actor."""
         return self.actor if self.average_actor is None else self.average_actor
 
@@ -142,9 +155,19 @@ class Learner(lightning.LightningModule, ABC):
         """The acting policy's mean action ``[B, A]`` for observations ``[B, O]``, not normalised."""
         return self.acting_actor(observation if self.normalizer is None else self.normalizer(observation))
 
-    def policy(self, deterministic: bool = False) -> NumpyPolicy:
+    @overload
+    def policy(self, deterministic: Literal[True]) -> NumpyPolicy: ...
+
+    @overload
+    def policy(self, deterministic: bool = False) -> NumpyPolicy | SquashedPolicy: ...
+
+    def policy(self, deterministic: bool = False) -> NumpyPolicy | SquashedPolicy:
         """A snapshot of the acting policy for workers, free of torch."""
         return self.acting_actor.to_numpy(deterministic, self.normalizer)
+
+    def no_gradient(self, parameters: Iterable[Tensor]) -> Tensor | float:
+        """0. Of several ranks, each has to have a gradient of every parameter in every update; here it is 0."""
+        return 0.0 if world_size() == 1 else sum(0 * parameter.sum() for parameter in parameters)
 
     def is_plain(self) -> bool:
         """Whether ``fast_update`` may replace autograd: nobody changed the loss, networks, optimizer or gradients."""
@@ -169,6 +192,9 @@ class Learner(lightning.LightningModule, ABC):
         if stage != "fit":
             return
         torch.set_float32_matmul_precision(self._matmul_precision)
+        chunk = getattr(self.trainer.datamodule, "chunk_size", self.actor_every)  # type: ignore[attr-defined]
+        if chunk % self.actor_every:
+            raise AwacError(f"model.actor_every {self.actor_every} is no divisor of data.chunk_size {chunk}")
         if self.normalizer is not None:
             demonstrations = self.trainer.datamodule.demonstrations()  # type: ignore[attr-defined]
             self.normalizer.measure(gather_objects(moments(demonstrations)))
@@ -215,9 +241,12 @@ class Learner(lightning.LightningModule, ABC):
         optimizer = self.optimizers().optimizer  # type: ignore[union-attr]
         last = len(chunk) - 1
         for index, batch in enumerate(chunk.unbind(0)):
+            self.actor_turn = (index + 1) % self.actor_every == 0
             loss, metrics = self._loss(batch, watch=index == last)
             optimizer.zero_grad()
             self.manual_backward(loss)
+            for parameter in [] if self.actor_turn else self.delayed:
+                parameter.grad = None  # the optimizer passes it over
             self.clip(optimizer)
             if index < last:
                 optimizer.step()
@@ -264,7 +293,13 @@ class Learner(lightning.LightningModule, ABC):
         checkpoint["chunk_metrics"] = gather_objects([dict(chunk.items()) for chunk in self._metrics])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state for ``on_train_start``."""
+        """Keep the random state for ``on_train_start``.
+
+        Raises:
+            AwacError: the checkpoint is of another algorithm.
+        """
+        if (other := checkpoint.get("algorithm", type(self).__name__)) != type(self).__name__:
+            raise AwacError(f"the checkpoint is of the algorithm {other}, not of {type(self).__name__}")
         self._random_states = checkpoint["random_state"]
         self.epoch_metrics = checkpoint.get("epoch_metrics", {})
         chunks = checkpoint.get("chunk_metrics", [[]])

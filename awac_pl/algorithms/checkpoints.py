@@ -12,6 +12,9 @@ import torch
 
 from awac_pl.algorithms.awac import AWAC
 from awac_pl.algorithms.base import Learner
+from awac_pl.algorithms.bc import BC
+from awac_pl.algorithms.iql import IQL
+from awac_pl.algorithms.rlpd import RLPD
 from awac_pl.episode import TRANSITION_KEYS
 from awac_pl.errors import AwacError, first_line
 
@@ -27,7 +30,7 @@ TO_RESUME = {
 }
 
 #: Learners by the name in their checkpoints; those of version 0.1 have none.
-ALGORITHMS: dict[str, type[Learner]] = {"AWAC": AWAC}
+ALGORITHMS: dict[str, type[Learner]] = {learner.__name__: learner for learner in (AWAC, IQL, RLPD, BC)}
 
 
 def read_checkpoint(checkpoint: Path, *, to_resume: bool = False) -> dict[str, Any]:

@@ -54,18 +54,29 @@ class CriticEnsemble(nn.Module):
             self.weights.append(nn.Parameter(torch.empty(num_critics, fan_in, fan_out).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(num_critics, 1, fan_out).uniform_(-bound, bound)))
 
-    def forward(self, observation: Tensor, action: Tensor, *, frozen: bool = False) -> Tensor:
-        """Values ``[E, B]`` of observations ``[B, O]`` and actions ``[B, A]``; ``frozen``: no gradient to the weights."""
-        q = self.unclamped(observation, action, frozen=frozen)
+    def forward(self, observation: Tensor, action: Tensor, *, frozen: bool = False, members: Tensor | None = None) -> Tensor:
+        """Values ``[E, B]`` of observations ``[B, O]`` and actions ``[B, A]``.
+
+        Args:
+            observation: see above.
+            action: see above.
+            frozen: let no gradient pass to the weights.
+            members: indices of the critics that are asked; None for all.
+        """
+        q = self.unclamped(observation, action, frozen=frozen, members=members)
         return q if self.max_output is None else q.clamp(max=self.max_output)
 
-    def unclamped(self, observation: Tensor, action: Tensor, *, frozen: bool = False) -> Tensor:
+    def unclamped(
+        self, observation: Tensor, action: Tensor, *, frozen: bool = False, members: Tensor | None = None
+    ) -> Tensor:
         """The values of ``forward`` without the clamp ``max_output``."""
-        hidden = torch.cat([observation, action], dim=-1).expand(len(self.weights[0]), -1, -1)
+        number = len(self.weights[0]) if members is None else len(members)
+        hidden = torch.cat([observation, action], dim=-1).expand(number, -1, -1)
         last = len(self.weights) - 1
         fast = self.engine == "onednn" and usable(observation, self.weights[0])
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             weight, bias = (weight.detach(), bias.detach()) if frozen else (weight, bias)
+            weight, bias = (weight, bias) if members is None else (weight[members], bias[members])
             if fast:  # oneDNN has no batched product
                 critics = zip(hidden, weight, bias[:, 0], strict=True)
                 hidden = torch.stack([DenseFunction.apply(*critic, False, self.engine) for critic in critics])
@@ -76,6 +87,22 @@ class CriticEnsemble(nn.Module):
                     hidden = nn.functional.layer_norm(hidden, hidden.shape[-1:])
                 hidden = hidden.relu_()
         return hidden.squeeze(-1)
+
+
+class ValueNetwork(CriticEnsemble):
+    """V(s): one critic that sees no action.
+
+    Args:
+        observation_dim: O.
+        hidden_sizes: width of each hidden ReLU layer.
+    """
+
+    def __init__(self, observation_dim: int, hidden_sizes: Sequence[int] = (256, 256)) -> None:
+        super().__init__(observation_dim, 0, hidden_sizes, num_critics=1)
+
+    def value(self, observation: Tensor) -> Tensor:
+        """``[B]`` of observations ``[B, O]``."""
+        return self(observation, observation[:, :0])[0]
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The equations of AWAC (Nair et al., arXiv 2006.09359) as pure functions of tensors.
+"""The equations of AWAC (Nair et al., arXiv 2006.09359), IQL and RLPD as pure functions of tensors.
 
 Shapes: ``B`` transitions, ``E`` critics. Rewards, flags, values, weights and log-probabilities are ``[B]``; critics are
 ``[E, B]``. A mismatch raises, nothing broadcasts.
@@ -91,6 +91,42 @@ def actor_loss(log_prob: Tensor, weights: Tensor) -> Tensor:
     """
     _same_batch(log_prob=log_prob, weights=weights)
     return -(weights.detach() * log_prob).mean()
+
+
+def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
+    """``mean_B |tau - 1(u < 0)| u^2`` (IQL, arXiv 2110.06169, eq. 5): regression towards an expectile instead of the mean.
+
+    Args:
+        difference: ``[B]``, u = sample - estimate, with gradient to the estimate.
+        expectile: tau in (0, 1); 0.5 is half the mean squared error, towards 1 it is the largest sample.
+    """
+    _same_batch(difference=difference)
+    weight = (expectile - (difference < 0).to(difference.dtype)).abs()
+    return (weight * difference.square()).mean()
+
+
+def soft_actor_loss(q: Tensor, log_prob: Tensor, entropy_weight: Tensor) -> Tensor:
+    """``mean_B (alpha * log pi(a_pi|s) - Q(s, a_pi))`` (soft actor-critic, arXiv 1812.05905, eq. 7).
+
+    Args:
+        q: ``[B]``, value of the policy's action, with gradient to the action and none to the critics.
+        log_prob: ``[B]``, of that action, with gradient.
+        entropy_weight: alpha, scalar; no gradient passes.
+    """
+    _same_batch(q=q, log_prob=log_prob)
+    return (entropy_weight.detach() * log_prob - q).mean()
+
+
+def entropy_loss(log_prob: Tensor, log_entropy_weight: Tensor, target_entropy: float) -> Tensor:
+    """``alpha * mean_B (-log pi(a_pi|s) - H)``: alpha rises while the entropy is below H (arXiv 1812.05905, eq. 18).
+
+    Args:
+        log_prob: ``[B]``; no gradient passes.
+        log_entropy_weight: log alpha, scalar, with gradient.
+        target_entropy: H.
+    """
+    _same_batch(log_prob=log_prob)
+    return log_entropy_weight.exp() * (-log_prob.detach() - target_entropy).mean()
 
 
 def value_gradient_loss(q: Tensor, scale: Tensor) -> Tensor:

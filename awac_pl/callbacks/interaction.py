@@ -22,7 +22,7 @@ from awac_pl.episode import score_episodes
 from awac_pl.errors import first_line
 from awac_pl.parallel import interruption
 from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
-from awac_pl.policies.policy import Policy
+from awac_pl.policies.policy import Policy, UniformPolicy
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.settings import Count, CountOrZero, check_arguments
 
@@ -42,15 +42,21 @@ class EnvironmentInteraction(Callback):
         synchronous: collect first, then train. Always the case with ``data.workers: 0``.
         max_failed_episodes: of a run, on each rank. An episode in which the environment raises, or returns what it must not,
             is left out, and the next seed takes its place; one more of them ends the run.
+        random_env_steps: added to the first block, which is then collected with uniformly random actions.
     """
 
     def __init__(
-        self, env_steps_per_epoch: Count = 1000, synchronous: bool = False, max_failed_episodes: CountOrZero = 10
+        self,
+        env_steps_per_epoch: Count = 1000,
+        synchronous: bool = False,
+        max_failed_episodes: CountOrZero = 10,
+        random_env_steps: CountOrZero = 0,
     ) -> None:
         check_arguments(EnvironmentInteraction.__init__, locals(), "interaction")
         self.env_steps_per_epoch = env_steps_per_epoch
         self.synchronous = synchronous
         self.max_failed_episodes = max_failed_episodes
+        self.random_env_steps = random_env_steps
         self.own_failed = 0
         self.episodes = 0  # of all ranks
         self.failures = 0.0
@@ -70,7 +76,9 @@ class EnvironmentInteraction(Callback):
         online_epoch = trainer.current_epoch - data.offline_epochs
         with interruption.allowed():
             if self._next_block is None:
-                block = collect_block(*self._job(data, module.policy(), online_epoch))
+                uniform = self.random_env_steps and online_epoch == 0
+                policy = UniformPolicy(data.action_dim) if uniform else module.policy()
+                block = collect_block(*self._job(data, policy, online_epoch))
             else:
                 block = self._next_block.result()
         self._next_block = self._next_policy = None
@@ -142,7 +150,7 @@ class EnvironmentInteraction(Callback):
         """Arguments of ``collect_block`` for the block of that online epoch."""
         first_seed = data.seed * EPISODES_PER_SEED + rank() * (EPISODES_PER_SEED // world_size())
         first_seed += self.own_episodes + self.own_failed
-        share = math.ceil((online_epoch + 1) * self.env_steps_per_epoch / world_size())
+        share = math.ceil((self.random_env_steps + (online_epoch + 1) * self.env_steps_per_epoch) / world_size())
         return data.workers, policy, first_seed, share - self.own_env_steps, self.max_failed_episodes - self.own_failed
 
     def _count_and_log(self, block: Block, module: Learner) -> None:

@@ -17,19 +17,19 @@ from awac_pl.envs.rendering import makes_pictures, render_clips
 from awac_pl.envs.seeds import EVALUATION_SEEDS
 from awac_pl.envs.video import SMALLEST, check_ffmpeg, check_size, make_grid, write_video
 from awac_pl.errors import AwacError, WriteError, first_line
-from awac_pl.policies.numpy_policy import NumpyPolicy
+from awac_pl.policies.policy import Policy
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.settings import Count, CountOrZero, Range, check_arguments
 
 log = logging.getLogger(__name__)
 
 
-def learned_policy(module: Learner, deterministic: bool) -> dict[str, NumpyPolicy]:
+def learned_policy(module: Learner, deterministic: bool) -> dict[str, Policy]:
     """A learner's policy, named by its stage: ``pretrained`` or ``fine-tuned``."""
     return {"fine-tuned" if int(module.env_steps) else "pretrained": module.policy(deterministic)}
 
 
-def policy_before(dataset_ids: Sequence[str], deterministic: bool) -> dict[str, NumpyPolicy]:
+def policy_before(dataset_ids: Sequence[str], deterministic: bool) -> dict[str, Policy]:
     """The policy of a run's cloned dataset as ``cloned``; empty if none is stored."""
     policy = cloned_policy(dataset_ids)
     return {} if policy is None else {"cloned": replace(policy, deterministic=deterministic)}
@@ -88,7 +88,7 @@ class VideoRecorder(Callback):
         data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self._record(trainer, policy_before(data.dataset_ids, True) | learned_policy(cast(Learner, pl_module), True), "last")
 
-    def _record(self, trainer: lightning.Trainer, policies: Mapping[str, NumpyPolicy], name: str) -> None:
+    def _record(self, trainer: lightning.Trainer, policies: Mapping[str, Policy], name: str) -> None:
         if not trainer.is_global_zero or self.episodes == 0:
             return
         data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]

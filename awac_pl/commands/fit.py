@@ -11,14 +11,13 @@ import time
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from awac_pl.algorithms.awac import AWAC
 from awac_pl.algorithms.checkpoints import check_module, read_checkpoint
 from awac_pl.callbacks.checkpointing import DurableCheckpointIO, LastCheckpoint, monitor_what_is_known
 from awac_pl.callbacks.interaction import EnvironmentInteraction
@@ -26,8 +25,8 @@ from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
 from awac_pl.callbacks.stopping import Stopping
 from awac_pl.callbacks.video_recorder import VideoRecorder
-from awac_pl.commands.parser import AwacParser, check_ranges
-from awac_pl.commands.presets import check_files, conf, expand
+from awac_pl.commands.parser import LEARNERS, AwacParser, check_ranges
+from awac_pl.commands.presets import algorithm_of, check_files, conf, expand
 from awac_pl.commands.resuming import check_configuration
 from awac_pl.commands.trainer_options import check_callbacks, check_options
 from awac_pl.errors import AwacError, WriteError, first_line
@@ -70,6 +69,9 @@ class AwacCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's own options, the callbacks, and the links between sections."""
+        algorithm_help = "what learns; conf/algorithm has its options, and its paper's values"
+        names: Any = Literal[tuple(LEARNERS)]
+        parser.add_argument("--algorithm", type=names, default="awac", help=algorithm_help)
         preset_help = (
             "a preset of conf/preset, loaded after conf/base.yaml and --task; beside --config it only names the run"
         )
@@ -156,7 +158,8 @@ class AwacCLI(LightningCLI):
         if rank_zero_only.rank:  # type: ignore[attr-defined]
             threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
             return Path(config.run_dir or os.environ.get(RUN_DIR_VARIABLE) or ".")
-        name = f"{re.sub(r'[^A-Za-z0-9]+', '-', config.data.task)}-{config.preset}-seed{config.seed_everything}"
+        algorithm = "" if config.algorithm == "awac" else f"-{config.algorithm}"
+        name = re.sub(r"[^A-Za-z0-9]+", "-", config.data.task) + f"{algorithm}-{config.preset}-seed{config.seed_everything}"
         self.run_folder = choose_run_folder(
             Path(config.run_dir) if config.run_dir else run_of(config.ckpt_path),
             Path("runs") / name,
@@ -171,7 +174,8 @@ class AwacCLI(LightningCLI):
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
             monitor_what_is_known(self.config_init[self.subcommand].checkpoint, self.datamodule.task, self.datamodule.spaces)
-            tags = {"task": config.data.task, "preset": config.preset, "seed": str(config.seed_everything)}
+            tags = {name: str(config[name]) for name in ("algorithm", "preset")}
+            tags |= {"task": config.data.task, "seed": str(config.seed_everything)}
             named = _listed(self.config_init[self.subcommand].trainer.callbacks)
             for callback in named:
                 if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
@@ -260,8 +264,9 @@ def run(arguments: list[str]) -> None:
 def run_cli(arguments: list[str]) -> None:
     """Run the command line as it is given, with no name expanded."""
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended.*")  # main.py has read sys.argv
+    algorithm = algorithm_of(arguments)
     AwacCLI(
-        AWAC,
+        LEARNERS.get(algorithm, LEARNERS["awac"]),  # the parser refuses an unknown name
         ReplayDataModule,
         args=arguments,
         save_config_callback=SaveRunConfig,

@@ -8,16 +8,19 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from awac_pl.algorithms.awac import AWAC
+from awac_pl.algorithms.checkpoints import ALGORITHMS
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.errors import AwacError, nearest
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.settings import check_values, settings_of, wrong
 
-#: Sections of the configuration that are arguments of this package's classes.
-SECTIONS: dict[str, type] = {
-    "model": AWAC, "data": ReplayDataModule, "interaction": EnvironmentInteraction, "video": VideoRecorder,
+#: Learners by the names that the command line has for them.
+LEARNERS = {name.lower(): learner for name, learner in ALGORITHMS.items()}
+#: Sections of the configuration that are arguments of this package's classes; ``model`` has those of one learner.
+SECTIONS: dict[str, tuple[type, ...]] = {
+    "model": tuple(LEARNERS.values()), "data": (ReplayDataModule,), "interaction": (EnvironmentInteraction,),
+    "video": (VideoRecorder,),
 }  # fmt: skip
 #: Type of ``seed_everything``.
 SEED = settings_of(ReplayDataModule)["seed"]
@@ -30,7 +33,8 @@ def check_ranges(config: Mapping[str, Any]) -> None:
         SettingError: a value lies outside; the message names key, value and range.
     """
     check_values({"seed_everything": SEED}, config)
-    for section, cls in SECTIONS.items():
+    for section, classes in SECTIONS.items():
+        cls = LEARNERS[config["algorithm"]] if section == "model" else classes[0]
         check_values(settings_of(cls), config[section], f"{section}.")
 
 
@@ -65,7 +69,8 @@ def _wrong_value(parser: Any, text: str) -> str | None:
         return None
     key, value = found.groups()
     section, _, name = key.partition(".")
-    hint = settings_of(SECTIONS[section]).get(name) if section in SECTIONS else SEED if key == "seed_everything" else None
+    hints = [hint for cls in SECTIONS.get(section, ()) if (hint := settings_of(cls).get(name)) is not None]
+    hint = hints[0] if hints else SEED if key == "seed_everything" else None
     if hint is not None:
         return wrong(key, value or "''", hint)
     actions = [action for below in [parser, *_below(parser)] for action in below._actions if action.dest == key]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 from pathlib import Path
+
+import yaml
 
 import awac_pl
 from awac_pl.commands.resuming import with_run
@@ -27,7 +30,7 @@ def conf() -> Path:
 
 
 def expand(arguments: list[str]) -> list[str]:
-    """``fit --task pen --preset quick`` as ``fit --config base --config task/pen --config preset/quick``.
+    """``fit --task pen --preset quick`` as ``fit --config`` of base, algorithm/awac, task/pen and preset/quick.
 
     The files come before every other argument, in this order, so ``--config`` and single values change them. Beside a
     ``--config``, ``--preset`` alone names the run and loads nothing, as it did in version 0.1. ``validate`` and ``test`` of
@@ -60,7 +63,8 @@ def expand(arguments: list[str]) -> list[str]:
     if not tasks and (not presets or configured):
         run = run_of(checkpoints[-1]) if checkpoints and command != "fit" and not configured else None
         return expanded if run is None else [command, f"--config={run / 'config.yaml'}", *rest]
-    files, values = [conf() / "base.yaml"], []
+    algorithm, others = algorithm_of(rest), _values(others, "--algorithm")[1]
+    files, values = [conf() / "base.yaml", *_algorithm_file(algorithm)], []
     for task in tasks[-1:]:
         file = conf() / "task" / f"{task}.yaml"
         if file.is_file():
@@ -69,6 +73,35 @@ def expand(arguments: list[str]) -> list[str]:
             values.append(f"--data.task={task}")  # a Gymnasium id, or a mistake that the task's own error explains
     files += [conf() / "preset" / f"{preset}.yaml" for preset in presets[-1:]]
     return [command, *(f"--config={file}" for file in files), *values, *others]
+
+
+def algorithm_of(arguments: list[str]) -> str:
+    """Name of the algorithm, before there is a parser: of ``--algorithm``, a configuration file, or the checkpoint's.
+
+    Raises:
+        AwacError: the checkpoint cannot be read.
+    """
+    if named := _values(arguments, "--algorithm")[0]:
+        return named[-1]
+    for path in reversed(_values(arguments, "--config", "-c")[0]):
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):  # the parser will tell
+            content = yaml.safe_load(Path(path).read_text())
+            if isinstance(content, dict) and "algorithm" in content:
+                return str(content["algorithm"])
+    checkpoints = _values(arguments, "--ckpt_path")[0]
+    if checkpoints and Path(checkpoints[-1]).is_file():
+        from awac_pl.algorithms.checkpoints import read_checkpoint
+
+        return str(read_checkpoint(Path(checkpoints[-1])).get("algorithm", "awac")).lower()
+    return "awac"
+
+
+def _algorithm_file(algorithm: str) -> list[Path]:
+    """The file of its own options. An own ``conf/`` of an earlier version has none: AWAC's are in base.yaml there."""
+    own = conf() / "algorithm" / f"{algorithm}.yaml"
+    if own.is_file() or not (conf() / "algorithm").is_dir():
+        return [own] if own.is_file() else [] if algorithm == "awac" else [shipped() / "algorithm" / f"{algorithm}.yaml"]
+    return [own]
 
 
 def _values(arguments: list[str], *flags: str) -> tuple[list[str], list[str]]:
@@ -87,7 +120,7 @@ def check_files(arguments: list[str]) -> None:
     """
     for path in map(Path, _values(arguments, "--config", "-c")[0]):
         if not path.is_file():
-            kind = path.parent.name if path.parent.name in ("task", "preset") else "configuration"
+            kind = path.parent.name if path.parent.name in ("task", "preset", "algorithm") else "configuration"
             others = [other.stem for other in path.parent.glob("*.yaml")]
             what = "is a folder" if path.is_dir() else "no file"
             raise AwacError(f"unknown {kind} '{path.stem}': {what} {path}.{nearest(path.stem, others)}")

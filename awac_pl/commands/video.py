@@ -20,7 +20,7 @@ from awac_pl.settings import Count, Episodes, Workers
 if TYPE_CHECKING:
     from awac_pl.envs.rendering import Clip
     from awac_pl.envs.tasks import Task
-    from awac_pl.policies.numpy_policy import NumpyPolicy
+    from awac_pl.policies.policy import Policy
     from awac_pl.runs.reading import Run
 
 
@@ -83,7 +83,7 @@ def _run_and_task(checkpoint: Path) -> tuple[Run, Task]:
     return run, recorded_task(data)
 
 
-def _cloned(datasets: list[dict[str, Any]], deterministic: bool) -> dict[str, NumpyPolicy]:
+def _cloned(datasets: list[dict[str, Any]], deterministic: bool) -> dict[str, Policy]:
     """The cloned policy of a run; prints a line where there is none, or where the dataset was made anew since."""
     from awac_pl.callbacks.video_recorder import policy_before
     from awac_pl.datasets.catalog import data_file

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from awac_pl.errors import SettingError
-from awac_pl.policies.numpy_policy import NumpyPolicy
+from awac_pl.policies.numpy_policy import NumpyPolicy, SquashedPolicy
 from awac_pl.policies.products import DenseFunction, Engine, choose_engine, usable
 from awac_pl.settings import check_memory
 
@@ -99,7 +100,7 @@ class Actor(nn.Module):
         if not low < high:
             raise SettingError(f"model.log_std_range is {list(log_std_range)}; the lower bound must come first")
         check_training_memory("model.actor_hidden_sizes", hidden_sizes, sizes)
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+        self.layers = _linear_layers(sizes)
         self.engine: Engine = choose_engine()
         self.log_std_range = log_std_range
         share = (math.log(initial_std) - low) / (high - low)
@@ -111,15 +112,7 @@ class Actor(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Mean action ``[B, A]`` in (-1, 1)."""
-        hidden, last = observation, len(self.layers) - 1
-        fast = self.engine == "onednn" and usable(observation, self.std_logit)
-        for index, layer in enumerate(cast(list[nn.Linear], list(self.layers))):
-            if fast:
-                hidden = DenseFunction.apply(hidden, layer.weight.t(), layer.bias, index < last, self.engine)
-            else:
-                hidden = layer(hidden)
-                hidden = hidden.relu_() if index < last else hidden
-        return torch.tanh(hidden)
+        return torch.tanh(_through(self.layers, observation, self.engine))
 
     @property
     def log_std(self) -> Tensor:
@@ -143,13 +136,90 @@ class Actor(nn.Module):
 
         With the normalizer of this network's inputs, the snapshot takes raw observations.
         """
-        layers = cast(list[nn.Linear], list(self.layers))
-        policy = NumpyPolicy(
-            weights=tuple(layer.weight.data.cpu().numpy().T.copy() for layer in layers),
-            biases=tuple(layer.bias.data.cpu().numpy().copy() for layer in layers),
-            std=self.log_std.detach().exp().cpu().numpy().copy(),
-            deterministic=deterministic,
-        )
-        if normalizer is None:
-            return policy
-        return policy.normalizing(normalizer.mean.cpu().numpy(), normalizer.scale.cpu().numpy())
+        std = self.log_std.detach().exp().cpu().numpy().copy()
+        return NumpyPolicy(*_arrays(self.layers), std, deterministic).normalizing(*_scaling(normalizer))
+
+
+class SquashedActor(nn.Module):
+    """Gaussian policy behind a tanh, with a deviation for each state: ``a = tanh(u)``, ``u ~ N(mean(s), std(s))``.
+
+    It is the policy of soft actor-critic (Haarnoja et al., arXiv 1812.05905, appendix C).
+
+    Args:
+        observation_dim: O.
+        action_dim: A.
+        hidden_sizes: width of each hidden ReLU layer.
+        log_std_range: the log standard deviation of ``u`` is clipped to this range.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        hidden_sizes: Sequence[int] = (256, 256),
+        log_std_range: tuple[float, float] = (-20.0, 2.0),
+    ) -> None:
+        super().__init__()
+        sizes = [observation_dim, *hidden_sizes, 2 * action_dim]
+        check_training_memory("model.actor_hidden_sizes", hidden_sizes, sizes)
+        self.layers = _linear_layers(sizes)
+        self.engine: Engine = choose_engine()
+        self.log_std_range = log_std_range
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """The action ``[B, A]`` in (-1, 1) at the mean of ``u``."""
+        return torch.tanh(self.distribution(observation)[0])
+
+    def distribution(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of ``u``, ``[B, A]`` each."""
+        mean, log_std = _through(self.layers, observation, self.engine).chunk(2, dim=-1)
+        return mean, log_std.clamp(*self.log_std_range)
+
+    def sample(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions ``[B, A]`` and their log densities ``[B]``; gradients pass to the mean and to the deviation."""
+        mean, log_std = self.distribution(observation)
+        noise = torch.randn_like(mean)
+        u = mean + noise * log_std.exp()
+        normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+        # log(1 - tanh(u)^2) without loss of digits where tanh(u) is near 1
+        slope = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
+        return torch.tanh(u), (normal - slope).sum(dim=-1)
+
+    def to_numpy(self, deterministic: bool = False, normalizer: Normalizer | None = None) -> NumpyPolicy | SquashedPolicy:
+        """See ``Actor``. The deterministic policy is an ordinary ``NumpyPolicy``, whose deviation is 0."""
+        weights, biases = _arrays(self.layers)
+        if not deterministic:
+            return SquashedPolicy(weights, biases, self.log_std_range).normalizing(*_scaling(normalizer))
+        size = len(biases[-1]) // 2
+        weights, biases = (*weights[:-1], weights[-1][:, :size].copy()), (*biases[:-1], biases[-1][:size].copy())
+        std = np.zeros(size, np.float32)
+        return NumpyPolicy(weights, biases, std, deterministic=True).normalizing(*_scaling(normalizer))
+
+
+def _linear_layers(sizes: Sequence[int]) -> nn.ModuleList:
+    return nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+
+
+def _through(layers: nn.ModuleList, observation: Tensor, engine: Engine) -> Tensor:
+    """Outputs of the last layer, with a ReLU before it."""
+    hidden, last = observation, len(layers) - 1
+    fast = engine == "onednn" and usable(observation, cast(nn.Linear, layers[0]).weight)
+    for index, layer in enumerate(cast(list[nn.Linear], list(layers))):
+        if fast:
+            hidden = DenseFunction.apply(hidden, layer.weight.t(), layer.bias, index < last, engine)
+        else:
+            hidden = layer(hidden)
+            hidden = hidden.relu_() if index < last else hidden
+    return hidden
+
+
+def _arrays(layers: nn.ModuleList) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """Copies of weights ``[in, out]`` and biases ``[out]``."""
+    linear = cast(list[nn.Linear], list(layers))
+    weights = tuple(layer.weight.data.cpu().numpy().T.copy() for layer in linear)
+    return weights, tuple(layer.bias.data.cpu().numpy().copy() for layer in linear)
+
+
+def _scaling(normalizer: Normalizer | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Mean and scale ``[O]``; None without a normalizer."""
+    return (None, None) if normalizer is None else (normalizer.mean.cpu().numpy(), normalizer.scale.cpu().numpy())

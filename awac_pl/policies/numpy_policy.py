@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -13,18 +14,66 @@ from awac_pl.errors import AwacError, first_line
 
 
 @dataclass(frozen=True)
-class NumpyPolicy:
-    """A snapshot of the actor: a ReLU network with a tanh on its mean and a standard deviation per action.
+class _Network:
+    """Dense layers with a ReLU between them.
 
     Args:
         weights: one ``[in, out]`` float32 matrix per layer.
         biases: one ``[out]`` float32 vector per layer.
-        std: ``[A]`` float32, of the Gaussian around the mean.
-        deterministic: act with the mean.
     """
 
     weights: tuple[np.ndarray, ...]
     biases: tuple[np.ndarray, ...]
+
+    def outputs(self, observation: np.ndarray) -> np.ndarray:
+        """``[out]`` float32 of the last layer for one observation ``[O]``."""
+        hidden = np.asarray(observation, dtype=np.float32)
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            hidden = np.maximum(hidden @ weight + bias, 0)
+        return hidden @ self.weights[-1] + self.biases[-1]
+
+    def normalizing(self, mean: np.ndarray | None, scale: np.ndarray | None) -> Self:
+        """The same network for raw observations, if its own inputs are ``(observation - mean) / scale``; None: they are raw.
+
+        The first layer takes over this normalisation.
+        """
+        if mean is None or scale is None:
+            return self
+        weight = self.weights[0].astype(np.float64) / np.asarray(scale, np.float64)[:, None]
+        bias = self.biases[0] - np.asarray(mean, np.float64) @ weight
+        return replace(
+            self,
+            weights=(weight.astype(np.float32), *self.weights[1:]),
+            biases=(bias.astype(np.float32), *self.biases[1:]),
+        )
+
+
+@dataclass(frozen=True)
+class SquashedPolicy(_Network):
+    """A snapshot of ``SquashedActor``, which samples; its layers give mean and log standard deviation before the tanh.
+
+    Args:
+        log_std_range: bounds of the log standard deviation.
+    """
+
+    log_std_range: tuple[float, float]
+
+    def act(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A sampled action ``[A]`` float32 in [-1, 1] for one observation ``[O]``."""
+        mean, log_std = np.split(self.outputs(observation), 2)
+        noise = rng.standard_normal(mean.shape, dtype=np.float32)
+        return np.tanh(mean + np.exp(np.clip(log_std, *self.log_std_range, dtype=np.float32)) * noise)
+
+
+@dataclass(frozen=True)
+class NumpyPolicy(_Network):
+    """A snapshot of the actor: a ReLU network with a tanh on its mean and a standard deviation per action.
+
+    Args:
+        std: ``[A]`` float32, of the Gaussian around the mean.
+        deterministic: act with the mean.
+    """
+
     std: np.ndarray
     deterministic: bool = False
 
@@ -33,27 +82,11 @@ class NumpyPolicy:
 
         Only a stochastic policy draws from the generator.
         """
-        hidden = np.asarray(observation, dtype=np.float32)
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            hidden = np.maximum(hidden @ weight + bias, 0)
-        mean = np.tanh(hidden @ self.weights[-1] + self.biases[-1])
+        mean = np.tanh(self.outputs(observation))
         if self.deterministic:
             return mean
         noise = rng.standard_normal(mean.shape, dtype=np.float32)
         return mean + self.std * noise
-
-    def normalizing(self, mean: np.ndarray, scale: np.ndarray) -> NumpyPolicy:
-        """The same policy for raw observations, if its own inputs are ``(observation - mean) / scale``.
-
-        The first layer takes over this normalisation.
-        """
-        weight = self.weights[0].astype(np.float64) / np.asarray(scale, np.float64)[:, None]
-        bias = self.biases[0] - np.asarray(mean, np.float64) @ weight
-        return replace(
-            self,
-            weights=(weight.astype(np.float32), *self.weights[1:]),
-            biases=(bias.astype(np.float32), *self.biases[1:]),
-        )
 
     def to_bytes(self) -> bytes:
         """The policy as a safetensors file: ``weight_0``, ``bias_0``, …, ``std``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def write_report(
     notes = [f"left out: {line}" for line in left_out] + [f"{', '.join(names)}: {note}" for note, names in noted.items()]
     examples = [group.runs[0] for group in groups if group.runs[0].config]
     page = TEMPLATES.get_template("page.html.j2").render(
-        title=f"AWAC on {', '.join(dict.fromkeys(group.task for group in groups))}",
+        title=f"{_listed(run.algorithm.upper() for run in runs)} on {_listed(group.task for group in groups)}",
         groups=groups,
         runs=runs,
         notes=notes + [note for group in groups for note in group.notes],
@@ -77,6 +77,10 @@ def write_report(
     with replacing(target) as new:
         new.write_text(page, encoding="utf-8", errors="replace")
     return [*results, *origin]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
 
 
 def _draw_figures(groups: Sequence[SeedGroup], folder: Path | None, compare: bool) -> list[dict[str, str]]:

@@ -41,6 +41,21 @@ def interquartile_mean(*tasks: np.ndarray, axis: int = 0) -> np.ndarray:
     return trim_mean(np.concatenate(tasks, axis=axis), 0.25, axis=axis)
 
 
+def probability_of_improvement(*samples: np.ndarray, axis: int = 0) -> np.ndarray:
+    """How likely a run of X is better than a run of Y on the same task; ties count half (Agarwal et al. 2021).
+
+    The mean over tasks of Mann and Whitney's U / (number of pairs).
+
+    Args:
+        samples: the seeds of X on each task, then those of Y on each task.
+        axis: of the seeds.
+    """
+    moved = [np.moveaxis(np.asarray(values, float), axis, -1) for values in samples]
+    half = len(moved) // 2
+    differences = [x[..., :, None] - y[..., None, :] for x, y in zip(moved[:half], moved[half:], strict=True)]
+    return np.mean([(0.5 * (np.sign(each) + 1)).mean(axis=(-2, -1)) for each in differences], axis=0)
+
+
 def bootstrap_interval(
     tasks: Sequence[np.ndarray], statistic: Callable[..., np.ndarray] = mean_over_seeds
 ) -> tuple[np.ndarray, np.ndarray] | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import escape
 
+from awac_pl.report.improvement import improvement_rows
 from awac_pl.report.statistics import FEWEST_SEEDS, bootstrap_interval, interquartile_mean, mean_over_seeds, wilson_interval
 from awac_pl.runs.grouping import SeedGroup
 from awac_pl.runs.reading import Run, gather
@@ -66,6 +67,7 @@ def result_tables(runs: Sequence[Run], groups: Sequence[SeedGroup]) -> list[Tabl
             "exploration noise.",
         ),
         *([_seed_table(several)] if several else []),
+        *([_improvement_table(rows)] if (rows := improvement_rows(groups)) else []),
         Table.of(
             "The last evaluation",
             map(_last_row, runs),
@@ -131,19 +133,19 @@ def _scores(run: Run) -> dict[str, float]:
 
 
 def _seed_table(groups: Sequence[SeedGroup]) -> Table:
-    """Statistics over the seeds of each group, and over tasks where one preset has several; ``groups`` have two seeds."""
+    """Statistics over the seeds of each group, and over tasks where a method has several; ``groups`` have two seeds."""
     rows = []
     for group in groups:
         for name, values in _by_seed(group).items():
             rows.append([f"{group.task}, {group.label}", name, *_over_seeds(name, [values])])
-    for preset, alike in sorted(gather((group.preset, group) for group in groups).items()):
+    for method, alike in sorted(gather((group.method, group) for group in groups).items()):
         if not 1 < len({group.task for group in alike}) == len(alike):  # one task, or a task with several settings
             continue
         measures = [_by_seed(group) for group in alike]
         for name in measures[0]:
             if all(name in each for each in measures) and not name.startswith("steps to"):  # tasks differ in length
                 together = _over_seeds(name, [each[name] for each in measures])
-                rows.append([f"{len(alike)} tasks, preset {preset}", name, *together])
+                rows.append([f"{len(alike)} tasks, {method}", name, *together])
     return Table(
         title="Over seeds",
         columns=[
@@ -160,6 +162,16 @@ def _seed_table(groups: Sequence[SeedGroup]) -> Table:
         note="Intervals: bootstrap over the seeds, separately for each task; none where a task has fewer than "
         f"{FEWEST_SEEDS} seeds. The interquartile mean leaves out whole seeds, a quarter at each end (none of three). The "
         "mean over several tasks is the mean of the tasks' means.",
+    )
+
+
+def _improvement_table(rows: list[list[str]]) -> Table:
+    return Table(
+        title="One method against another",
+        columns=["tasks", "X", "Y", "seeds", "X is better", "95 % interval"],
+        rows=rows,
+        note="How likely a run of X ends above a run of Y on the same task, by the mean of the last three evaluations; ties "
+        "count half; over several tasks the mean. Intervals: bootstrap over the seeds (Agarwal et al. 2021).",
     )
 
 

@@ -24,7 +24,8 @@ class SeedGroup:
 
     Args:
         task: the task of all runs.
-        label: preset, and the settings that distinguish the group from others with the same task and preset.
+        label: the algorithm where one is not AWAC, the preset, and the settings that distinguish the group from others with
+            the same task, algorithm and preset.
         runs: at least one.
     """
 
@@ -36,6 +37,12 @@ class SeedGroup:
     def preset(self) -> str:
         """The preset of all runs."""
         return self.runs[0].preset
+
+    @property
+    def method(self) -> str:
+        """Preset of all runs, and their algorithm if it is not AWAC."""
+        algorithm = self.runs[0].algorithm
+        return f"preset {self.preset}" if algorithm == "awac" else f"{algorithm.upper()}, preset {self.preset}"
 
     @property
     def counted(self) -> tuple[Run, ...]:
@@ -69,14 +76,17 @@ def group_runs(runs: Sequence[Run]) -> list[SeedGroup]:
 
     def identity(run: Run) -> str:
         learning = {name: value for name, value in run.settings.items() if _decides(name)}
-        return json.dumps([run.task, run.preset, learning], sort_keys=True, default=str)
+        return json.dumps([run.task, run.algorithm, run.preset, learning], sort_keys=True, default=str)
 
     alike = gather((identity(run), run) for run in runs).values()
-    siblings = gather(((first.task, first.preset), first) for first, *_ in alike)
+    siblings = gather(((first.task, first.algorithm, first.preset), first) for first, *_ in alike)
+    several = any(run.algorithm != "awac" for run in runs)
     groups = []
     for members in alike:
         first = members[0]
-        label = ", ".join([f"preset {first.preset}", *_distinction(first, siblings[first.task, first.preset])])
+        same = siblings[first.task, first.algorithm, first.preset]
+        name = [first.algorithm.upper()] if several else []
+        label = ", ".join([*name, f"preset {first.preset}", *_distinction(first, same)])
         by_seed = sorted(members, key=lambda run: (len(run.seed), run.seed))
         groups.append(SeedGroup(task=first.task, label=label, runs=tuple(by_seed)))
     return sorted(groups, key=lambda group: (group.task, group.label))

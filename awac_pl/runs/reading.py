@@ -46,6 +46,11 @@ class Run:
     status: str
 
     @property
+    def algorithm(self) -> str:
+        """``awac``, ``iql``, ...; runs of version 0.1 do not say it and are AWAC's."""
+        return str(self.manifest["tags"].get("algorithm", "awac"))
+
+    @property
     def finished(self) -> bool:
         """Whether the run reached its end."""
         return self.status == "finished"
