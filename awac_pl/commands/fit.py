@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -29,7 +30,7 @@ from awac_pl.commands.resuming import check_configuration
 from awac_pl.errors import AwacError, nearest
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.replay.data_module import ReplayDataModule
-from awac_pl.runs.folder import RunFolder, choose_run_folder, last_checkpoint, run_of
+from awac_pl.runs.folder import RunFolder, last_checkpoint, run_of, take_run_folder
 from awac_pl.runs.manifest import git_commit
 from awac_pl.tracking.destination import find_destination
 from awac_pl.tracking.logger import RunFolderLogger
@@ -64,6 +65,7 @@ class AwacCLI(LightningCLI):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.run_folder: RunFolder | None = None
+        self._scratch: tempfile.TemporaryDirectory | None = None  # instead of a run folder
         try:
             super().__init__(*args, **kwargs)  # parses, builds and runs
         except Interrupted:
@@ -73,6 +75,8 @@ class AwacCLI(LightningCLI):
         finally:
             if self.run_folder is not None:
                 self.run_folder.release()
+            if self._scratch is not None:
+                self._scratch.cleanup()
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -155,14 +159,19 @@ class AwacCLI(LightningCLI):
         """Choose and lock the run folder. Of several processes rank 0 does; the others get its path from the environment."""
         if rank_zero_only.rank:  # type: ignore[attr-defined]
             threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-            return Path(config.run_dir or os.environ.get(RUN_DIR_VARIABLE) or ".")
+            return Path(os.environ.get(RUN_DIR_VARIABLE) or config.run_dir or ".")
         name = f"{re.sub(r'[^A-Za-z0-9]+', '-', config.data.task)}-{config.preset}-seed{config.seed_everything}"
-        self.run_folder = choose_run_folder(
+        if config.trainer.fast_dev_run:
+            self._scratch = tempfile.TemporaryDirectory(prefix="awac-fast-dev-run-")
+            os.environ[RUN_DIR_VARIABLE] = self._scratch.name
+            log.info("trainer.fast_dev_run: a try of %d chunk(s); it keeps nothing, not even a run folder",
+                     config.trainer.fast_dev_run)  # fmt: skip
+            return Path(self._scratch.name)
+        self.run_folder = take_run_folder(
             Path(config.run_dir) if config.run_dir else run_of(config.ckpt_path),
             Path("runs") / name,
             resume=config.ckpt_path is not None or config.resume is not None,
         )
-        self.run_folder.take()
         os.environ[RUN_DIR_VARIABLE] = str(self.run_folder.path)
         return self.run_folder.path
 
@@ -175,7 +184,7 @@ class AwacCLI(LightningCLI):
                 Stopping(),  # first: it saves what the others clear on an exception
                 *(self.config_init[self.subcommand].trainer.callbacks or []),
                 *([] if config.trainer.enable_progress_bar is False else [AwacProgressBar()]),
-                RunWriter(tags | {"commit": git_commit()}),
+                *([] if config.trainer.fast_dev_run else [RunWriter(tags | {"commit": git_commit()})]),
             ]
             kwargs["plugins"] = [DurableCheckpointIO(), *(self.config_init[self.subcommand].trainer.plugins or [])]
             if config.trainer.logger in (None, True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import os
+import time
 from pathlib import Path
 from typing import IO
 
@@ -40,7 +42,7 @@ class RunFolder:
         """Whether a run is writing here now."""
         try:
             with (self.path / ".lock").open() as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
         except BlockingIOError:
@@ -53,17 +55,29 @@ class RunFolder:
         Raises:
             AwacError: another run has locked it.
         """
+        for _ in range(5):  # somebody who asks whether it is ``busy`` holds the lock for a moment
+            if self.take_if_free():
+                return
+            time.sleep(0.02)
+        raise AwacError(f"run folder {self.path} is in use by another run; wait for it, or pass another --run_dir")
+
+    def take_if_free(self) -> bool:
+        """Lock the folder as ``take`` does; False where another run has locked it."""
         self._is_new = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = (self.path / ".lock").open("w")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except FileNotFoundError:  # ``release`` of a refused run has just removed the folder
+            return False
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise AwacError(
-                f"run folder {self.path} is in use by another run; wait for it, or pass another --run_dir"
-            ) from None
-        self._lock = lock
+            if os.path.samestat(os.fstat(lock.fileno()), (self.path / ".lock").stat()):  # else it was removed, too
+                self._lock = lock
+                return True
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        lock.close()
+        return False
 
     def release(self) -> None:
         """Unlock the folder. Remove it if ``take`` made it and nothing was written: the run was refused."""
@@ -75,8 +89,10 @@ class RunFolder:
             self._lock = None
 
 
-def choose_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunFolder:
-    """Choose the folder of a run: ``path``, or the first free one of ``default``, ``default-2``, ``default-3``, ...
+def take_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunFolder:
+    """Choose and lock the folder of a run: ``path``, or the first free one of ``default``, ``default-2``, ``default-3``, ...
+
+    Runs that start at the same moment get different folders.
 
     Args:
         path: the user's choice, if any.
@@ -88,18 +104,25 @@ def choose_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunF
     """
     if path is not None:
         folder = RunFolder(path)
-        if folder.busy:
-            folder.take()  # raises
+        folder.take()
         if folder.used and not resume and any((path / "checkpoints").glob("*.ckpt")):  # else there is nothing to lose
+            folder.release()
             raise AwacError(f"run folder {path} holds a run; go on with --resume {path}, or pass another --run_dir")
         return folder
     latest = None
     for number in itertools.count(1):
         folder = RunFolder(default.with_name(f"{default.name}-{number}") if number > 1 else default)
-        if not folder.used and (resume or not folder.busy):
-            break
-        latest = folder
-    return latest if resume and latest is not None else folder
+        if folder.used:
+            latest = folder
+        elif resume:
+            folder = latest or folder
+            folder.take()
+            return folder
+        elif folder.take_if_free():
+            if not folder.used:
+                return folder
+            folder.release()  # a short run has begun and ended here meanwhile
+    raise AssertionError("unreachable")
 
 
 def run_of(checkpoint: str | Path | None) -> Path | None:
