@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from tensordict import TensorDict
 
 from awac_pl.callbacks.checkpointing import DurableCheckpointIO
 from awac_pl.callbacks.interaction import EnvironmentInteraction
@@ -44,6 +45,40 @@ def signal_in_rollout(data: ReplayDataModule, number: int) -> None:
     data.workers.rollout = interrupted  # type: ignore[method-assign]
 
 
+def toy_run(
+    folder: Path,
+    dataset: str,
+    workers: int,
+    every: int,
+    *,
+    after: Callback | None = None,
+    rollout: int | None = None,
+    resume: bool = False,
+) -> tuple[dict, TensorDict, list[dict[str, float]]]:
+    """Six epochs of the toy task, evaluated ``every`` epochs; the weights, the buffer and the metrics at the end."""
+    data = make_data(dataset, workers=workers, seed=4, milestone_episodes=12, evaluation_episodes=4)
+    if rollout is not None:
+        signal_in_rollout(data, rollout)
+    module = make_module(data)
+    callbacks = [
+        Stopping(),
+        RunWriter({}),
+        *([after] if after else []),
+        EnvironmentInteraction(env_steps_per_epoch=20, synchronous=False),
+        ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False, every_n_epochs=every,
+                        save_on_train_epoch_end=True),
+    ]  # fmt: skip
+    last = folder / "checkpoints" / "last.ckpt" if resume else None
+    with interruption.handled():
+        fit(folder, data, *callbacks, module=module, max_epochs=6, check_val_every_n_epoch=every, ckpt_path=last,
+            plugins=[DurableCheckpointIO()])  # fmt: skip
+    rows = read_metrics(folder / "metrics.csv")
+    for row in rows:
+        del row["seconds"]
+        row.pop("rollout/env_steps_per_s", None)
+    return module.state_dict(), data.replay.buffer[:], rows
+
+
 CHUNKS = [{"after": SignalAt(*at)} for at in ((0, 0), (1, 2), (3, 0), (3, 3), (4, 3), (5, 1))]
 
 
@@ -65,28 +100,8 @@ def test_a_run_ended_by_a_signal_goes_on_to_the_bit(
         "awac_pl.callbacks.run_writer.write_report", lambda *args, **kwargs: None
     )  # it takes most of the time
 
-    def run(folder: Path, *, after: Callback | None = None, rollout: int | None = None, resume: bool = False):
-        data = make_data(reach_dataset, workers=workers, seed=4, milestone_episodes=12, evaluation_episodes=4)
-        if rollout is not None:
-            signal_in_rollout(data, rollout)
-        module = make_module(data)
-        callbacks = [
-            Stopping(),
-            RunWriter({}),
-            *([after] if after else []),
-            EnvironmentInteraction(env_steps_per_epoch=20, synchronous=False),
-            ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False, every_n_epochs=every,
-                            save_on_train_epoch_end=True),
-        ]  # fmt: skip
-        last = folder / "checkpoints" / "last.ckpt" if resume else None
-        with interruption.handled():
-            fit(folder, data, *callbacks, module=module, max_epochs=6, check_val_every_n_epoch=every, ckpt_path=last,
-                plugins=[DurableCheckpointIO()])  # fmt: skip
-        rows = read_metrics(folder / "metrics.csv")
-        for row in rows:
-            del row["seconds"]
-            row.pop("rollout/env_steps_per_s", None)
-        return module.state_dict(), data.replay.buffer[:], rows
+    def run(folder: Path, **options):
+        return toy_run(folder, reach_dataset, workers, every, **options)
 
     straight = run(tmp_path / "straight")
     for index, moment in enumerate(moments):

@@ -20,8 +20,7 @@ from awac_pl.envs.rollouts import Block, RolloutWorkers, collect_block
 from awac_pl.envs.seeds import EPISODES_PER_SEED
 from awac_pl.episode import score_episodes
 from awac_pl.errors import AwacError, first_line
-from awac_pl.parallel import interruption
-from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
+from awac_pl.parallel.ranks import ending_together, gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy
 from awac_pl.replay.data_module import ReplayDataModule
 
@@ -71,7 +70,7 @@ class EnvironmentInteraction(Callback):
         online_epoch = trainer.current_epoch - data.offline_epochs
         if self.env_steps_due is None:
             self.env_steps_due = online_epoch * self.env_steps_per_epoch
-        with interruption.allowed():
+        with ending_together():
             if self._next_block is None:
                 block = collect_block(*self._job(data, module.policy()))
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -23,11 +24,12 @@ from awac_pl.callbacks.checkpointing import DurableCheckpointIO
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
-from awac_pl.callbacks.stopping import Stopping
+from awac_pl.callbacks.stopping import Limits, Stopping
 from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.commands.presets import check_files, conf, expand
 from awac_pl.commands.resuming import check_configuration
 from awac_pl.errors import AwacError, nearest
+from awac_pl.parallel import interruption
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.folder import RunFolder, last_checkpoint, run_of, take_run_folder
@@ -68,7 +70,9 @@ class AwacCLI(LightningCLI):
         self._scratch: tempfile.TemporaryDirectory | None = None  # instead of a run folder
         try:
             super().__init__(*args, **kwargs)  # parses, builds and runs
-        except Interrupted:
+        except Interrupted as error:
+            if _started_by_rank_zero():  # which Lightning would kill if this were a failure
+                raise SystemExit(0) from error
             if self.run_folder is not None and last_checkpoint(self.run_folder.path).exists():
                 print(f"awac: go on with: awac fit --resume {self.run_folder.path}", file=sys.stderr)
             raise
@@ -136,11 +140,9 @@ class AwacCLI(LightningCLI):
                 f"checkpoint.monitor is not set, as base.yaml does: put --config {base} before yours, or use --task"
             )
         every = config.trainer.check_val_every_n_epoch or 1
-        for name in ("data.offline_epochs", "trainer.max_epochs"):
-            epochs = config[name]
-            if epochs and epochs > 0 and epochs % every:
-                log.warning("%s %d is no multiple of trainer.check_val_every_n_epoch %d: no evaluation and no checkpoint "
-                            "at its end", name, epochs, every)  # fmt: skip
+        if (epochs := config.data.offline_epochs) % every:
+            log.warning("data.offline_epochs %d is no multiple of trainer.check_val_every_n_epoch %d: no evaluation and no "
+                        "checkpoint at its end", epochs, every)  # fmt: skip
         config.run_dir = str(self._take_run_folder(config))
         config.trainer.default_root_dir = config.run_dir
         config.checkpoint.dirpath = str(Path(config.run_dir) / "checkpoints")
@@ -158,6 +160,9 @@ class AwacCLI(LightningCLI):
     def _take_run_folder(self, config: Any) -> Path:
         """Choose and lock the run folder. Of several processes rank 0 does; the others get its path from the environment."""
         if rank_zero_only.rank:  # type: ignore[attr-defined]
+            if _started_by_rank_zero():
+                parent = os.getppid()
+                interruption.relay_to(lambda: [parent] if os.getppid() == parent else [])
             threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
             return Path(os.environ.get(RUN_DIR_VARIABLE) or config.run_dir or ".")
         name = f"{re.sub(r'[^A-Za-z0-9]+', '-', config.data.task)}-{config.preset}-seed{config.seed_everything}"
@@ -184,18 +189,38 @@ class AwacCLI(LightningCLI):
                 Stopping(),  # first: it saves what the others clear on an exception
                 *(self.config_init[self.subcommand].trainer.callbacks or []),
                 *([] if config.trainer.enable_progress_bar is False else [AwacProgressBar()]),
+                Limits(None if config.trainer.max_time is None else Timer(config.trainer.max_time)),
                 *([] if config.trainer.fast_dev_run else [RunWriter(tags | {"commit": git_commit()})]),
             ]
+            kwargs |= {"max_time": None, "max_steps": -1, "max_epochs": whole_epochs(config)}  # Lightning would cut an epoch
             kwargs["plugins"] = [DurableCheckpointIO(), *(self.config_init[self.subcommand].trainer.plugins or [])]
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = _run_logger(config)
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if not _started_by_rank_zero():
+            interruption.relay_to(lambda: [process.pid for process in getattr(trainer.strategy.launcher, "procs", [])])
+        return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> lightning.Trainer:
         """Add ``last.ckpt`` after ``best.ckpt``, whose score it holds."""
         if self.subcommand == "fit":
             callbacks = [*callbacks, _last_checkpoint(self.config[self.subcommand])]
         return super()._instantiate_trainer(config, callbacks)
+
+
+def whole_epochs(config: Any) -> int | None:
+    """``trainer.max_epochs``, or ``trainer.max_steps`` rounded up to epochs where that is less."""
+    steps, epochs = config.trainer.max_steps, config.trainer.max_epochs
+    if steps in (None, -1):
+        return epochs
+    chunks, limit = config.data.updates_per_epoch // config.data.chunk_size, config.trainer.limit_train_batches
+    if limit is not None:
+        chunks = max(1, min(limit, chunks) if isinstance(limit, int) else int(limit * chunks))
+    rounded = math.ceil(steps / chunks)
+    if steps % chunks:
+        log.warning("trainer.max_steps %d ends within an epoch, which has %d steps (chunks of updates): the run ends after "
+                    "epoch %d", steps, chunks, rounded)  # fmt: skip
+    return rounded if epochs in (None, -1) else min(epochs, rounded)
 
 
 def _last_checkpoint(config: Any) -> ModelCheckpoint:
@@ -207,6 +232,11 @@ def _last_checkpoint(config: Any) -> ModelCheckpoint:
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
+
+
+def _started_by_rank_zero() -> bool:
+    """Whether Lightning has started this process, in rank 0."""
+    return bool(rank_zero_only.rank) and RUN_DIR_VARIABLE in os.environ  # type: ignore[attr-defined]
 
 
 def _end_with(parent: int) -> None:
