@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,8 @@ from awac_pl.parallel import interruption
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.metrics import read_metrics
+from awac_pl.tracking.destination import Destination
+from awac_pl.tracking.logger import RunFolderLogger, Sender
 from tests.test_training import fit, make_data, make_module
 
 
@@ -114,3 +120,71 @@ def test_a_run_ended_by_a_signal_goes_on_to_the_bit(
         assert resumed[2] == straight[2], moment
         torch.testing.assert_close(resumed[0], straight[0], rtol=0, atol=0)
         torch.testing.assert_close(resumed[1].to_dict(), straight[1].to_dict(), rtol=0, atol=0)
+
+
+#: The main thread gets no signal, as where it waits in C; below it is a process that has stopped.
+STUCK = """
+import signal, subprocess, time
+from awac_pl.parallel import interruption
+interruption.PATIENCE = 0.5
+with interruption.handled():
+    child = subprocess.Popen(["sleep", "60"])
+    child.send_signal(signal.SIGSTOP)
+    told = "trap 'exit 7' USR2; echo ready; while :; do sleep 0.05; done"
+    other = subprocess.Popen(["sh", "-c", told], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    interruption.relay_to(lambda: [other.pid])
+    signal.pthread_sigmask(signal.SIG_BLOCK, interruption.SIGNALS)
+    print(child.pid, flush=True)
+    other.wait()
+    print(other.returncode, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGTERM, signal.SIGINT]])
+def test_a_process_that_waits_for_another_one_ends_all_the_same(signals: list[int]) -> None:
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    for signum in signals:
+        process.send_signal(signum)
+        time.sleep(0.1)
+    output, error = process.communicate(timeout=20)
+    assert process.returncode == 128 + signals[-1]
+    assert ("SIGTERM: nothing answers for 0 s; ended without a new checkpoint" in error) == (len(signals) == 1)
+    if len(signals) == 1:
+        assert output == "7\n"  # it was told
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_signal_shortens_the_wait_for_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+    monkeypatch.setattr(Sender, "join", lambda self, timeout: begun.set() or threading.Event().wait(timeout))
+
+    class Stuck:
+        destination = Destination("http://nobody:5000")
+
+        def update(self) -> None:
+            begun.wait()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+        def missing_rows(self) -> int:
+            return 0
+
+        def missing_files(self) -> list[Path]:
+            return []
+
+    monkeypatch.setattr("awac_pl.tracking.logger.HURRY_SECONDS", 0.2)
+    logger = RunFolderLogger(tmp_path, Stuck.destination)
+    with interruption.handled():
+        began = time.monotonic()
+        logger._sender = Sender(Stuck())  # type: ignore[arg-type]
+        logger._sender.start()
+        with pytest.raises(Interrupted):
+            logger.finalize()
+    assert time.monotonic() - began < 4

@@ -27,7 +27,7 @@ RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 1.0
 #: How long the end of a run waits for a server, and for a SQLite file, which may be new or in use.
 PATIENCE_SECONDS, FILE_PATIENCE_SECONDS = 10.0, 60.0
 #: The same after a signal: enough for the run's status; files may be missing.
-HURRY_SECONDS = 4.0
+HURRY_SECONDS = 3.0
 #: An artifact gets more time, as much as it needs at this speed.
 SLOWEST_BYTES_PER_SECOND = 1e6
 
