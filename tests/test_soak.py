@@ -53,7 +53,7 @@ def die_in(name: str, number: int) -> None:
 
     def dying(*args, **kwargs):
         if next(calls) == number:
-            if name == "save":
+            if name == "save" and hasattr(args[1], "write"):
                 args[1].write(b"PK\3\4 half of a checkpoint")
                 args[1].flush()
             os.kill(os.getpid(), signal.SIGKILL)

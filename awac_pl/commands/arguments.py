@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from typing import Any
+
+TYPE_CHECKING = False  # as in awac_pl/__init__.py: `awac --help` reads this file
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def help_from(documented: Any) -> dict[str, Any]:

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from importlib import import_module
-from pathlib import Path
 
 from awac_pl import __version__
 from awac_pl.commands.arguments import help_from
 from awac_pl.errors import AwacError, without_credentials
-from awac_pl.parallel import interruption
 
 # This file imports little: a command's own imports happen when it runs, so that `awac --help` answers at once.
 
@@ -58,8 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 2 for a mistake of the user, after one line that explains it; 128 + its number after a signal.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not {"", str(Path.cwd())} & set(sys.path):
-        sys.path.append(str(Path.cwd()))  # so that my_robot:Push-v0 is found in my_robot.py here, behind everything else
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # so that my_robot:Push-v0 is found in my_robot.py here, behind everything else
     parser = argparse.ArgumentParser("awac", **help_from(sys.modules[__name__]))
     parser.add_argument("--version", action="version", version=f"awac_pl {__version__}")
     commands = LIGHTNING | OWN
@@ -67,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.description = f"{parser.description}\n\ncommands:\n{listed}"
     parser.add_argument("command", choices=[*commands, "record"], metavar="command", help="one of these")
     command = parser.parse_args(arguments[:1]).command.replace("record", "video")  # record is its old name
+    from awac_pl.parallel import interruption
+
     try:
         with interruption.handled():
             _run(command, arguments)
