@@ -13,8 +13,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from awac_pl.callbacks.checkpointing import DurableCheckpointIO
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.run_writer import RunWriter
-from awac_pl.callbacks.stopping import Limits, Stopping
-from awac_pl.commands.fit import whole_epochs
+from awac_pl.callbacks.stopping import Limits, Stopping, whole_epochs
 from awac_pl.runs.metrics import read_metrics
 from tests.test_training import fit, make_data, make_module
 
@@ -111,4 +110,4 @@ def test_early_stopping_is_evaluated_at_its_end_and_obeys_a_new_patience(run, ca
 )
 def test_steps_are_rounded_up_to_epochs(steps: int, epochs: int | None, limit: float | None, whole: int) -> None:
     trainer = SimpleNamespace(max_steps=steps, max_epochs=epochs, limit_train_batches=limit)
-    assert whole_epochs(SimpleNamespace(trainer=trainer, data=SimpleNamespace(updates_per_epoch=20, chunk_size=5))) == whole
+    assert whole_epochs(trainer, SimpleNamespace(updates_per_epoch=20, chunk_size=5)) == whole

@@ -162,7 +162,7 @@ def test_a_killed_rank_ends_the_other(tmp_path: Path, reach_dataset: str, rank: 
     status, seconds = run.wait()
     assert status not in (0, None)
     assert seconds < LIMIT + 5, (seconds, run.output())  # Lightning looks every 5 seconds
-    assert "Traceback" not in run.output(), run.output()
+    assert f'File "{ROOT}/awac_pl' not in run.output(), run.output()  # a worker that was just starting may have its own
 
 
 @pytest.mark.faults

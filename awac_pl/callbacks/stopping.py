@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -139,6 +140,26 @@ class Limits(Callback):
     def _is_over(self) -> bool:
         remaining = None if self.timer is None else self.timer.time_remaining()
         return remaining is not None and remaining <= 0
+
+
+def whole_epochs(trainer: Any, data: Any) -> int | None:
+    """``trainer.max_epochs``, or ``trainer.max_steps`` rounded up to epochs where that is less.
+
+    Args:
+        trainer: the section of the configuration.
+        data: likewise.
+    """
+    steps, epochs = trainer.max_steps, trainer.max_epochs
+    if steps in (None, -1):
+        return epochs
+    chunks, limit = data.updates_per_epoch // data.chunk_size, trainer.limit_train_batches
+    if limit is not None:
+        chunks = max(1, min(limit, chunks) if isinstance(limit, int) else int(limit * chunks))
+    rounded = math.ceil(steps / chunks)
+    if steps % chunks:
+        log.warning("trainer.max_steps %d ends within an epoch, which has %d steps (chunks of updates): the run ends after "
+                    "epoch %d", steps, chunks, rounded)  # fmt: skip
+    return rounded if epochs in (None, -1) else min(epochs, rounded)
 
 
 def _early_stopping(trainer: lightning.Trainer) -> list[EarlyStopping]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 import sys
@@ -24,13 +23,14 @@ from awac_pl.callbacks.checkpointing import DurableCheckpointIO
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
-from awac_pl.callbacks.stopping import Limits, Stopping
+from awac_pl.callbacks.stopping import Limits, Stopping, whole_epochs
 from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.commands.presets import check_files, conf, expand
 from awac_pl.commands.resuming import check_configuration
-from awac_pl.errors import AwacError, nearest
+from awac_pl.errors import AwacError, first_line, nearest
 from awac_pl.parallel import interruption
 from awac_pl.parallel.interruption import Interrupted
+from awac_pl.parallel.ranks import world_size
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.folder import RunFolder, last_checkpoint, run_of, take_run_folder
 from awac_pl.runs.manifest import git_commit
@@ -75,6 +75,12 @@ class AwacCLI(LightningCLI):
                 raise SystemExit(0) from error
             if self.run_folder is not None and last_checkpoint(self.run_folder.path).exists():
                 print(f"awac: go on with: awac fit --resume {self.run_folder.path}", file=sys.stderr)
+            raise
+        except RuntimeError as error:
+            if world_size() > 1 and re.search(r"gloo|NCCL|Connection (closed|reset)", str(error)):
+                raise AwacError(
+                    f"another training process has ended ({first_line(error):.200}); this one ends, too"
+                ) from error
             raise
         finally:
             if self.run_folder is not None:
@@ -192,7 +198,11 @@ class AwacCLI(LightningCLI):
                 Limits(None if config.trainer.max_time is None else Timer(config.trainer.max_time)),
                 *([] if config.trainer.fast_dev_run else [RunWriter(tags | {"commit": git_commit()})]),
             ]
-            kwargs |= {"max_time": None, "max_steps": -1, "max_epochs": whole_epochs(config)}  # Lightning would cut an epoch
+            kwargs |= {
+                "max_time": None,
+                "max_steps": -1,
+                "max_epochs": whole_epochs(config.trainer, config.data),
+            }  # Lightning would cut an epoch
             kwargs["plugins"] = [DurableCheckpointIO(), *(self.config_init[self.subcommand].trainer.plugins or [])]
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = _run_logger(config)
@@ -206,21 +216,6 @@ class AwacCLI(LightningCLI):
         if self.subcommand == "fit":
             callbacks = [*callbacks, _last_checkpoint(self.config[self.subcommand])]
         return super()._instantiate_trainer(config, callbacks)
-
-
-def whole_epochs(config: Any) -> int | None:
-    """``trainer.max_epochs``, or ``trainer.max_steps`` rounded up to epochs where that is less."""
-    steps, epochs = config.trainer.max_steps, config.trainer.max_epochs
-    if steps in (None, -1):
-        return epochs
-    chunks, limit = config.data.updates_per_epoch // config.data.chunk_size, config.trainer.limit_train_batches
-    if limit is not None:
-        chunks = max(1, min(limit, chunks) if isinstance(limit, int) else int(limit * chunks))
-    rounded = math.ceil(steps / chunks)
-    if steps % chunks:
-        log.warning("trainer.max_steps %d ends within an epoch, which has %d steps (chunks of updates): the run ends after "
-                    "epoch %d", steps, chunks, rounded)  # fmt: skip
-    return rounded if epochs in (None, -1) else min(epochs, rounded)
 
 
 def _last_checkpoint(config: Any) -> ModelCheckpoint:
