@@ -198,11 +198,8 @@ class AwacCLI(LightningCLI):
                 Limits(None if config.trainer.max_time is None else Timer(config.trainer.max_time)),
                 *([] if config.trainer.fast_dev_run else [RunWriter(tags | {"commit": git_commit()})]),
             ]
-            kwargs |= {
-                "max_time": None,
-                "max_steps": -1,
-                "max_epochs": whole_epochs(config.trainer, config.data),
-            }  # Lightning would cut an epoch
+            # Lightning would cut an epoch
+            kwargs |= {"max_time": None, "max_steps": -1, "max_epochs": whole_epochs(config.trainer, config.data)}
             kwargs["plugins"] = [DurableCheckpointIO(), *(self.config_init[self.subcommand].trainer.plugins or [])]
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = _run_logger(config)
