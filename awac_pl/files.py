@@ -26,15 +26,15 @@ LARGEST_FILE, MOST_VALUES, DEEPEST = 4 << 20, 50_000, 100
 LOCK, ASIDE = "lock", "aside"
 
 
-def lock(path: Path, mode: str = "a") -> IO[str]:
-    """Open a file and lock it until it is closed or the process ends.
+def lock(path: Path, mode: str = "a", *, shared: bool = False) -> IO[str]:
+    """Open a file and lock it until it is closed or the process ends; ``shared`` lets others that are shared have it, too.
 
     Raises:
         BlockingIOError: it is locked already.
     """
     file = path.open(mode)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
         file.close()
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from lightning.pytorch.callbacks import Callback
 
@@ -14,3 +15,23 @@ class DieOnRankOne(Callback):
         if trainer.global_rank == 1 and trainer.current_epoch == 2:
             print("rank 1 dies", flush=True)
             os._exit(9)
+
+
+class Announce(Callback):
+    """Writes into the file ``phase`` of the working folder what the run does now."""
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self._say(trainer, "pretraining")
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        self._say(trainer, "online" if trainer.datamodule.is_online(trainer.current_epoch) else "pretraining")
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        self._say(trainer, "evaluation")
+
+    def on_fit_end(self, trainer, pl_module) -> None:
+        self._say(trainer, "report")
+
+    def _say(self, trainer, phase: str) -> None:
+        if trainer.is_global_zero:
+            Path("phase").write_text(phase)

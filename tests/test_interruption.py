@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from tensordict import TensorDict
 
 from awac_pl.callbacks.checkpointing import DurableCheckpointIO
 from awac_pl.callbacks.interaction import EnvironmentInteraction
@@ -18,6 +23,8 @@ from awac_pl.parallel import interruption
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.metrics import read_metrics
+from awac_pl.tracking.destination import Destination
+from awac_pl.tracking.logger import RunFolderLogger, Sender
 from tests.test_training import fit, make_data, make_module
 
 
@@ -44,6 +51,40 @@ def signal_in_rollout(data: ReplayDataModule, number: int) -> None:
     data.workers.rollout = interrupted  # type: ignore[method-assign]
 
 
+def toy_run(
+    folder: Path,
+    dataset: str,
+    workers: int,
+    every: int,
+    *,
+    after: Callback | None = None,
+    rollout: int | None = None,
+    resume: bool = False,
+) -> tuple[dict, TensorDict, list[dict[str, float]]]:
+    """Six epochs of the toy task, evaluated ``every`` epochs; the weights, the buffer and the metrics at the end."""
+    data = make_data(dataset, workers=workers, seed=4, milestone_episodes=12, evaluation_episodes=4)
+    if rollout is not None:
+        signal_in_rollout(data, rollout)
+    module = make_module(data)
+    callbacks = [
+        Stopping(),
+        RunWriter({}),
+        *([after] if after else []),
+        EnvironmentInteraction(env_steps_per_epoch=20, synchronous=False),
+        ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False, every_n_epochs=every,
+                        save_on_train_epoch_end=True),
+    ]  # fmt: skip
+    last = folder / "checkpoints" / "last.ckpt" if resume else None
+    with interruption.handled():
+        fit(folder, data, *callbacks, module=module, max_epochs=6, check_val_every_n_epoch=every, ckpt_path=last,
+            plugins=[DurableCheckpointIO()])  # fmt: skip
+    rows = read_metrics(folder / "metrics.csv")
+    for row in rows:
+        del row["seconds"]
+        row.pop("rollout/env_steps_per_s", None)
+    return module.state_dict(), data.replay.buffer[:], rows
+
+
 CHUNKS = [{"after": SignalAt(*at)} for at in ((0, 0), (1, 2), (3, 0), (3, 3), (4, 3), (5, 1))]
 
 
@@ -65,28 +106,8 @@ def test_a_run_ended_by_a_signal_goes_on_to_the_bit(
         "awac_pl.callbacks.run_writer.write_report", lambda *args, **kwargs: None
     )  # it takes most of the time
 
-    def run(folder: Path, *, after: Callback | None = None, rollout: int | None = None, resume: bool = False):
-        data = make_data(reach_dataset, workers=workers, seed=4, milestone_episodes=12, evaluation_episodes=4)
-        if rollout is not None:
-            signal_in_rollout(data, rollout)
-        module = make_module(data)
-        callbacks = [
-            Stopping(),
-            RunWriter({}),
-            *([after] if after else []),
-            EnvironmentInteraction(env_steps_per_epoch=20, synchronous=False),
-            ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False, every_n_epochs=every,
-                            save_on_train_epoch_end=True),
-        ]  # fmt: skip
-        last = folder / "checkpoints" / "last.ckpt" if resume else None
-        with interruption.handled():
-            fit(folder, data, *callbacks, module=module, max_epochs=6, check_val_every_n_epoch=every, ckpt_path=last,
-                plugins=[DurableCheckpointIO()])  # fmt: skip
-        rows = read_metrics(folder / "metrics.csv")
-        for row in rows:
-            del row["seconds"]
-            row.pop("rollout/env_steps_per_s", None)
-        return module.state_dict(), data.replay.buffer[:], rows
+    def run(folder: Path, **options):
+        return toy_run(folder, reach_dataset, workers, every, **options)
 
     straight = run(tmp_path / "straight")
     for index, moment in enumerate(moments):
@@ -99,3 +120,67 @@ def test_a_run_ended_by_a_signal_goes_on_to_the_bit(
         assert resumed[2] == straight[2], moment
         torch.testing.assert_close(resumed[0], straight[0], rtol=0, atol=0)
         torch.testing.assert_close(resumed[1].to_dict(), straight[1].to_dict(), rtol=0, atol=0)
+
+
+#: The main thread gets no signal, as where it waits in C; below it is a process that has stopped.
+STUCK = """
+import signal, subprocess, time
+from awac_pl.parallel import interruption
+interruption.PATIENCE = 2.0
+with interruption.handled():
+    child = subprocess.Popen(["sleep", "60"])
+    child.send_signal(signal.SIGSTOP)
+    other = subprocess.Popen(["sh", "-c", "trap 'echo told; exit' USR2; echo ready; while :; do sleep 0.05; done"])
+    interruption.relay_to(lambda: [other.pid])
+    signal.pthread_sigmask(signal.SIG_BLOCK, interruption.SIGNALS)
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGTERM, signal.SIGINT]])
+def test_a_process_that_waits_for_another_one_ends_all_the_same(signals: list[int]) -> None:
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    first = {process.stdout.readline().strip() for _ in range(2)}
+    (child,) = first - {"ready"}
+    for signum in signals:
+        process.send_signal(signum)
+        time.sleep(0.3)
+    output, error = process.communicate(timeout=20)
+    assert process.returncode == 128 + signals[-1]
+    assert ("SIGTERM: nothing answers for 2 s; ended without a new checkpoint" in error) == (len(signals) == 1)
+    assert output == "told\n"
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_signal_shortens_the_wait_for_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+    monkeypatch.setattr(Sender, "join", lambda self, timeout: begun.set() or threading.Event().wait(timeout))
+
+    class Stuck:
+        destination = Destination("http://nobody:5000")
+
+        def update(self) -> None:
+            if begun.wait() and not interruption.received():
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+
+        def missing_rows(self) -> int:
+            return 0
+
+        def missing_files(self) -> list[Path]:
+            return []
+
+    monkeypatch.setattr("awac_pl.tracking.logger.HURRY_SECONDS", 0.2)
+    logger = RunFolderLogger(tmp_path, Stuck.destination)
+    with interruption.handled():
+        began = time.monotonic()
+        logger._sender = Sender(Stuck())  # type: ignore[arg-type]
+        logger._sender.start()
+        with pytest.raises(Interrupted):
+            logger.finalize()
+    assert time.monotonic() - began < 4

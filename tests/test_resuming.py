@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from awac_pl.algorithms.awac import AWAC
 from awac_pl.commands.main import main
 from awac_pl.errors import without_credentials
 from awac_pl.runs.metrics import read_metrics
@@ -54,6 +55,22 @@ def test_a_new_learning_rate_is_used(fit) -> None:
     assert main(["fit", "--resume=here", "--trainer.max_epochs=3", *settings]) == 0
     (optimizer,) = torch.load("here/checkpoints/last.ckpt", weights_only=True)["optimizer_states"]
     assert [(group["lr"], group["weight_decay"]) for group in optimizer["param_groups"]] == [(0.002, 0.25), (0.002, 0)]
+
+
+def test_every_setting_of_the_optimizer_is_the_new_one(fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fit("--run_dir=here") == 0
+    configure = AWAC.configure_optimizers
+
+    def changed(self):
+        optimizer = configure(self)
+        for group in optimizer.param_groups:
+            group.update(betas=(0.5, 0.75), eps=1e-3)
+        return optimizer
+
+    monkeypatch.setattr(AWAC, "configure_optimizers", changed)
+    assert main(["fit", "--resume=here", "--trainer.max_epochs=3"]) == 0
+    (optimizer,) = torch.load("here/checkpoints/last.ckpt", weights_only=True)["optimizer_states"]
+    assert [(group["betas"], group["eps"]) for group in optimizer["param_groups"]] == [((0.5, 0.75), 1e-3)] * 2
 
 
 def test_resume_refuses_what_it_cannot_do(fit, capsys: pytest.CaptureFixture) -> None:

@@ -240,6 +240,18 @@ def test_a_block_may_be_empty(tmp_path: Path, reach_dataset: str) -> None:
     assert [row["env_steps"] for row in read_metrics(tmp_path / "metrics.csv")] == [0, 0, 10, 10, 20, 20, 20]
 
 
+def test_a_block_counts_from_its_own_size(tmp_path: Path, reach_dataset: str) -> None:
+    """A run of blocks of 30 steps goes on with blocks of 10, and with blocks of 60."""
+    last = tmp_path / "checkpoints/last.ckpt"
+    checkpoint = ModelCheckpoint(last.parent, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+    for epochs, env_steps in ((4, 30), (6, 10), (7, 60)):
+        data = make_data(reach_dataset)
+        callbacks = [EnvironmentInteraction(env_steps_per_epoch=env_steps), RunWriter({}), checkpoint]
+        fit(tmp_path, data, *callbacks, max_epochs=epochs, ckpt_path=last if last.exists() else None)
+    rows = read_metrics(tmp_path / "metrics.csv")
+    assert [row["env_steps"] for row in rows] == [0, 0, 30, 60, 70, 80, 140]
+
+
 def test_success_is_unavailable_where_nobody_reports_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     task = find_task("tests.toy:Wide-v0")
     data = make_data("toy/wide-v0", task=task.env_id)

@@ -267,10 +267,14 @@ class Learner(lightning.LightningModule, ABC):
         self._episodes = []
 
     def on_validation_epoch_end(self) -> None:
-        """Log the measures of this evaluation, over the episodes of all ranks."""
-        scores = score_episodes([episode for episodes in gather_objects(self._episodes) for episode in episodes])
+        """Log the measures of this evaluation."""
         fitting = self.trainer.state.fn == "fit"  # during a fit RunWriter logs, against env_steps
-        self.log_dict({f"eval/{name}": value for name, value in scores.items()}, logger=not fitting)
+        self.log_dict(self.evaluation(), logger=not fitting)
+
+    def evaluation(self) -> dict[str, float]:
+        """The measures ``eval/…`` of the latest evaluation, over the episodes of all ranks; each rank must call it."""
+        scores = score_episodes([episode for episodes in gather_objects(self._episodes) for episode in episodes])
+        return {f"eval/{name}": value for name, value in scores.items()}
 
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start
@@ -318,7 +322,7 @@ class Learner(lightning.LightningModule, ABC):
         if isinstance(asked, torch.optim.Optimizer):  # the checkpoint has brought back the settings of the start before
             groups = self.optimizers().optimizer.param_groups  # type: ignore[union-attr]
             for group, new in zip(groups, asked.param_groups, strict=True):
-                group.update(lr=new["lr"], weight_decay=new["weight_decay"])
+                group.update({name: value for name, value in new.items() if name != "params"})
 
     def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):

@@ -20,8 +20,7 @@ from awac_pl.envs.rollouts import Block, RolloutWorkers, collect_block
 from awac_pl.envs.seeds import EPISODES_PER_SEED
 from awac_pl.episode import score_episodes
 from awac_pl.errors import first_line
-from awac_pl.parallel import interruption
-from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
+from awac_pl.parallel.ranks import ending_together, gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy, UniformPolicy
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.settings import Count, CountOrZero, check_arguments
@@ -58,6 +57,7 @@ class EnvironmentInteraction(Callback):
         self.max_failed_episodes = max_failed_episodes
         self.random_env_steps = random_env_steps
         self.own_failed = 0
+        self.env_steps_due: int | None = 0  # by all blocks so far; None after a checkpoint of version 0.1
         self.episodes = 0  # of all ranks
         self.failures = 0.0
         self.own_episodes = 0
@@ -74,14 +74,17 @@ class EnvironmentInteraction(Callback):
         if not data.is_online(trainer.current_epoch):
             return
         online_epoch = trainer.current_epoch - data.offline_epochs
-        with interruption.allowed():
+        if self.env_steps_due is None:
+            self.env_steps_due = online_epoch * self.env_steps_per_epoch
+        with ending_together():
             if self._next_block is None:
                 uniform = self.random_env_steps and online_epoch == 0
                 policy = UniformPolicy(data.action_dim) if uniform else module.policy()
-                block = collect_block(*self._job(data, policy, online_epoch))
+                block = collect_block(*self._job(data, policy))
             else:
                 block = self._next_block.result()
         self._next_block = self._next_policy = None
+        self.env_steps_due += self.env_steps_per_epoch
         if block.episodes:  # the surplus of earlier blocks can be all that this one needs
             data.replay.add_online(block.episodes)
         self.own_episodes += len(block.episodes)
@@ -92,9 +95,9 @@ class EnvironmentInteraction(Callback):
         self.own_env_steps += block.env_steps
         self._count_and_log(block, module)
 
-        more_to_come = trainer.max_epochs in (None, -1) or trainer.current_epoch + 1 < trainer.max_epochs
-        if more_to_come and not self.synchronous and data.workers.num_workers > 0:
-            self._start_next(data, module.policy(), online_epoch + 1)
+        if not self.synchronous and data.workers.num_workers > 0:
+            more_to_come = trainer.max_epochs in (None, -1) or trainer.current_epoch + 1 < trainer.max_epochs
+            self._start_next(data, module.policy(), online_epoch + 1, now=more_to_come)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start again on a block that was under way when the checkpoint was written, with the policy that it had."""
@@ -103,8 +106,10 @@ class EnvironmentInteraction(Callback):
         data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
         online_epoch, arrays = self._restored
         self._restored = None
+        if self.env_steps_due is None:
+            self.env_steps_due = online_epoch * self.env_steps_per_epoch
         if not self.synchronous and data.workers.num_workers > 0:
-            self._start_next(data, with_arrays(cast(Learner, pl_module).policy(), arrays), online_epoch)
+            self._start_next(data, with_arrays(cast(Learner, pl_module).policy(), arrays), online_epoch, now=True)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Stop the background thread."""
@@ -118,17 +123,18 @@ class EnvironmentInteraction(Callback):
         self._stop()
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters. Of a block under way the policy is saved: a resumed run collects it again from the same seeds."""
+        """Counters. Of the next block the policy is saved: a resumed run collects it (again) from the same seeds."""
         own = {"episodes": self.own_episodes, "env_steps": self.own_env_steps, "failed": self.own_failed}
         under_way = self._next_policy and (self._next_policy[0], as_arrays(self._next_policy[1]))
         return {
             "episodes": self.episodes, "failures": self.failures, "ranks": gather_objects(own), "under_way": under_way,
+            "env_steps_due": self.env_steps_due,
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore the counters."""
         self.episodes, self.failures = state_dict["episodes"], state_dict["failures"]
-        self._restored = state_dict.get("under_way")
+        self._restored, self.env_steps_due = state_dict.get("under_way"), state_dict.get("env_steps_due")
         ranks = state_dict["ranks"]
         if world_size() == 1:  # goes on behind the episodes of all of them
             self.own_episodes, self.own_env_steps = (sum(own[key] for own in ranks) for key in ("episodes", "env_steps"))
@@ -138,19 +144,20 @@ class EnvironmentInteraction(Callback):
             self.own_episodes, self.own_env_steps = own["episodes"], own["env_steps"]
             self.own_failed = own.get("failed", 0)
 
-    def _start_next(self, data: ReplayDataModule, policy: Policy, online_epoch: int) -> None:
-        """Collect the block of that online epoch in the background."""
-        self._background = self._background or ThreadPoolExecutor(1, "awac-interaction")
+    def _start_next(self, data: ReplayDataModule, policy: Policy, online_epoch: int, *, now: bool) -> None:
+        """Collect the block of that online epoch in the background; keep its policy for a resumed run if not ``now``."""
         self._next_policy = online_epoch, policy
-        self._next_block = self._background.submit(collect_block, *self._job(data, policy, online_epoch))
+        if now:
+            self._background = self._background or ThreadPoolExecutor(1, "awac-interaction")
+            self._next_block = self._background.submit(collect_block, *self._job(data, policy))
 
-    def _job(
-        self, data: ReplayDataModule, policy: Policy, online_epoch: int
-    ) -> tuple[RolloutWorkers, Policy, int, int, int]:
-        """Arguments of ``collect_block`` for the block of that online epoch."""
+    def _job(self, data: ReplayDataModule, policy: Policy) -> tuple[RolloutWorkers, Policy, int, int, int]:
+        """Arguments of ``collect_block`` for the next block: this rank's share of all blocks, without what it has."""
         first_seed = data.seed * EPISODES_PER_SEED + rank() * (EPISODES_PER_SEED // world_size())
         first_seed += self.own_episodes + self.own_failed
-        share = math.ceil((self.random_env_steps + (online_epoch + 1) * self.env_steps_per_epoch) / world_size())
+        assert self.env_steps_due is not None
+        due = self.random_env_steps + self.env_steps_due + self.env_steps_per_epoch
+        share = math.ceil(due / world_size())
         return data.workers, policy, first_seed, share - self.own_env_steps, self.max_failed_episodes - self.own_failed
 
     def _count_and_log(self, block: Block, module: Learner) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
 import logging
@@ -16,17 +15,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning
-import psutil
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from awac_pl.algorithms.base import Learner
+from awac_pl.callbacks.usage import Usage
 from awac_pl.datasets.cloned import cloning_result
 from awac_pl.datasets.minari_io import data_file
 from awac_pl.errors import WriteError, first_line, without_credentials
 from awac_pl.files import write_text
+from awac_pl.parallel import interruption
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.policies.products import processor
 from awac_pl.replay.data_module import ReplayDataModule
@@ -85,7 +84,7 @@ class RunWriter(Callback):
         self._evaluation: dict[str, float] = {}
         self._manifest: dict[str, Any] = {}
         self._started = 0.0
-        self._usage = _Usage()
+        self._usage = Usage()
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write the manifest. A resumed run keeps its rows up to the checkpoint."""
@@ -141,18 +140,19 @@ class RunWriter(Callback):
         row |= _with_prefix(trainer, "train/") | (_with_prefix(trainer, "rollout/") if online else {}) | self._evaluation
         self._evaluation = {}
         self.rows.append(row)
-        append_metrics(Path(trainer.default_root_dir) / "metrics.csv", self.rows)
-        step = x_axis(row, self._manifest["offline_updates"])
-        for logger in trainer.loggers:
-            if isinstance(logger, RunFolderLogger):  # reads the row from the folder
-                logger.log_metrics(self._usage.measure(pl_module.device), step)
-            else:
-                _tolerate(logger.log_metrics, row, step=step)
-        if "eval/success_rate" in row:
-            _report_evaluation(row)
+        self._write_row(trainer, row)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Complete the folder and print a summary."""
+        """Evaluate a run that has ended early, complete the folder and print a summary."""
+        if trainer.strategy.broadcast(self._lacks_last_evaluation(trainer)):
+            module = cast(Learner, pl_module)
+            module.on_validation_epoch_start()
+            for index, seeds in enumerate(trainer.datamodule.test_dataloader()):  # type: ignore[attr-defined]
+                module.validation_step(seeds, index)
+            evaluation = module.evaluation()
+            if trainer.is_global_zero:
+                self.rows[-1] |= {name: _rounded(value) for name, value in evaluation.items()}
+                self._write_row(trainer, self.rows[-1], again=True)
         if trainer.is_global_zero:
             self._finish(trainer, "interrupted" if trainer.interrupted else "finished")
             if not trainer.interrupted:
@@ -190,10 +190,28 @@ class RunWriter(Callback):
         lines += [f"MLflow      {logger.how_to_look}" for logger in _uploading(trainer)]
         return "\n".join(lines)
 
+    def _lacks_last_evaluation(self, trainer: lightning.Trainer) -> bool:
+        """Whether the last epoch was evaluated on fewer episodes than the end of a run is."""
+        if not self.rows or not trainer.enable_validation:
+            return False
+        plan, episodes = trainer.datamodule.evaluations, self.rows[-1].get("eval/episodes", 0)  # type: ignore[attr-defined]
+        return episodes < plan.milestone_episodes and episodes <= plan.episodes
+
+    def _write_row(self, trainer: lightning.Trainer, row: Mapping[str, float], *, again: bool = False) -> None:
+        """Write the last row, a second time with more measures if ``again``, and send it to the loggers."""
+        (write_metrics if again else append_metrics)(Path(trainer.default_root_dir) / "metrics.csv", self.rows)
+        step = x_axis(row, self._manifest["offline_updates"])
+        for logger in trainer.loggers:
+            if isinstance(logger, RunFolderLogger):  # reads the row from the folder
+                logger.log_metrics(self._usage.measure(trainer.lightning_module.device), step)
+            else:
+                _tolerate(logger.log_metrics, row, step=step)
+        if "eval/success_rate" in row:
+            _report_evaluation(row)
+
     def _finish(self, trainer: lightning.Trainer, status: str, error: str = "") -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         self._manifest |= {
-            "status": status,
             "finished": _iso(time.time()),
             "seconds": round(time.time() - self._started, 1),
             "trainer_peak_memory_mib": round(peak),  # of this process, without workers
@@ -201,7 +219,11 @@ class RunWriter(Callback):
         }
         if error:
             self._manifest["error"] = error
-        self._write_manifest(trainer)
+        with interruption.deferred():  # what is said here and what is written are one
+            self._manifest["status"] = status
+            self._write_manifest(trainer)
+        if status == "finished":
+            interruption.check()
         folder = Path(trainer.default_root_dir)
         try:
             write_report([folder], folder / "report.html", figures=folder / "figures")
@@ -221,32 +243,6 @@ class RunWriter(Callback):
     def _write_manifest(self, trainer: lightning.Trainer) -> None:
         path, text = Path(trainer.default_root_dir) / "manifest.json", json.dumps(self._manifest, indent=2) + "\n"
         write_text(path, without_credentials(text), full_disk=True)
-
-
-class _Usage:
-    """Processor time and memory of this process and its children."""
-
-    def __init__(self) -> None:
-        self._process = psutil.Process()
-        self._before = (time.monotonic(), 0.0)
-
-    def measure(self, device: torch.device) -> dict[str, float]:
-        """Processor time since the last call (100 is one core), present memory, the device's peak memory, in MiB."""
-        cpu = memory = 0.0
-        for process in (self._process, *self._process.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):  # it may have ended
-                times = process.cpu_times()
-                cpu, memory = cpu + times.user + times.system, memory + process.memory_info().rss
-        then, cpu_then = self._before
-        now = time.monotonic()
-        self._before = now, cpu
-        usage = {
-            "system/cpu_percent": round(100 * max(0.0, cpu - cpu_then) / max(now - then, 1e-9), 1),
-            "system/memory_mib": round(memory / 2**20),
-        }
-        if device.type == "cuda":
-            usage["system/gpu_memory_mib"] = round(torch.cuda.max_memory_reserved(device) / 2**20)
-        return usage
 
 
 def _uploading(trainer: lightning.Trainer) -> list[RunFolderLogger]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import textwrap
-from collections.abc import Callable
-from typing import Any, NoReturn
 
 from awac_pl.errors import AwacError
+
+TYPE_CHECKING = False  # as in awac_pl/__init__.py: `awac --help` reads this file
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
 
 
 def help_from(documented: Any) -> dict[str, Any]:

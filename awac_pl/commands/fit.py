@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -23,16 +24,18 @@ from awac_pl.callbacks.checkpointing import DurableCheckpointIO, LastCheckpoint,
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
-from awac_pl.callbacks.stopping import Stopping
+from awac_pl.callbacks.stopping import Limits, Stopping, whole_epochs
 from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.commands.parser import LEARNERS, AwacParser, check_ranges
 from awac_pl.commands.presets import algorithm_of, check_files, conf, expand
 from awac_pl.commands.resuming import check_configuration
 from awac_pl.commands.trainer_options import check_callbacks, check_options
 from awac_pl.errors import AwacError, WriteError, first_line
+from awac_pl.parallel import interruption
 from awac_pl.parallel.interruption import Interrupted
+from awac_pl.parallel.ranks import world_size
 from awac_pl.replay.data_module import ReplayDataModule
-from awac_pl.runs.folder import RunFolder, choose_run_folder, last_checkpoint, run_of
+from awac_pl.runs.folder import RunFolder, last_checkpoint, run_of, take_run_folder
 from awac_pl.runs.manifest import git_commit
 from awac_pl.tracking.destination import find_destination
 from awac_pl.tracking.logger import RunFolderLogger
@@ -47,9 +50,14 @@ class AwacCLI(LightningCLI):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.run_folder: RunFolder | None = None
+        self._scratch: tempfile.TemporaryDirectory | None = None  # instead of a run folder
         try:
             super().__init__(*args, **kwargs)  # parses, builds and runs
-        except (Interrupted, WriteError):
+        except (Interrupted, WriteError) as error:
+            if (
+                isinstance(error, Interrupted) and _started_by_rank_zero()
+            ):  # which Lightning would kill if this were a failure
+                raise SystemExit(0) from error
             if self.run_folder is not None and last_checkpoint(self.run_folder.path).exists():
                 print(f"awac: go on with: awac fit --resume {self.run_folder.path}", file=sys.stderr)
             raise
@@ -57,10 +65,16 @@ class AwacCLI(LightningCLI):
             raise
         except Exception as error:
             _name_the_checkpoint(error)
+            if world_size() > 1 and re.search(r"gloo|NCCL|Connection (closed|reset)", str(error)):
+                raise AwacError(
+                    f"another training process has ended ({first_line(error):.200}); this one ends, too"
+                ) from error
             raise
         finally:
             if self.run_folder is not None:
                 self.run_folder.release()
+            if self._scratch is not None:
+                self._scratch.cleanup()
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -132,11 +146,9 @@ class AwacCLI(LightningCLI):
                 f"checkpoint.monitor is not set, as base.yaml does: put --config {base} before yours, or use --task"
             )
         every = config.trainer.check_val_every_n_epoch or 1
-        for name in ("data.offline_epochs", "trainer.max_epochs"):
-            epochs = config[name]
-            if epochs and epochs > 0 and epochs % every:
-                log.warning("%s %d is no multiple of trainer.check_val_every_n_epoch %d: no evaluation and no checkpoint "
-                            "at its end", name, epochs, every)  # fmt: skip
+        if (epochs := config.data.offline_epochs) % every:
+            log.warning("data.offline_epochs %d is no multiple of trainer.check_val_every_n_epoch %d: no evaluation and no "
+                        "checkpoint at its end", epochs, every)  # fmt: skip
         config.run_dir = str(self._take_run_folder(config))
         config.trainer.default_root_dir = config.run_dir
         config.checkpoint.dirpath = str(Path(config.run_dir) / "checkpoints")
@@ -156,16 +168,24 @@ class AwacCLI(LightningCLI):
     def _take_run_folder(self, config: Any) -> Path:
         """Choose and lock the run folder. Of several processes rank 0 does; the others get its path from the environment."""
         if rank_zero_only.rank:  # type: ignore[attr-defined]
+            if _started_by_rank_zero():
+                parent = os.getppid()
+                interruption.relay_to(lambda: [parent] if os.getppid() == parent else [])
             threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-            return Path(config.run_dir or os.environ.get(RUN_DIR_VARIABLE) or ".")
+            return Path(os.environ.get(RUN_DIR_VARIABLE) or config.run_dir or ".")
         algorithm = "" if config.algorithm == "awac" else f"-{config.algorithm}"
         name = re.sub(r"[^A-Za-z0-9]+", "-", config.data.task) + f"{algorithm}-{config.preset}-seed{config.seed_everything}"
-        self.run_folder = choose_run_folder(
+        if config.trainer.fast_dev_run:
+            self._scratch = tempfile.TemporaryDirectory(prefix="awac-fast-dev-run-")
+            os.environ[RUN_DIR_VARIABLE] = self._scratch.name
+            log.info("trainer.fast_dev_run: a try of %d chunk(s); it keeps nothing, not even a run folder",
+                     config.trainer.fast_dev_run)  # fmt: skip
+            return Path(self._scratch.name)
+        self.run_folder = take_run_folder(
             Path(config.run_dir) if config.run_dir else run_of(config.ckpt_path),
             Path("runs") / name,
             resume=config.ckpt_path is not None or config.resume is not None,
         )
-        self.run_folder.take()
         os.environ[RUN_DIR_VARIABLE] = str(self.run_folder.path)
         return self.run_folder.path
 
@@ -185,12 +205,18 @@ class AwacCLI(LightningCLI):
                 Stopping(),  # first: it saves what the others clear on an exception
                 *named,
                 *([] if no_bar else [AwacProgressBar()]),
-                RunWriter(tags | {"commit": git_commit()}),
+                Limits(None if config.trainer.max_time is None else Timer(config.trainer.max_time)),
+                *([] if config.trainer.fast_dev_run else [RunWriter(tags | {"commit": git_commit()})]),
             ]
+            # Lightning would cut an epoch
+            kwargs |= {"max_time": None, "max_steps": -1, "max_epochs": whole_epochs(config.trainer, config.data)}
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = _run_logger(config)
         kwargs["plugins"] = [DurableCheckpointIO(), *_listed(self.config_init[self.subcommand].trainer.plugins)]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if not _started_by_rank_zero():
+            interruption.relay_to(lambda: [process.pid for process in getattr(trainer.strategy.launcher, "procs", [])])
+        return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> lightning.Trainer:
         """Add ``last.ckpt`` after ``best.ckpt``, whose score it holds."""
@@ -215,6 +241,11 @@ def _name_the_checkpoint(error: Exception) -> None:
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename.endswith("checkpoint_connector.py") and frame.name.startswith(("restore", "resume")):
             raise AwacError(f"the checkpoint does not fit this run ({first_line(error)})") from error
+
+
+def _started_by_rank_zero() -> bool:
+    """Whether Lightning has started this process, in rank 0."""
+    return bool(rank_zero_only.rank) and RUN_DIR_VARIABLE in os.environ  # type: ignore[attr-defined]
 
 
 def _end_with(parent: int) -> None:

@@ -18,15 +18,14 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import re
 import sys
 from importlib import import_module
-from pathlib import Path
 
 from awac_pl import __version__
 from awac_pl.commands.arguments import Parser, help_from
 from awac_pl.errors import AwacError, is_refused_by, without_credentials
-from awac_pl.parallel import interruption
 
 # This file imports little: a command's own imports happen when it runs, so that `awac --help` answers at once.
 
@@ -64,14 +63,16 @@ def main(arguments: list[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     arguments = [argument for argument in given if argument != DEBUG]
-    if not {"", str(Path.cwd())} & set(sys.path):
-        sys.path.append(str(Path.cwd()))  # so that my_robot:Push-v0 is found in my_robot.py here, behind everything else
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # so that my_robot:Push-v0 is found in my_robot.py here, behind everything else
     parser = Parser("awac", **help_from(sys.modules[__name__]))
     parser.add_argument("--version", action="version", version=f"awac_pl {__version__}")
     commands = LIGHTNING | OWN
     listed = "\n".join(f"  {name:<12} {text}" for name, text in commands.items())
     parser.description = f"{parser.description}\n\ncommands:\n{listed}"
     parser.add_argument("command", choices=[*commands, "record"], metavar="command", help="one of these")
+    from awac_pl.parallel import interruption
+
     try:
         command = parser.parse_args(arguments[:1]).command.replace("record", "video")  # record is its old name
         with interruption.handled():

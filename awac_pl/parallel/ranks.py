@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from awac_pl.errors import AwacError
+from awac_pl.parallel import interruption
+from awac_pl.parallel.interruption import Interrupted
 
 
 def rank() -> int:
@@ -42,6 +46,25 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """A block that a signal may end in the middle, for it changes nothing before it is done: on all ranks, or on none.
+
+    Raises:
+        Interrupted: a signal has ended the block on one rank at least. Every rank raises it.
+    """
+    ended: Interrupted | None = None
+    try:
+        with interruption.allowed():
+            yield
+    except Interrupted as error:
+        ended = error
+        if _together():
+            interruption.undecided()
+    if any(gather_objects(ended is not None)):
+        raise Interrupted(interruption.signal_number())
 
 
 def own_state(states: list[Any], name: str) -> Any:

@@ -22,8 +22,7 @@ from awac_pl.envs.tasks import RewardKind, find_task, inspect_spaces, uses_binar
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, SettingError
 from awac_pl.files import staging
-from awac_pl.parallel import interruption
-from awac_pl.parallel.ranks import gather_objects, own_state, rank, world_size
+from awac_pl.parallel.ranks import ending_together, gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy
 from awac_pl.replay.buffer import Replay, check_device, merge_states
 from awac_pl.replay.streams import ChunkStream, EvaluationPlan, SeedStream
@@ -182,7 +181,7 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     def evaluate(self, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
         """Whole episodes of a policy, one per seed, without those that fail."""
-        with interruption.allowed():
+        with ending_together():
             return self.workers.evaluate(policy, seeds)
 
     def is_online(self, epoch: int) -> bool:
@@ -301,5 +300,6 @@ class ReplayDataModule(lightning.LightningDataModule):
         trainer = self.trainer
         if trainer is None or trainer.state.fn != "fit":
             return self.evaluations.milestone_episodes
-        env_steps, last = int(trainer.lightning_module.env_steps), trainer.current_epoch + 1 == trainer.max_epochs  # type: ignore[arg-type]
+        env_steps = int(trainer.lightning_module.env_steps)  # type: ignore[arg-type]
+        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         return self.evaluations.episodes_at(trainer.current_epoch, env_steps, last)

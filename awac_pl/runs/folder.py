@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import time
 from pathlib import Path
 from typing import IO
 
@@ -39,7 +41,7 @@ class RunFolder:
     def busy(self) -> bool:
         """Whether a run is writing here now."""
         try:
-            lock(self.path / ".lock", "r").close()
+            lock(self.path / ".lock", "r", shared=True).close()
         except FileNotFoundError:
             return False
         except BlockingIOError:
@@ -52,16 +54,30 @@ class RunFolder:
         Raises:
             AwacError: another run has locked it.
         """
+        for _ in range(5):  # somebody who asks whether it is ``busy`` holds the lock for a moment
+            if self.take_if_free():
+                return
+            time.sleep(0.02)
+        raise AwacError(f"run folder {self.path} is in use by another run; wait for it, or pass another --run_dir")
+
+    def take_if_free(self) -> bool:
+        """Lock the folder as ``take`` does; False where another run has locked it."""
         self._is_new = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock = lock(self.path / ".lock")
-        except BlockingIOError:
-            raise AwacError(
-                f"run folder {self.path} is in use by another run; wait for it, or pass another --run_dir"
-            ) from None
+            self.path.mkdir(parents=True, exist_ok=True)
+            taken = lock(self.path / ".lock")
+        except (BlockingIOError, FileNotFoundError):  # ``release`` of a refused run has just removed the folder
+            return False
+        try:
+            if not os.path.samestat(os.fstat(taken.fileno()), (self.path / ".lock").stat()):
+                raise FileNotFoundError  # removed and made again
+        except FileNotFoundError:
+            taken.close()
+            return False
+        self._lock = taken
         for folder in (self.path, *filter(Path.is_dir, self.path.iterdir())):
             remove_leftovers(folder)
+        return True
 
     def release(self) -> None:
         """Unlock the folder. Remove it if ``take`` made it and nothing was written: the run was refused."""
@@ -73,8 +89,10 @@ class RunFolder:
             self._lock = None
 
 
-def choose_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunFolder:
-    """Choose the folder of a run: ``path``, or the first free one of ``default``, ``default-2``, ``default-3``, ...
+def take_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunFolder:
+    """Choose and lock the folder of a run: ``path``, or the first free one of ``default``, ``default-2``, ``default-3``, ...
+
+    Runs that start at the same moment get different folders.
 
     Args:
         path: the user's choice, if any.
@@ -86,18 +104,25 @@ def choose_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunF
     """
     if path is not None:
         folder = RunFolder(path)
-        if folder.busy:
-            folder.take()  # raises
+        folder.take()
         if folder.used and not resume and any((path / "checkpoints").glob("*.ckpt")):  # else there is nothing to lose
+            folder.release()
             raise AwacError(f"run folder {path} holds a run; go on with --resume {path}, or pass another --run_dir")
         return folder
     latest = None
     for number in itertools.count(1):
         folder = RunFolder(default.with_name(f"{default.name}-{number}") if number > 1 else default)
-        if not folder.used and (resume or not folder.busy):
-            break
-        latest = folder
-    return latest if resume and latest is not None else folder
+        if folder.used:
+            latest = folder
+        elif resume:
+            folder = latest or folder
+            folder.take()
+            return folder
+        elif folder.take_if_free():
+            if not folder.used:
+                return folder
+            folder.release()  # a short run has begun and ended here meanwhile
+    raise AssertionError("unreachable")
 
 
 def run_of(checkpoint: str | Path | None) -> Path | None:

@@ -14,6 +14,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from awac_pl.parallel import interruption
+from awac_pl.parallel.interruption import Interrupted
 from awac_pl.runs.metrics import append_logged
 from awac_pl.tracking.destination import Destination
 from awac_pl.tracking.mirror import Mirror, reason
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 1.0
 #: How long the end of a run waits for a server, and for a SQLite file, which may be new or in use.
 PATIENCE_SECONDS, FILE_PATIENCE_SECONDS = 10.0, 60.0
+#: The same after a signal: enough for the run's status; files may be missing.
+HURRY_SECONDS = 3.0
 #: An artifact gets more time, as much as it needs at this speed.
 SLOWEST_BYTES_PER_SECOND = 1e6
 
@@ -90,7 +94,7 @@ class RunFolderLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Wait a limited time until everything is sent, then log what is missing and how to send it. Ctrl-C ends the wait.
+        """Wait a limited time until everything is sent, then log what is missing and how to send it. A signal shortens it.
 
         MLflow gets the manifest's status, not this one: the manifest distinguishes stopped runs from failed ones.
         """
@@ -100,6 +104,8 @@ class RunFolderLogger(Logger):
                 "MLflow at %s has not got everything: %d rows and %d files are missing. Send them with: awac sync %s",
                 self.destination.shown_uri, sender.mirror.missing_rows(), len(sender.mirror.missing_files()), self.folder,
             )  # fmt: skip
+        if sender is not None and sender.stopped is not None:
+            raise sender.stopped
 
 
 class Sender(threading.Thread):
@@ -117,6 +123,7 @@ class Sender(threading.Thread):
         self._news = threading.Event()
         self._ending = threading.Event()
         self._complete = False
+        self.stopped: Interrupted | None = None  # during the wait at the end
         self._ended_at = self._deadline = 0.0  # of time.monotonic
         self._patience = PATIENCE_SECONDS if mirror.destination.database is None else FILE_PATIENCE_SECONDS
 
@@ -135,14 +142,17 @@ class Sender(threading.Thread):
         self._ending.set()
         self._news.set()
         announce_at = self._ended_at + 2
-        try:
-            while self.is_alive() and (now := time.monotonic()) < self._deadline:
-                if now > announce_at:
-                    log.info("waiting for MLflow at %s to take the rest", self.mirror.destination.shown_uri)
-                    announce_at = math.inf
+        hurry = self._ended_at + HURRY_SECONDS if interruption.received() else math.inf
+        while self.is_alive() and (now := time.monotonic()) < min(self._deadline, hurry):
+            if now > announce_at:
+                log.info("waiting for MLflow at %s to take the rest", self.mirror.destination.shown_uri)
+                announce_at = math.inf
+            try:
                 self.join(0.1)
-        except KeyboardInterrupt:
-            self._deadline = 0.0
+            except Interrupted as error:
+                self.stopped, hurry = error, now + HURRY_SECONDS
+            except KeyboardInterrupt:
+                break
         return self._complete
 
     def run(self) -> None:

@@ -1,0 +1,87 @@
+"""Who gets which run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from awac_pl.commands.main import main
+from awac_pl.errors import AwacError
+from awac_pl.runs.folder import RunFolder, take_run_folder
+from tests.conftest import ROOT, WIDE_CONFIG
+
+
+def take(default: Path, barrier, ending, answers) -> None:
+    barrier.wait()
+    try:
+        folder = take_run_folder(None, default, resume=False)
+        answers.put(folder.path.name)
+    except BaseException as error:
+        answers.put(repr(error))
+        raise
+    ending.wait()
+
+
+def test_runs_that_start_at_once_get_a_folder_each(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for attempt in range(10):
+        barrier, ending, answers = context.Barrier(6), context.Barrier(7), context.Queue()
+        default = tmp_path / str(attempt) / "run"
+        processes = [context.Process(target=take, args=(default, barrier, ending, answers)) for _ in range(6)]
+        for process in processes:
+            process.start()
+        names = [answers.get(timeout=20) for _ in processes]
+        ending.wait()
+        for process in processes:
+            process.join()
+        assert len(set(names)) == 6
+        assert all(name == "run" or name.startswith("run-") for name in names), names
+
+
+def test_a_refused_run_cannot_take_the_folder_of_another_with_it(tmp_path: Path) -> None:
+    """Its lock file is removed while the other one opens it: that lock counts for nothing."""
+    refused, other = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    refused.take()
+    assert not other.take_if_free()
+    refused.release()
+    assert not (tmp_path / "run").exists()
+    assert other.take_if_free()
+    (tmp_path / "run/.lock").unlink()
+    third = RunFolder(tmp_path / "run")
+    assert third.take_if_free()  # holds the file that has the name
+    assert third.busy
+    third.release()
+    with contextlib.suppress(OSError):
+        other.release()
+
+
+def test_last_is_the_last_one_and_a_busy_one_is_refused(tmp_path: Path) -> None:
+    for name in ("run", "run-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").touch()
+    folder = take_run_folder(None, tmp_path / "run", resume=True)
+    assert folder.path.name == "run-2"
+    with pytest.raises(AwacError, match="run-2 is in use by another run"):
+        take_run_folder(None, tmp_path / "run", resume=True)
+    third = take_run_folder(None, tmp_path / "run", resume=False)
+    new = take_run_folder(None, tmp_path / "new", resume=True)
+    assert (third.path.name, new.path.name) == ("run-3", "new")
+    for one in (folder, third, new):
+        one.release()
+
+
+def test_a_try_keeps_no_folder(
+    tmp_path: Path, reach_dataset: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = WIDE_CONFIG.replace("toy/wide-v0", reach_dataset).replace("Wide-v0", "Reach-v0")
+    (tmp_path / "small.yaml").write_text(config)
+    before = {path.name for path in tmp_path.iterdir()}
+    for folder in ("--run_dir=null", "--run_dir=runs/mine"):
+        arguments = [f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml", "--trainer.fast_dev_run=true", folder]
+        assert main(["fit", *arguments]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == before
+    assert "keeps nothing, not even a run folder" in caplog.text
