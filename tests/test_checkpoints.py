@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from awac_pl import AWAC
 from awac_pl.algorithms.checkpoints import load_module
-from awac_pl.callbacks.checkpointing import DurableCheckpointIO
+from awac_pl.callbacks.checkpointing import DurableCheckpointIO, monitor_what_is_known
 from awac_pl.commands.main import main
 from awac_pl.datasets.from_runs import record_replay
-from awac_pl.envs.tasks import find_task
+from awac_pl.envs.tasks import find_task, inspect_spaces
 from awac_pl.errors import AwacError
+from awac_pl.runs.metrics import read_metrics
 from tests.conftest import REACH, ROOT, WIDE_CONFIG
 
 OLD = Path(__file__).parent / "data/checkpoint-0.1.0.ckpt"
@@ -98,3 +100,25 @@ def test_a_flipped_bit_in_the_weights_is_found(tmp_path: Path) -> None:
     (tmp_path / "flipped.ckpt").write_bytes(data)
     with pytest.raises(AwacError, match=r"flipped.ckpt: cannot be read as a checkpoint \(.* is damaged\)"):
         load_module(tmp_path / "flipped.ckpt")
+
+
+def test_best_is_chosen_by_the_return_where_success_is_unknown(caplog: pytest.LogCaptureFixture) -> None:
+    """Its rate would be NaN, and the first checkpoint the best one for ever."""
+    for name, monitor, chosen in (
+        ("Wide", "eval/success_rate", "eval/episode_return"),
+        ("Wide", "eval/episode_length", "eval/episode_length"),
+        ("Reach", "eval/success_rate", "eval/success_rate"),
+    ):
+        task, checkpoint = find_task(f"tests.toy:{name}-v0"), ModelCheckpoint(monitor=monitor, mode="max")
+        monitor_what_is_known(checkpoint, task, inspect_spaces(task))
+        assert checkpoint.monitor == chosen
+    assert len(caplog.messages) == 1
+    assert "reports no success: best.ckpt is the one of the highest eval/episode_return" in caplog.messages[0]
+
+
+def test_a_run_without_success_keeps_its_best_checkpoint(wide_run: Path) -> None:
+    rows = read_metrics(wide_run / "metrics.csv")
+    best = max(rows, key=lambda row: row["eval/episode_return"])
+    state = torch.load(wide_run / "checkpoints/best.ckpt", weights_only=True)
+    assert state["epoch"] == best["epoch"]
+    assert any("eval/episode_return" in key for key in state["callbacks"])

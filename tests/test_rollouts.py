@@ -103,6 +103,13 @@ def test_success_by_another_key_and_by_one_that_comes_and_goes() -> None:
         np.testing.assert_array_equal(np.array([episode.rewards for episode in episodes]), successes - 1.0)
 
 
+def test_success_told_as_a_number_ends_an_episode() -> None:
+    options = {"terminate_on_success": True}
+    episodes = rollout("tests.toy:GoalReach-v0", 0, constant_policy(3), list(range(20)), **options)
+    assert any(episode.terminated[-1] for episode in episodes)
+    assert all(episode.success[:-1].sum() == 0 for episode in episodes)
+
+
 def test_observations_that_are_too_large_are_named() -> None:
     with pytest.raises(RolloutError, match=r"Huge-v0: seed 1: step 0: the observation reaches .*e\+11, more than 1e\+08"):
         rollout("tests.toy:Huge-v0", 0, constant_policy(), [1])

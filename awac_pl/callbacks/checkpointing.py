@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from awac_pl.algorithms.checkpoints import read_checkpoint
+from awac_pl.envs.tasks import Spaces, Task, knows_success
 from awac_pl.errors import first_line
 from awac_pl.files import replacing
 from awac_pl.runs.folder import PREVIOUS
+
+log = logging.getLogger(__name__)
+
+
+def monitor_what_is_known(checkpoint: ModelCheckpoint, task: Task, spaces: Spaces) -> None:
+    """Choose ``best.ckpt`` by the return where success is unknown. Its rate is NaN, so the first checkpoint would stay."""
+    monitor = checkpoint.monitor or ""
+    if monitor.startswith("eval/success") and not knows_success(task, spaces):
+        checkpoint.monitor = "eval/episode_return"
+        rank_zero_only(log.warning)(
+            "%s reports no success: best.ckpt is the one of the highest eval/episode_return, not %s; if info reports it "
+            "under another name than success or is_success, name it with data.success_key", task.env_id, monitor,
+        )  # fmt: skip
 
 
 class DurableCheckpointIO(TorchCheckpointIO):

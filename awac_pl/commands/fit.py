@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from awac_pl.algorithms.awac import AWAC
-from awac_pl.callbacks.checkpointing import DurableCheckpointIO
+from awac_pl.callbacks.checkpointing import DurableCheckpointIO, monitor_what_is_known
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
@@ -170,6 +170,7 @@ class AwacCLI(LightningCLI):
         """Add the run's files, the progress bar and MLflow."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
+            monitor_what_is_known(self.config_init[self.subcommand].checkpoint, self.datamodule.task, self.datamodule.spaces)
             tags = {"task": config.data.task, "preset": config.preset, "seed": str(config.seed_everything)}
             self.config_init[self.subcommand].trainer.callbacks = [
                 Stopping(),  # first: it saves what the others clear on an exception

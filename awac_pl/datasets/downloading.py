@@ -26,7 +26,8 @@ def fetch_dataset(dataset_id: str) -> None:
     if not any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")) and not _reachable(host):
         raise DatasetError(
             f"dataset '{dataset_id}' is not in {local_root()} and {host} cannot be reached; download it where there is a "
-            f"network (minari download {dataset_id}) and copy its folder there.{nearest(dataset_id, dataset_ids())}"
+            f"network (minari download {dataset_id}) and copy its folder there, or bring your own (awac data import FILE "
+            f"--task TASK --to mine/name-v0) and name it in data.datasets.{nearest(dataset_id, dataset_ids())}"
         )
     import minari
 

@@ -185,7 +185,7 @@ def inspect_spaces(task: Task) -> Spaces:
         spaces = _inspect(environment, task)
     finally:
         environment.close()
-    if not _knows_success(task, spaces) and (task.reward == "binary" or task.terminate_on_success):
+    if not knows_success(task, spaces) and (task.reward == "binary" or task.terminate_on_success):
         raise AwacError(
             f"{task.env_id}: reports no success; use reward: environment and terminate_on_success: false, or name the key "
             "of info that reports it with success_key"
@@ -227,10 +227,11 @@ def _inspect(environment: gymnasium.Env, task: Task) -> Spaces:
 
 def uses_binary_reward(task: Task, spaces: Spaces) -> bool:
     """Whether this task is rewarded with ``success - 1``."""
-    return task.reward == "binary" or (task.reward == "auto" and _knows_success(task, spaces))
+    return task.reward == "binary" or (task.reward == "auto" and knows_success(task, spaces))
 
 
-def _knows_success(task: Task, spaces: Spaces) -> bool:
+def knows_success(task: Task, spaces: Spaces) -> bool:
+    """Whether each step of an episode is a success, or not; it can be unknown."""
     return spaces.success_key is not None or task.success is not None
 
 
@@ -261,7 +262,7 @@ def judge(task: Task, binary: bool, success: Any, reward: Any, terminated: Any) 
     if binary and success is not None:
         reward, terminated = np.asarray(success, np.float32) - 1, np.zeros(np.shape(success), dtype=bool)
     if task.terminate_on_success and success is not None and terminated is not None:
-        terminated = terminated | success
+        terminated = terminated | np.asarray(success, dtype=bool)
     return reward, terminated
 
 

@@ -1,0 +1,81 @@
+"""A goal environment, from a dataset of dicts to a policy that is deployed."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium
+import minari
+import numpy as np
+import pytest
+from minari.data_collector import EpisodeBuffer
+
+from awac_pl.commands.main import main
+from awac_pl.datasets.catalog import read_metadata
+from awac_pl.datasets.inspection import inspect_dataset
+from awac_pl.datasets.minari_io import load_dataset, save_dataset
+from awac_pl.deploy.runner import PolicyRunner
+from awac_pl.envs.tasks import find_task, inspect_spaces
+from awac_pl.errors import DatasetError
+from tests.conftest import ROOT, WIDE_CONFIG
+
+
+@pytest.fixture
+def goal_dataset(datasets_root: Path) -> str:
+    """Episodes of a goal environment, as Minari's collector records them without its option ``record_infos``."""
+    environment, buffers = gymnasium.make("tests.toy:GoalReach-v0"), []
+    for seed in range(5):
+        rows, actions, rewards = [environment.reset(seed=seed)[0]], [], []
+        for _ in range(10):
+            actions.append(np.clip(-rows[-1]["observation"] / 0.3, -1, 1).astype(np.float32))
+            observation, reward, *_ = environment.step(actions[-1])
+            rows.append(observation)
+            rewards.append(reward)
+        named = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+        ends = {"terminations": [False] * 10, "truncations": [False] * 9 + [True]}
+        buffers.append(EpisodeBuffer(id=seed, observations=named, actions=np.array(actions), rewards=rewards, **ends))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        minari.create_dataset_from_buffers("toy/goal-v0", buffers, env=environment)
+    return "toy/goal-v0"
+
+
+def test_a_goal_dataset_is_read_and_inspected_with_success_from_its_goals(goal_dataset: str) -> None:
+    task = find_task("tests.toy:GoalReach-v0")
+    spaces = inspect_spaces(task)
+    dataset = load_dataset(goal_dataset, task, spaces)
+    for episode in dataset.episodes:
+        achieved, desired = episode.observations[1:, :2].T
+        np.testing.assert_array_equal(episode.success, np.abs(achieved - desired) < 0.1)
+        np.testing.assert_array_equal(episode.rewards, episode.success - 1.0)
+    assert any(episode.success.any() for episode in dataset.episodes)
+    report = inspect_dataset(goal_dataset, task)
+    assert (report["observation_dim"], report["fits"]) == ([3], True)
+    save_dataset("toy/flat-v0", dataset.episodes, task, spaces, {})
+    assert read_metadata("toy/flat-v0")["observation_layout"] == spaces.observation_layout
+    other = replace(spaces, observation_layout=spaces.observation_layout[::-1])
+    with pytest.raises(DatasetError, match=r"holds observations of achieved_goal \(1\), .*, the task has observation \(1\)"):
+        load_dataset("toy/flat-v0", task, other)
+
+
+def test_a_goal_environment_from_its_dataset_to_its_deployment(
+    goal_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = "tests.toy:GoalReach-v0"
+    (tmp_path / "goal.yaml").write_text(WIDE_CONFIG.replace("tests.toy:Wide-v0", task).replace("toy/wide-v0", goal_dataset))
+    assert main(["fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=goal.yaml", "--video.episodes=0"]) == 0
+    assert main(["export", "--ckpt_path", "runs/wide/checkpoints/last.ckpt", "--to", "exported"]) == 0
+    contract = json.loads(Path("exported/contract.json").read_text())
+    names = ["achieved_goal", "desired_goal", "observation"]
+    assert contract["observation"]["layout"] == [{"key": name, "size": 1} for name in names]
+    assert (contract["observation"]["names"], contract["success_key"]) == (names, "is_success")
+    runner = PolicyRunner.load("exported", action_limits=(-1, 1), backend="numpy")
+    named = {"observation": [0.3], "achieved_goal": [0.7], "desired_goal": [0.4]}
+    np.testing.assert_array_equal(runner.act(named), runner.act([0.7, 0.4, 0.3]))
+    capsys.readouterr()
+    assert main(["deploy", "exported", "--env", task, "--action_limits", "contract", "--episodes", "3"]) == 0
+    assert "of 3" in next(line for line in capsys.readouterr().out.splitlines() if "successes" in line)
