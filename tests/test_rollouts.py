@@ -111,7 +111,9 @@ def test_success_told_as_a_number_ends_an_episode() -> None:
 
 
 def test_observations_that_are_too_large_are_named() -> None:
-    with pytest.raises(RolloutError, match=r"Huge-v0: seed 1: step 0: the observation reaches .*e\+11, more than 1e\+08"):
+    with pytest.raises(
+        RolloutError, match=r"Huge-v0: seed 1: step 0: the observation reaches .*e\+(19|20), more than 1e\+15"
+    ):
         rollout("tests.toy:Huge-v0", 0, constant_policy(), [1])
 
 
@@ -131,7 +133,7 @@ def test_a_worker_that_dies_is_replaced_and_its_seeds_run_again(tmp_path: Path, 
 
 
 def test_a_seed_that_always_kills_is_given_up() -> None:
-    with pytest.raises(RolloutError, match="seed 7: the worker died 3 times in a row"):
+    with pytest.raises(RolloutError, match="seed 7: the worker died 3 times in a row in its first job; does your script"):
         rollout("tests.toy:AlwaysDeadly-v0", 1, constant_policy(), [7])
 
 

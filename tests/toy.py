@@ -222,7 +222,7 @@ class Huge(Reach):
     """Observations in a unit that is far too small."""
 
     def _observation(self):
-        return super()._observation() * 1e12
+        return super()._observation() * 1e20
 
 
 class Raising(Reach):

@@ -105,8 +105,8 @@ def _check_sizes(columns: Mapping[str, np.ndarray], where: str) -> None:
             place = np.unravel_index(int(largest.argmax()), column.shape)
             row, value = int(place[0]), f"{column[place]:.3g}"
             raise DatasetError(
-                f"{where}: {name} of row {row} reach {value}; above {LARGEST_VALUE:g} no loss stays finite. Correct the "
-                "file, use other units, or leave the episode out"
+                f"{where}: {name} of row {row} reach {value}; above {LARGEST_VALUE:g} a loss overflows. Correct the file, "
+                "use other units, or leave the episode out"
             )
 
 

@@ -15,8 +15,8 @@ from awac_pl.errors import AwacError, first_line, without_credentials
 _PACKAGE = str(Path(__file__).parents[1])
 _LIBRARIES = re.compile(r"^<|[/\\](gymnasium|numpy)[/\\]|[/\\]lib[/\\]python[\d.]+[/\\](?!site-packages)")
 NO_STEP = "step() returned no (observation, reward, terminated, truncated, info)"
-#: Largest observation, action and reward to learn from. Beyond it the squares in a loss and in Adam overflow float32.
-LARGEST_VALUE = 1e8
+#: Largest observation, action and reward to learn from. Products of such values in a loss still fit float32.
+LARGEST_VALUE = 1e15
 
 
 class RolloutError(AwacError, RuntimeError):

@@ -22,6 +22,8 @@ Factory = Callable[[], Callable[[Any], Any]]
 FIRST_TIMEOUT, LEAST_TIMEOUT = 600.0, 60.0
 #: A job may take so many times as long as the longest one before it.
 PATIENCE = 20
+#: What often kills a worker before its first answer: it imports the script that started it.
+_YOUNG = " in its first job; does your script start its work below if __name__ == '__main__':? 0 workers show the cause"
 
 
 class WorkerError(RuntimeError):
@@ -132,13 +134,14 @@ class Executor:
                         self._longest = max(self._longest, time.monotonic() - started[connection])
                     self._proven.add(connection)
                 except (EOFError, OSError):
+                    hint = "" if connection in self._proven or connection in late else _YOUNG
                     self._replace(connection)
                     if attempt < self.attempts and error is None:
                         waiting.appendleft((index, attempt + 1))
                         continue
                     what = f"took longer than {limits[connection]:.0f} s" if connection in late else "died"
                     times = f" {attempt} times in a row" if attempt > 1 else ""
-                    failed, outcome = True, WorkerError(f"{name(jobs[index])}: the worker {what}{times}")
+                    failed, outcome = True, WorkerError(f"{name(jobs[index])}: the worker {what}{times}{hint}")
                 if failed:
                     error = error or outcome
                     waiting.clear()
