@@ -345,7 +345,8 @@ def test_named_observations_of_minari(reach, old_minari: Path, monkeypatch: pyte
     spaces = replace(reach[1], observation_dim=3, observation_layout=layout)
     task = replace(reach[0], success=lambda rows: rows[:, 0] > 0)
     (episode,) = load_dataset("dict-v0", task, spaces, any_environment=True, num_episodes=1).episodes
-    np.testing.assert_array_equal(episode.observations, np.hstack([stored["observation"], stored["goal"]]))
+    wanted = np.hstack([stored["observation"], stored["goal"]]).astype(np.float32)
+    np.testing.assert_array_equal(episode.observations, wanted)
     for changed, message in (
         ([{"key": "observation", "size": 1}, {"key": "goal", "size": 2}], "'observation' has 2 values, the task needs 1"),
         ([{"key": "observation", "size": 2}, {"key": "gaol", "size": 1}], "no observation key 'gaol'. Did you mean 'goal'"),

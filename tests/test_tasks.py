@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from awac_pl.envs.goals import goal_rewards, goal_success
 from awac_pl.envs.observations import as_vector, environment_layout, layout_of
 from awac_pl.envs.tasks import TASKS, find_task, inspect_spaces, make_environment, scale_action, unscale_action
 from awac_pl.errors import AwacError
+from awac_pl.parallel.interruption import Interrupted
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -96,6 +99,23 @@ def test_goals_tell_reward_and_success_that_were_not_recorded() -> None:
     assert goal_rewards(task, spaces, states).tolist() == [0, -1]
     assert goal_success(task, spaces, states).tolist() == [True, False]
     assert goal_success(find_task("tests.toy:Reach-v0"), inspect_spaces(find_task("tests.toy:Reach-v0")), states) is None
+
+
+def test_a_module_that_ends_the_program_is_an_error_and_a_signal_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, content, message in (
+        ("ends", "import sys\nsys.exit(3)", r"cannot be made: SystemExit\(3\) at .*ends.py:2"),
+        ("wrong", "def f(:", "cannot be made: SyntaxError: invalid syntax at .*wrong.py:1"),
+        ("lacks", "\nimport no_such_simulator", "ModuleNotFoundError.*no_such_simulator.* at .*lacks.py:2"),
+    ):
+        (tmp_path / f"{name}.py").write_text(content)
+        with pytest.raises(AwacError, match=message):
+            make_environment(find_task(f"{name}:Robot-v0"))
+    (tmp_path / "signalled.py").write_text("from awac_pl.parallel.interruption import Interrupted\nraise Interrupted(15)")
+    with pytest.raises(Interrupted):
+        make_environment(find_task("signalled:Robot-v0"))
 
 
 def test_a_named_key_of_success_and_a_typing_mistake_in_it(caplog: pytest.LogCaptureFixture) -> None:

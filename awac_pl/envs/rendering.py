@@ -178,7 +178,9 @@ def _open(task: Task, size: tuple[int, int]) -> gymnasium.Env:
     """The environment, drawing at this size if it accepts one."""
     try:
         environment = make_environment(task, render_mode="rgb_array", width=size[0], height=size[1])
-    except TypeError:
+    except AwacError as error:
+        if not isinstance(error.__cause__, TypeError):
+            raise
         environment = make_environment(task, render_mode="rgb_array")
     renderer = getattr(environment.unwrapped, "mujoco_renderer", None)
     if renderer is not None:

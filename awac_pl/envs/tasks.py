@@ -16,6 +16,7 @@ from awac_pl.envs import adroit
 from awac_pl.envs.faults import step_fault, why_not_made
 from awac_pl.envs.observations import environment_layout, layout_of
 from awac_pl.errors import AwacError, nearest
+from awac_pl.parallel.interruption import Interrupted
 
 if TYPE_CHECKING:
     import gymnasium
@@ -158,6 +159,8 @@ def make_environment(task: Task, **kwargs: Any) -> gymnasium.Env:
         kwargs["max_episode_steps"] = task.horizon
     try:
         environment = gymnasium.make(task.env_id, disable_env_checker=True, **kwargs)
+    except Interrupted:
+        raise
     except (Exception, SystemExit) as error:
         raise AwacError(f"{task.env_id}: cannot be made: {why_not_made(task.env_id, error)}") from error
     observation_space, action_space = environment.observation_space, environment.action_space
