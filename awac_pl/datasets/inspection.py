@@ -57,7 +57,7 @@ def inspect_dataset(
             (raw for raw, _ in stored_episodes(data_file(source), partial(_read_all, task=task, spaces=spaces))),
             read_metadata(source),
         )
-    recordings = list(tqdm(stream, desc="reading", unit="episode", disable=not progress, leave=False, delay=1))
+    recordings = list(tqdm(stream, desc="reading", unit="episode", disable=not progress or None, leave=False, delay=1))
     if not recordings:
         raise DatasetError(f"{source}: has no episodes")
     report = _sizes(recordings, spaces) | {"not_finite": _not_finite(recordings), "too_large": _too_large(recordings)}

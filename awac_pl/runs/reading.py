@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,7 +92,7 @@ class Run:
         return tuple(_notes(self))
 
 
-def weighted(dataset: dict[str, Any]) -> str:
+def weighted(dataset: Mapping[str, Any]) -> str:
     """`` weighted 20 times`` of a manifest's dataset; empty where its transitions count once."""
     weight = str(dataset.get("weight", 1)).removesuffix(".0")
     return "" if weight == "1" else f" weighted {weight} times"
