@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning
 
+from awac_pl.algorithms.base import Learner
 from awac_pl.datasets.catalog import read_metadata
 from awac_pl.envs.tasks import uses_binary_reward
 from awac_pl.replay.data_module import ReplayDataModule
@@ -60,7 +61,8 @@ def _plan(trainer: lightning.Trainer, data: ReplayDataModule) -> list[str]:
         f"evaluation: every {every} epochs, {evaluations.episodes} episodes "
         f"({evaluations.milestone_episodes} after pretraining, at 50k, 100k, … steps and at the end)"
     )
-    return plan + ([f"{trainer.current_epoch} epochs are done already"] if trainer.current_epoch else [])
+    done = int(cast(Learner, trainer.lightning_module).updates)
+    return plan + ([f"goes on after {done:,} updates"] if done else [])
 
 
 def evaluation_line(row: Mapping[str, float]) -> str:

@@ -21,7 +21,8 @@ from awac_pl.replay.data_module import ReplayDataModule
 log = logging.getLogger(__name__)
 
 #: Room for the bar itself; what else there is to show has to fit beside it.
-BAR_WIDTH = 10
+BAR_WIDTH = 8
+BAR = "{desc} {percentage:3.0f}%|{bar}|"
 #: Seconds; for less nobody asks.
 LONG = 10.0
 
@@ -62,8 +63,8 @@ class AwacProgressBar(ProgressBar):
         self._goal = _goal(trainer, pl_module)
         if trainer.is_global_zero and sys.stderr.isatty():
             self._bar = self._shown.enter_context(
-                tqdm(total=self._goal, initial=_updates(pl_module), dynamic_ncols=True, leave=False,
-                     bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}")
+                tqdm(desc=_place(trainer), total=self._goal, initial=_updates(pl_module), dynamic_ncols=True, leave=False,
+                     bar_format=BAR)
             )  # fmt: skip
             self._shown.enter_context(logging_redirect_tqdm())
 
@@ -136,7 +137,7 @@ class AwacProgressBar(ProgressBar):
             if len(text) + len(part) + 2 <= room:
                 text += f", {part}" if text else part
         bar.set_description_str(place, refresh=False)
-        bar.set_postfix_str(text, refresh=False)
+        bar.bar_format = f"{BAR} {text}"
         bar.update(_updates(pl_module) - bar.n)
         if trainer.validating:
             bar.refresh()
@@ -147,7 +148,7 @@ class AwacProgressBar(ProgressBar):
         left, lower_bound = self._left(trainer, pl_module)
         time_left = [f"{'over ' if lower_bound else ''}{tqdm.format_interval(left)} left"] if math.isfinite(left) else []
         phase = "evaluating" if trainer.validating else metrics.pop("phase")
-        eval_success = [f"eval success {metrics['eval success']}"] if "eval success" in metrics else []
+        eval_success = [f"success {metrics['eval success']}"] if "eval success" in metrics else []
         others = [f"{value} {name}" for name, value in metrics.items() if name.endswith("/s")]
         training = [f"training success {metrics['training success']}"] if "training success" in metrics else []
         return [*time_left, phase, *eval_success, *others, *training]
