@@ -7,7 +7,6 @@ import logging
 import math
 from pathlib import Path
 
-import pytest
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from awac_pl.callbacks.interaction import EnvironmentInteraction

@@ -16,7 +16,7 @@ def origin_tables(runs: Sequence[Run], groups: Sequence[SeedGroup]) -> list[Tabl
         "Runs",
         map(_run_row, runs),
         "The same seed gives the same numbers on the same processor with the same versions. Another processor rounds "
-        "otherwise, and the run takes another course: pen with preset quick and seed 0 ended at 0.90, 0.93 and 0.95 on "
+        "otherwise, and the run takes another course. Pen with preset quick and seed 0 ended at 0.90, 0.93 and 0.95 on "
         "three processors, which is as far apart as seeds are.",
     )
     return [table, _dataset_table(runs), *differing, _version_table(runs)]
