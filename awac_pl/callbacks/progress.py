@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 #: Room for the bar itself; what else there is to show has to fit beside it.
 BAR_WIDTH = 8
 BAR = "{desc} {percentage:3.0f}%|{bar}|"
+#: Seconds between two pictures of the bar.
+REFRESH = 0.1
 #: Seconds; for less nobody asks.
 LONG = 10.0
 
@@ -30,19 +32,18 @@ LONG = 10.0
 class AwacProgressBar(ProgressBar):
     """Shows the whole run: epoch, time left, phase, speeds, and the success of the last evaluation and the last block.
 
-    In a terminal it is a bar, and messages appear above it. Elsewhere it is one line per ``seconds``.
+    In a terminal it is a bar, and messages appear above it. Elsewhere it is a line from time to time.
 
     Args:
-        refresh_rate: training steps (chunks) between refreshes of the bar.
         seconds: between two lines.
     """
 
-    def __init__(self, refresh_rate: int = 1, seconds: float = 60.0) -> None:
+    def __init__(self, seconds: float = 60.0) -> None:
         super().__init__()
-        self.refresh_rate, self.seconds = refresh_rate, seconds
+        self.seconds = seconds
         self._started = (0, 0.0)
         self._pace = {False: (0, 0.0), True: (0, 0.0)}  # online or not: epochs of this start, their seconds
-        self._epoch_began = self._last_line = 0.0
+        self._epoch_began = self._latest = 0.0
         self._goal: int | None = None
         self._bar: tqdm | None = None
         self._shown = contextlib.ExitStack()
@@ -59,7 +60,7 @@ class AwacProgressBar(ProgressBar):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Show the bar where somebody looks at it."""
-        self._epoch_began = self._last_line = time.monotonic()
+        self._epoch_began = self._latest = time.monotonic()
         self._goal = _goal(trainer, pl_module)
         if trainer.is_global_zero and sys.stderr.isatty():
             self._bar = self._shown.enter_context(
@@ -75,11 +76,12 @@ class AwacProgressBar(ProgressBar):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any) -> None:
         """Refresh the bar, or write a line if one is due."""
+        if not trainer.is_global_zero or time.monotonic() - self._latest < (self.seconds if self._bar is None else REFRESH):
+            return  # reading the module's counters makes a GPU wait
+        self._latest = time.monotonic()
         if self._bar is not None:
-            if self.refresh_rate and trainer.fit_loop.epoch_loop.batch_idx % self.refresh_rate == 0:
-                self._refresh(trainer, pl_module)
-        elif trainer.is_global_zero and time.monotonic() - self._last_line >= self.seconds:
-            self._last_line = time.monotonic()
+            self._refresh(trainer, pl_module)
+        else:
             log.info("%s", ", ".join([_place(trainer), *self._parts(trainer, pl_module)]))
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -138,9 +140,8 @@ class AwacProgressBar(ProgressBar):
                 text += f", {part}" if text else part
         bar.set_description_str(place, refresh=False)
         bar.bar_format = f"{BAR} {text}"
-        bar.update(_updates(pl_module) - bar.n)
-        if trainer.validating:
-            bar.refresh()
+        bar.n = _updates(pl_module)
+        bar.refresh()
 
     def _parts(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> list[str]:
         """What to show, the most important first."""
