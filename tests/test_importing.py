@@ -280,6 +280,28 @@ def test_the_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
     assert inspect_dataset("awac/pen/expert-v0", PEN)["findings"] == []
 
 
+def test_the_doctor_says_what_a_policy_can_learn(tmp_path: Path) -> None:
+    # 4 episodes of 6 steps; a policy has 4. One succeeds at step 3, one at step 5, two never.
+    rows = [observations(6, success, seed) for seed, success in enumerate((3, 5, None, None))]
+    np.savez(tmp_path / "late.npz", observations=rows, actions=[1.5 * actions(6, seed) for seed in range(4)])
+    task = find_task("pen", horizon=4)
+    report = inspect_dataset(tmp_path / "late.npz", task)
+    successes = [success.sum() for success in (task.success(row[1:]) for row in rows)]
+    assert report["training"] == {
+        "horizon": 4, "longer": 4, "longer_share": 1.0, "later_share": pytest.approx(8 / 24), "succeed": 2,
+        "succeed_in_time": 1, "rewarded_share": pytest.approx(sum(successes) / 24), "clipped_at_import": None,
+    }  # fmt: skip
+    found = {finding["finding"]: finding["remedy"] for finding in report["findings"]}
+    longer = "4 of 4 episodes are longer than the task's 4 steps; 33 % of the steps lie behind them"
+    assert "--data.horizon=6 gives the policy as much time" in found[longer]
+    (few,) = (remedy for finding, remedy in found.items() if finding.startswith("1 of 4 episodes succeed within 4 steps (2"))
+    assert "'--data.datasets={mine/name-v0: 20.0, …}'" in few
+    import_dataset(tmp_path / "late.npz", "mine/late-v0", PEN, progress=False)
+    assert any(
+        "% of the action values were clipped at import" in line for line in inspect_dataset("mine/late-v0", PEN)["expect"]
+    )
+
+
 def test_the_doctor_knows_another_tasks_data() -> None:
     (finding, *_) = inspect_dataset("awac/door/expert-v0", PEN)["findings"]
     assert finding["finding"] == "observations of [39], actions of [28]; AdroitHandPenSparse-v1 needs 45 and 24"

@@ -18,6 +18,7 @@ from awac_pl.report import page as report
 from awac_pl.report import published
 from awac_pl.report.figures import GRAY, band, curve, draw, explain, save
 from awac_pl.report.page import write_report
+from awac_pl.report.statistics import wilson_interval
 from awac_pl.runs.grouping import SeedGroup, group_runs
 from awac_pl.runs.reading import read_runs
 from tests.run_folders import make_rows, make_run
@@ -128,6 +129,57 @@ def test_published_curves_only_when_asked_for(tmp_path: Path) -> None:
 def test_one_evaluation_is_a_point_with_its_interval(tmp_path: Path) -> None:
     figure = draw(groups_of(make_run(tmp_path / "run", make_rows([0.2]))), "success_rate")
     assert len(figure.axes[0].containers) == 1
+
+
+@pytest.mark.parametrize("rates", [[1.0], [0.0], [0.9, 0.9, 0.9], [1.0, 1.0, 1.0], [math.nan], [1.0, 0.5], []])
+@pytest.mark.parametrize("without", ["", "eval/success_rate", "eval/episode_return", "eval/episodes"])
+def test_whatever_one_evaluation_says_has_a_page(tmp_path: Path, rates: list[float], without: str) -> None:
+    for seed, rate in enumerate(rates):
+        rows = [{name: value for name, value in row.items() if name != without} for row in make_rows([rate])]
+        make_run(tmp_path / f"runs/{seed}", rows, seed=seed)
+    make_run(tmp_path / "runs/empty", [], seed=9)
+    write_report([tmp_path / "runs"], tmp_path / "page.html")
+    assert "empty: no epoch has ended" in (tmp_path / "page.html").read_text()
+
+
+def test_an_interval_holds_its_rate() -> None:
+    for episodes in range(1, 200):
+        assert wilson_interval(episodes, episodes)[1] == 1
+        assert wilson_interval(0, episodes)[0] == 0
+
+
+def test_an_epoch_that_was_evaluated_twice_counts_once(tmp_path: Path) -> None:
+    rows = make_rows([0.1, 0.2, 0.4])
+    rows[1]["epoch"] = 0
+    rows[2]["eval/episodes"] = 0.0  # every episode failed
+    (group,) = groups_of(make_run(tmp_path / "run", rows))
+    assert curve(group.runs, "success_rate")[1].tolist() == [[0.2]]
+    draw([group], "success_rate")
+
+
+def test_success_goes_from_0_to_1_and_marks_say_how_many_episodes(tmp_path: Path) -> None:
+    rows = make_rows([0.9, 0.91, 0.92, 0.93])
+    for row, episodes in zip(rows, (4, 20, 100, 20), strict=True):
+        row["eval/episodes"] = float(episodes)
+    few = make_run(tmp_path / "few", make_rows([0.9, 0.91]), config={"model": {"temperature": 2}})
+    groups = groups_of(make_run(tmp_path / "run", rows), few)
+    (axes,) = (figure := draw(groups, "success_rate")).axes
+    assert axes.get_ylim() == (-0.02, 1.02)
+    assert "100 episodes (small: 4 to 20)" in [text.get_text() for text in figure.legends[0].get_texts()]
+    large = [line for line in axes.lines if line.get_markersize() == 7 and line.get_linestyle() == "None"]
+    assert sorted(list(line.get_xdata()) for line in large) == [[], [10]]
+    assert "large marks: evaluations of 100 episodes; small marks: of 4 to 20" in explain(groups, "success_rate").lower()
+
+
+def test_runs_that_weight_their_data_otherwise_are_others(tmp_path: Path) -> None:
+    data = {"id": "awac/door/human-v0", "sha256": "ab", "episodes": 25}
+    plain = make_run(tmp_path / "plain", make_rows([0.2]), datasets=[data])
+    heavy = make_run(tmp_path / "heavy", make_rows([0.2]), datasets=[data | {"weight": 20.0}])
+    assert [group.title for folder in (plain, heavy) for group in groups_of(folder)] == [
+        "pen, preset quick, 25 episodes of awac/door/human-v0, 1 seed",
+        "pen, preset quick, 25 episodes of awac/door/human-v0 weighted 20 times, 1 seed",
+    ]
+    assert len(groups_of(plain, heavy)) == 2
 
 
 def test_groups_differ_in_more_than_colour(tmp_path: Path) -> None:

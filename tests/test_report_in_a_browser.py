@@ -93,6 +93,14 @@ def test_wide_tables_scroll_in_their_own_place(browser, page_file: Path) -> None
     page.close()
 
 
+def test_no_column_hides_on_a_desk(browser, page_file: Path) -> None:
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(page_file.as_uri())
+    boxes = page.evaluate("[...document.querySelectorAll('.scroll')].map(box => [box.scrollWidth, box.clientWidth])")
+    assert all(inner <= outer for inner, outer in boxes)
+    page.close()
+
+
 def test_what_is_folded_unfolds(browser, page_file: Path) -> None:
     page = browser.new_page(viewport={"width": 400, "height": 900})
     page.goto(page_file.as_uri())

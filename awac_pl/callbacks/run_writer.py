@@ -20,6 +20,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from awac_pl.algorithms.base import Learner
+from awac_pl.callbacks.messages import evaluation_line, introduction, summary
 from awac_pl.callbacks.usage import Usage
 from awac_pl.datasets.cloned import cloning_result
 from awac_pl.datasets.minari_io import data_file
@@ -30,8 +31,7 @@ from awac_pl.parallel.interruption import Interrupted
 from awac_pl.policies.products import processor
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.report.page import write_report
-from awac_pl.report.statistics import wilson_interval
-from awac_pl.runs.manifest import read_manifest
+from awac_pl.runs.manifest import Manifest, read_manifest
 from awac_pl.runs.metrics import append_metrics, read_metrics, write_metrics, x_axis
 from awac_pl.runs.summary import score_run
 from awac_pl.tracking.logger import RunFolderLogger
@@ -116,6 +116,7 @@ class RunWriter(Callback):
         }
         self._write_manifest(trainer)
         self._usage.measure(pl_module.device)  # the first epoch is measured from here
+        log.info("%s", introduction(trainer, data, cast(Manifest, self._manifest)))
         for logger in _uploading(trainer):
             logger.start()
 
@@ -173,19 +174,7 @@ class RunWriter(Callback):
 
     def summary(self, trainer: lightning.Trainer) -> str:
         """The success rate after each stage, and where to find the run."""
-        cloning, regret = self._manifest["cloning"] or {}, score_run(self.rows)["regret"]
-        evaluated = [row for row in self.rows if "eval/success_rate" in row]
-        offline = [row for row in evaluated if row["env_steps"] == 0]
-        online = [row for row in evaluated if row["env_steps"] > 0]
-        stages = [("after cloning", cloning.get("success_deterministic"), cloning.get("evaluation_episodes", 0))]
-        for name, rows in (("after pretraining", offline), ("after fine-tuning", online)):
-            stages += [(name, row["eval/success_rate"], row["eval/episodes"]) for row in rows[-1:]]
-        lines = ["", "success rate (any step of the episode, deterministic policy)"]
-        lines += [
-            f"  {name:<18} {_interval(rate, episodes)}" for name, rate, episodes in stages if rate is not None and episodes
-        ]
-        if math.isfinite(regret):
-            lines.append(f"  online training    regret {regret:.2f} (mean of 1 - success, with exploration noise)")
+        lines = ["", *summary(self.rows, self._manifest["cloning"] or {})]
         lines += ["", f"run folder  {trainer.default_root_dir}"]
         lines += [f"MLflow      {logger.how_to_look}" for logger in _uploading(trainer)]
         return "\n".join(lines)
@@ -207,7 +196,7 @@ class RunWriter(Callback):
             else:
                 _tolerate(logger.log_metrics, row, step=step)
         if "eval/success_rate" in row:
-            _report_evaluation(row)
+            log.info("%s", evaluation_line(row))
 
     def _finish(self, trainer: lightning.Trainer, status: str, error: str = "") -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -247,25 +236,6 @@ class RunWriter(Callback):
 
 def _uploading(trainer: lightning.Trainer) -> list[RunFolderLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, RunFolderLogger)]
-
-
-def _interval(rate: float, episodes: float) -> str:
-    if math.isnan(rate):
-        return "unavailable: the environment reports no success"
-    low, high = wilson_interval(rate * episodes, episodes)
-    return f"{rate:.2f}   95 % interval {low:.2f} to {high:.2f}, {episodes:.0f} episodes"
-
-
-def _report_evaluation(row: Mapping[str, float]) -> None:
-    rate = row["eval/success_rate"]
-    if math.isnan(rate):
-        result = f"return {row['eval/episode_return']:.1f} (success unavailable)"
-    else:
-        result = f"success {rate:.2f}, return {row['eval/episode_return']:.1f}"
-    log.info(
-        "epoch %d, %d updates, %d env steps: %s over %d episodes",
-        row["epoch"] + 1, row["updates"], row["env_steps"], result, row["eval/episodes"],
-    )  # fmt: skip
 
 
 def _with_prefix(trainer: lightning.Trainer, prefix: str) -> dict[str, float]:

@@ -152,12 +152,14 @@ def _inspect(options: argparse.Namespace) -> None:
         print(json.dumps(report, indent=2))
         return
     for name, value in report.items():
-        if name not in ("curves", "findings", "fits"):
+        if name not in ("curves", "findings", "fits", "expect"):
             print(f"{name:<20} {_plain(value)}")
     print()
     for finding in report["findings"]:
         print(f"! {finding['finding']}\n    {finding['remedy']}")
     number = len(report["findings"])
+    for sentence in report["expect"]:
+        print(f"> {sentence}")
     print(f"verdict: {number} finding{'s' if number > 1 else ''}" if number else "verdict: nothing is wrong")
 
 

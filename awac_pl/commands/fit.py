@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from awac_pl.algorithms.checkpoints import check_module, read_checkpoint
 from awac_pl.callbacks.checkpointing import DurableCheckpointIO, LastCheckpoint, monitor_what_is_known
 from awac_pl.callbacks.interaction import EnvironmentInteraction
+from awac_pl.callbacks.messages import measures
 from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
 from awac_pl.callbacks.stopping import Limits, Stopping, whole_epochs
@@ -137,7 +138,7 @@ class AwacCLI(LightningCLI):
         if config.ckpt_path not in (None, "last"):
             read_checkpoint(Path(config.ckpt_path), to_resume=self.subcommand == "fit")
         if self.subcommand != "fit":
-            config.trainer.logger = False
+            config.trainer.logger = config.verbose = False  # its table has no intervals
             return
         check_options(config.trainer)
         if config.checkpoint.monitor is None:
@@ -164,6 +165,12 @@ class AwacCLI(LightningCLI):
             check_configuration(Path(config.run_dir), config.as_dict(), meant=config.resume not in (None, "auto"))
         if config.ckpt_path is not None:
             read_checkpoint(Path(config.ckpt_path), to_resume=True)
+
+    def after_validate(self) -> None:
+        """Print the measures."""
+        print(measures(self.trainer.callback_metrics))
+
+    after_test = after_validate
 
     def _take_run_folder(self, config: Any) -> Path:
         """Choose and lock the run folder. Of several processes rank 0 does; the others get its path from the environment."""

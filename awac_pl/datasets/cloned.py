@@ -102,7 +102,7 @@ def clone_dataset(
 
 def roll_out(workers: RolloutWorkers, policy: Policy, seeds: range, title: str, progress: bool) -> list[Episode]:
     """Whole episodes of a policy, with a progress bar."""
-    with tqdm(total=len(seeds), desc=title, unit="episode", disable=not progress, leave=False) as bar:
+    with tqdm(total=len(seeds), desc=title, unit="episode", disable=not progress or None, leave=False) as bar:
         return workers.rollout(policy, seeds, whole_episodes=True, on_episode=bar.update)
 
 

@@ -66,7 +66,7 @@ def import_dataset(
     spaces = inspect_spaces(task)
     how = replace(how or Reading(), horizon=spaces.horizon, names=tuple(part["key"] for part in spaces.observation_layout))
     recordings = read_recordings(file, form, how)
-    recordings = tqdm(recordings, desc=f"reading {file.name}", disable=not progress, leave=False, delay=1)
+    recordings = tqdm(recordings, desc=f"reading {file.name}", disable=not progress or None, leave=False, delay=1)
     episodes, report = _relabel(recordings, str(file), task, spaces, how, success_from)
     origin = {"file": file.name, "format": form, "sha256": _digest(file), **report}
     metadata: dict[str, Any] = {"description": f"{len(episodes)} episodes imported from {file.name}", "origin": origin}

@@ -17,6 +17,7 @@ from awac_pl.datasets.formats import Reading, choose_format, read_recordings
 from awac_pl.datasets.minari_io import read_observations, stored_episodes
 from awac_pl.datasets.relabelling import RawEpisode
 from awac_pl.datasets.safe_hdf5 import read_array, read_group
+from awac_pl.datasets.suitability import expectations, suitability_findings, training_facts
 from awac_pl.envs.tasks import SUCCESS_KEYS, Spaces, Task, inspect_spaces, unscale_action
 from awac_pl.errors import DatasetError
 from awac_pl.files import replacing
@@ -42,8 +43,9 @@ def inspect_dataset(
     Returns:
         A report of plain values: ``episodes``, ``steps``, ``lengths``, ``observation_dim``, ``action_dim``, ``dtypes``,
         ``not_finite``, ``too_large``, ``actions``, ``ends``, ``success``, ``rewards``, ``constant_features``,
-        ``duplicates``, ``next_observations``, ``environment``, and ``findings``: what is wrong, each with a remedy.
-        ``curves`` has ``returns``, ``episode_lengths`` and ``episode_success`` of each episode.
+        ``duplicates``, ``next_observations``, ``training`` (see ``suitability``), ``expect``, ``environment``, and
+        ``findings``: what is wrong, each with a remedy. ``curves`` has ``returns``, ``episode_lengths`` and
+        ``episode_success`` of each episode.
 
     Raises:
         DatasetError: the source cannot be read, or has no episodes.
@@ -57,12 +59,14 @@ def inspect_dataset(
             (raw for raw, _ in stored_episodes(data_file(source), partial(_read_all, task=task, spaces=spaces))),
             read_metadata(source),
         )
-    recordings = list(tqdm(stream, desc="reading", unit="episode", disable=not progress, leave=False, delay=1))
+    recordings = list(tqdm(stream, desc="reading", unit="episode", disable=not progress or None, leave=False, delay=1))
     if not recordings:
         raise DatasetError(f"{source}: has no episodes")
     report = _sizes(recordings, spaces) | {"not_finite": _not_finite(recordings), "too_large": _too_large(recordings)}
     with np.errstate(over="ignore", invalid="ignore"):  # of absurd values, which are a finding
         report |= _contents(recordings, task, spaces, report)
+    report["training"] = training_facts(recordings, report.pop("successes"), spaces.horizon, metadata)
+    report["expect"] = list(expectations(report["training"], report["episodes"])) if report["fits"] else []
     facts = dict(recordings[0].facts)
     if layout := facts.pop("observation_layout", None):
         report["observation_keys"] = [f"{part['key']} ({part['size']})" for part in layout]
@@ -152,15 +156,17 @@ def _contents(recordings: Sequence[RawEpisode], task: Task, spaces: Spaces, size
         "truncated": sum(truncated for _, truncated in ends),
         "neither": sum(not any(pair) for pair in ends),
     }
-    stored = [bool(np.any(r.success)) for r in recordings if r.success is not None]
-    if len(stored) < len(recordings):
-        stored = []
+    stored_steps = [r.success for r in recordings if r.success is not None]
+    if len(stored_steps) < len(recordings):
+        stored_steps = []
+    stored = [bool(np.any(success)) for success in stored_steps]
     judged = [task.success(r.observations) for r in recordings] if fits and task.success is not None else []
     recomputed = [bool(np.any(success[1:])) for success in judged]
     report["success"] = {
         "stored": sum(stored) if stored else None,
         "recomputed": sum(recomputed) if judged else None,
     }
+    report["successes"] = [success[1:] for success in judged] or [np.atleast_1d(success) for success in stored_steps]
     report["rewards"] = _rewards(recordings, judged)
     if len(sizes["observation_dim"]) == 1:
         everything = np.concatenate([recording.observations for recording in recordings])
@@ -249,6 +255,7 @@ def _findings(report: dict[str, Any], source: str | Path, task: Task) -> Iterato
     stored, recomputed = report["success"]["stored"], report["success"]["recomputed"]
     if stored is not None and recomputed is not None and stored != recomputed:
         yield f"{stored} episodes are stored as successes, {recomputed} are successes", relabel
+    yield from suitability_findings(report, source)
     if recomputed == 0:
         yield "no episode succeeds", "clone and pretrain on episodes that succeed"
     if duplicates := report["duplicates"]:

@@ -59,7 +59,7 @@ def export_policy(checkpoint: Path, target: Path, *, task_name: str | None = Non
     target = target.resolve()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise AwacError(f"{target}: exists already; choose another folder, or remove it")
-    with tqdm(total=4, desc="export: checkpoint", unit="part", disable=not progress, leave=False) as bar:
+    with tqdm(total=4, desc="export: checkpoint", unit="part", disable=not progress or None, leave=False) as bar:
         state = read_checkpoint(checkpoint)
         module = load_module(checkpoint, state)
         policy = module.policy(deterministic=True)

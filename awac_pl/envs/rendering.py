@@ -92,7 +92,7 @@ def render_clips(
     first_problem: RenderingError | str | None = None
     for backend in _backends():
         renderer = partial(_Renderer, task, size, every, backend)
-        bar = tqdm(total=len(jobs), desc="rendering", unit="episode", disable=not progress, leave=False)
+        bar = tqdm(total=len(jobs), desc="rendering", unit="episode", disable=not progress or None, leave=False)
         try:
             with bar, closing(Executor(renderer, max(1, num_workers))) as workers:
                 clips = workers.map(jobs, bar.update)

@@ -84,7 +84,7 @@ def fit_clone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         actor = Actor(train[0].shape[1], train[1].shape[1])
-    with tqdm(total=max_updates, desc="cloning", unit="update", disable=not progress, leave=False) as bar:
+    with tqdm(total=max_updates, desc="cloning", unit="update", disable=not progress or None, leave=False) as bar:
         best, updates, stopped_at = _fit(actor, train, held_out, generator, max_updates, patience, check_every, bar)
     return Clone(
         actor=actor, normalizer=normalizer, updates=updates, held_out_log_prob=best,

@@ -23,6 +23,7 @@ from torchrl.data.replay_buffers.samplers import RandomSampler  # noqa: E402
 from torchrl.data.replay_buffers.storages import Storage  # noqa: E402
 
 log = logging.getLogger(__name__)
+logging.getLogger("torchrl").setLevel(logging.WARNING)  # it announces every storage, in colours
 
 #: Number of a dataset's episodes that are in memory at once while the buffer is filled.
 EPISODES_AT_A_TIME = 100

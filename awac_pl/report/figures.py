@@ -87,7 +87,7 @@ def band(runs: Sequence[Run], values: np.ndarray, measure: Measure) -> tuple[np.
 
 def explain(groups: Sequence[SeedGroup], measure: Measure, compare: bool = False) -> str:
     """A sentence that explains the lines, bands and marks of a figure."""
-    sizes = _evaluation_sizes(run for group in groups for run in group.runs)
+    sizes = _evaluation_sizes(run for group in groups for run in group.counted)
     seeds = {len(group.counted) for group in groups}
     parts = ["Thin lines: seeds; thick line: their mean"] if max(len(group.runs) for group in groups) > 1 else []
     if max(seeds) >= FEWEST_SEEDS:
@@ -98,12 +98,12 @@ def explain(groups: Sequence[SeedGroup], measure: Measure, compare: bool = False
         parts.append("a single seed has no band")
     if 2 in seeds:
         parts.append("two seeds have no band")
-    if sizes:
-        parts.append(
-            f"evaluations of {sizes[0]:.0f} episodes" + (f", large marks: {sizes[-1]:.0f}" if len(sizes) > 1 else "")
-        )
+    if len(sizes) == 1:
+        parts.append(f"evaluations of {sizes[0]:.0f} episodes")
+    elif sizes:
+        parts.append(f"large marks: evaluations of {sizes[-1]:.0f} episodes; small marks: of {_span(sizes[:-1])}")
     if any(run.pretraining_updates for group in groups for run in group.runs):
-        parts.append("negative steps: pretraining, minus the number of updates that remain")
+        parts.append("gray: pretraining, before the first environment step; there the axis counts thousands of updates")
     if compare and measure == "success_rate" and groups[0].task in published.SUCCESS:
         parts.append(published.SOURCE)
     text = "; ".join(parts)
@@ -123,15 +123,15 @@ def draw(groups: Sequence[SeedGroup], measure: Measure, *, title: str | None = N
         figure = Figure(layout="constrained")
         axes = figure.subplots()
         lines: list[Any] = []
+        largest = max(_evaluation_sizes(run for group in groups for run in group.counted), default=0.0)
         for group, style in zip(groups, STYLES * len(groups), strict=False):
-            lines += _draw_group(axes, group, measure, style, alone=len(groups) == 1)
+            lines += _draw_group(axes, group, measure, style, largest, alone=len(groups) == 1)
         others = _draw_published(axes, groups[0].task) if compare and measure == "success_rate" else []
         _mark_phases(axes, groups)
         axes.set_xlabel("environment steps (thousands)")
         axes.set_ylabel(LABELS[measure])
         if measure == "success_rate":
-            axes.set_ylim(top=1.02)
-            axes.set_ylim(bottom=max(-0.02, math.floor(10 * axes.get_ylim()[0]) / 10))
+            axes.set_ylim(-0.02, 1.02)
         axes.grid(axis="y", color=GRAY, alpha=0.25, linewidth=0.6)
         if title is None:
             title = groups[0].title if len(groups) == 1 else groups[0].task
@@ -170,8 +170,11 @@ def _render(figure: Figure, form: str, transparent: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_group(axes: Axes, group: SeedGroup, measure: Measure, style: tuple, *, alone: bool) -> list[Any]:
-    """Draw seeds, mean, band and cloned policy of one group. Returns the legend entry of the mean."""
+def _draw_group(axes: Axes, group: SeedGroup, measure: Measure, style: tuple, largest: float, *, alone: bool) -> list[Any]:
+    """Draw seeds, mean, band and cloned policy of one group. Returns the legend entry of the mean.
+
+    Evaluations of ``largest`` episodes have large marks.
+    """
     colour, line, mark = style
     if len(group.runs) > 1:
         for run in group.runs:
@@ -184,15 +187,15 @@ def _draw_group(axes: Axes, group: SeedGroup, measure: Measure, style: tuple, *,
     name = "" if alone else f"{clip(group.label, 70)}, "
     label = f"{name}mean of {number_of(len(values), 'seed')}" if len(values) > 1 else f"{name}seed {group.counted[0].seed}"
     axes.plot(x, mean, color=colour, linestyle=line, linewidth=2.4)
-    episodes = _largest_evaluations(group.counted)
-    large = episodes == episodes.max()
+    large = _largest_evaluations(group.counted) == largest
     axes.plot(x[large], mean[large], mark, color=colour, markersize=7)
     axes.plot(x[~large], mean[~large], mark, color=colour, markersize=4)
     ends = band(group.counted, values, measure)
     if ends is not None and len(x) > 1:
         axes.fill_between(x, *ends, color=colour, alpha=0.18, linewidth=0)
     elif ends is not None:
-        axes.errorbar(x, mean, [mean - ends[0], ends[1] - mean], color=colour, capsize=3)
+        lengths = np.maximum([mean - ends[0], ends[1] - mean], 0)  # equal seeds: the bootstrap's mean is rounded, too
+        axes.errorbar(x, mean, lengths, color=colour, capsize=3)
     if measure == "success_rate" and (clones := [run.cloned[0] for run in group.counted if run.cloned]):
         axes.axhline(float(np.mean(clones)), color=colour, linestyle=CLONED, linewidth=1.1)
     return axes.plot([], [], color=colour, linestyle=line, linewidth=2.4, marker=mark, markersize=4, label=label)
@@ -210,7 +213,7 @@ def _marks(groups: Sequence[SeedGroup], measure: Measure, colour: str) -> list[A
         handles.append(Line2D([], [], color=colour, linestyle=CLONED, linewidth=1.1, label="cloned policy"))
     sizes = _evaluation_sizes(counted)
     if len(sizes) > 1:
-        label = f"{sizes[-1]:.0f} episodes (else {sizes[0]:.0f})"
+        label = f"{sizes[-1]:.0f} episodes (small: {_span(sizes[:-1])})"
         handles.append(Line2D([], [], color=colour, linestyle="", marker="o", markersize=7, label=label))
     return handles
 
@@ -218,6 +221,11 @@ def _marks(groups: Sequence[SeedGroup], measure: Measure, colour: str) -> list[A
 def _evaluation_sizes(runs: Iterable[Run]) -> list[float]:
     """The numbers of episodes that evaluations had, without repetition, in ascending order."""
     return sorted({row["eval/episodes"] for run in runs for row in run.evaluations})
+
+
+def _span(sizes: Sequence[float]) -> str:
+    """``20``, or ``4 to 20`` of several sizes in ascending order."""
+    return f"{sizes[0]:.0f}" + (f" to {sizes[-1]:.0f}" if len(sizes) > 1 else "")
 
 
 def _largest_evaluations(runs: Sequence[Run]) -> np.ndarray:
@@ -245,6 +253,6 @@ def _mark_phases(axes: Axes, groups: Sequence[SeedGroup]) -> None:
     axes.axvspan(axes.get_xlim()[0], 0, color=GRAY, alpha=0.12, linewidth=0)
     axes.axvline(0, color=GRAY, linewidth=1)
     axes.annotate(
-        "pretraining, updates left", (0, 0), xycoords=("data", "axes fraction"), xytext=(-4, 6),
+        "pretraining", (0, 0), xycoords=("data", "axes fraction"), xytext=(-4, 6),
         textcoords="offset points", rotation=90, ha="right", va="bottom", fontsize=8.5, color=GRAY,
     )  # fmt: skip

@@ -12,14 +12,22 @@ from awac_pl.runs.reading import Run, gather
 def origin_tables(runs: Sequence[Run], groups: Sequence[SeedGroup]) -> list[Table]:
     """How the runs were made."""
     differing = [_difference_table(groups)] if len(runs) > 1 else []
-    return [Table.of("Runs", map(_run_row, runs)), _dataset_table(runs), *differing, _version_table(runs)]
+    table = Table.of(
+        "Runs",
+        map(_run_row, runs),
+        "The same seed gives the same numbers on the same processor with the same versions. Another processor rounds "
+        "otherwise, and the run takes another course. Pen with preset quick and seed 0 ended at 0.90, 0.93 and 0.95 on "
+        "three processors, which is as far apart as seeds are.",
+    )
+    return [table, _dataset_table(runs), *differing, _version_table(runs)]
 
 
 def _run_row(run: Run) -> dict[str, str]:
     return {
         "run": run.name,
         **{name: getattr(run, name) for name in ("task", "preset", "seed", "status")},
-        **{name: str(run.manifest.get(name, NOTHING)) for name in ("started", "device")},
+        "started": str(run.manifest.get("started", NOTHING))[:16].replace("T", " "),
+        **{name: str(run.manifest.get(name, NOTHING)) for name in ("device", "processor")},
         "commit": str(run.manifest["tags"].get("commit", NOTHING)),
     }
 

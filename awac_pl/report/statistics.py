@@ -23,7 +23,8 @@ def wilson_interval(successes: float, episodes: float, z: float = 1.959964) -> t
     centre = rate + z * z / (2 * episodes)
     spread = z * math.sqrt(rate * (1 - rate) / episodes + z * z / (4 * episodes * episodes))
     scale = 1 + z * z / episodes
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    # It contains the rate, which rounding must not deny: of 10 successes in 10 the upper end is 1.
+    return max(0.0, min(rate, (centre - spread) / scale)), min(1.0, max(rate, (centre + spread) / scale))
 
 
 def mean_over_seeds(*tasks: np.ndarray, axis: int = 0) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from awac_pl.runs.reading import Run, clip, gather, number_of, within
+from awac_pl.runs.reading import Run, clip, gather, number_of, weighted, within
 
 #: Parts of a configuration that decide what a run learns.
 LEARNING = ("model", "data", "interaction", "trainer")
@@ -54,7 +54,7 @@ class SeedGroup:
         """Task, label, demonstrations and seeds."""
         datasets = self.runs[0].manifest["datasets"]
         named = not datasets or str(datasets[0].get("id")) in self.label
-        data = "" if named else f", {datasets[0].get('episodes')} episodes of {datasets[0].get('id')}"
+        data = "" if named else f", {datasets[0].get('episodes')} episodes of {datasets[0].get('id')}{weighted(datasets[0])}"
         return f"{self.task}, {self.label}{data}, {number_of(len(self.runs), 'seed')}"
 
     @property
@@ -104,13 +104,14 @@ def _distinction(run: Run, siblings: Sequence[Run]) -> list[str]:
     """The first two settings that distinguish a run from others with its task and preset, in short."""
     if not run.config and any(other.config for other in siblings):
         return ["configuration not kept"]
-    place = siblings.index(run)
-    own = {name: values[place] for name, values in differences(siblings).items() if _decides(name)}
+    comparable = [other for other in siblings if other.config or not run.config]
+    place = comparable.index(run)
+    own = {name: values[place] for name, values in differences(comparable).items() if _decides(name)}
     parts = [
         str(value).split(",")[0] if name == "data.datasets" else f"{name.split('.')[-1]} {value}"
         for name, value in own.items()
     ]
-    return [clip(part, 48) for part in parts[:2]] + (["…"] if len(parts) > 2 else [])
+    return [clip(part, 64) for part in parts[:2]] + (["…"] if len(parts) > 2 else [])
 
 
 def _decides(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,8 +57,8 @@ class Run:
 
     @property
     def evaluations(self) -> list[dict[str, float]]:
-        """The rows with an evaluation."""
-        return [row for row in self.rows if "eval/episodes" in row]
+        """The rows with an evaluation of at least one episode; the last one of each epoch."""
+        return list({row["epoch"]: row for row in self.rows if row.get("eval/episodes", 0) > 0}.values())
 
     @property
     def pretraining_updates(self) -> int:
@@ -79,15 +79,23 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The configuration as ``{"data.task": ...}``, without ``REPETITION``; the datasets with their episodes."""
+        """The configuration as ``{"data.task": ...}``, without ``REPETITION``; the datasets with episodes and weights."""
         flat = {name: value for name, value in flatten(self.config).items() if not within(name, REPETITION)}
-        datasets = [f"{dataset.get('id')} ({dataset.get('episodes')} episodes)" for dataset in self.manifest["datasets"]]
+        datasets = [
+            f"{each.get('id')} ({each.get('episodes')} episodes){weighted(each)}" for each in self.manifest["datasets"]
+        ]
         return flat | ({"data.datasets": ", ".join(datasets)} if datasets else {})
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Warnings for readers of the run's numbers."""
         return tuple(_notes(self))
+
+
+def weighted(dataset: Mapping[str, Any]) -> str:
+    """`` weighted 20 times`` of a manifest's dataset; empty where its transitions count once."""
+    weight = str(dataset.get("weight", 1)).removesuffix(".0")
+    return "" if weight == "1" else f" weighted {weight} times"
 
 
 def number_of(number: int, noun: str) -> str:
