@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import Annotated, Any, Literal, overload
+from typing import Annotated, Literal, cast
 
-import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 
 from awac_pl.algorithms.compiling import ChunkGraph, CompileMode, choose_mode, compiled, find_obstacles
 from awac_pl.algorithms.losses import polyak_update
+from awac_pl.algorithms.resumable import ResumableModule
 from awac_pl.algorithms.trainer_flags import Clipping
-from awac_pl.episode import Episode, score_episodes
 from awac_pl.errors import AwacError, TrainingDivergedError
-from awac_pl.parallel.ranks import gather_objects, gather_random_states, rank, restore_random_state, world_size
+from awac_pl.parallel.ranks import gather_objects, world_size
 from awac_pl.policies.actor import Actor, Normalizer, SquashedActor, moments
 from awac_pl.policies.numpy_policy import NumpyPolicy, SquashedPolicy
 from awac_pl.policies.products import choose_engine
@@ -29,7 +28,7 @@ from awac_pl.settings import Count, Discount, Positive, PositiveShare, Range, Sh
 LogStd = Annotated[float, Range(-20, 10)]
 
 
-class Learner(lightning.LightningModule, ABC):
+class Learner(ResumableModule, ABC):
     """An actor that learns by K updates per training step and is evaluated. Checkpoints resume to the bit.
 
     A learner adds its other networks and ``loss``, and calls ``follow`` for target networks. It passes the arguments below
@@ -59,7 +58,6 @@ class Learner(lightning.LightningModule, ABC):
         matmul_precision: of float32 products, as in ``torch.set_float32_matmul_precision``; ``high`` is TF32.
 
     The counters ``updates`` (gradient updates) and ``env_steps`` (online environment steps) are persistent buffers.
-    ``epoch_metrics`` holds what ``log_epoch`` got in this epoch.
     """
 
     updates: Tensor
@@ -109,9 +107,6 @@ class Learner(lightning.LightningModule, ABC):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
         self.clip = Clipping()
-        self.epoch_metrics: dict[str, float] = {}
-        self._metrics: list[TensorDict] = []
-        self._episodes: list[Episode] = []
 
     def make_actor(
         self, hidden_sizes: Sequence[int], log_std_range: tuple[float, float], initial_std: float
@@ -155,15 +150,13 @@ class Learner(lightning.LightningModule, ABC):
         """The acting policy's mean action ``[B, A]`` for observations ``[B, O]``, not normalised."""
         return self.acting_actor(observation if self.normalizer is None else self.normalizer(observation))
 
-    @overload
-    def policy(self, deterministic: Literal[True]) -> NumpyPolicy: ...
-
-    @overload
-    def policy(self, deterministic: bool = False) -> NumpyPolicy | SquashedPolicy: ...
-
     def policy(self, deterministic: bool = False) -> NumpyPolicy | SquashedPolicy:
         """A snapshot of the acting policy for workers, free of torch."""
         return self.acting_actor.to_numpy(deterministic, self.normalizer)
+
+    def mean_policy(self) -> NumpyPolicy:
+        """A snapshot that acts with the mean action."""
+        return cast(NumpyPolicy, self.policy(deterministic=True))
 
     def no_gradient(self, parameters: Iterable[Tensor]) -> Tensor | float:
         """0. Of several ranks, each has to have a gradient of every parameter in every update; here it is 0."""
@@ -225,9 +218,9 @@ class Learner(lightning.LightningModule, ABC):
         self.move_targets()
         self.updates += len(chunk)
         self._check_finite(metrics["train/loss"])
-        self._metrics.append(metrics)
+        self.chunk_metrics.append(metrics)
         if self.trainer.is_last_batch:
-            self._log_epoch()
+            self.log_chunks()
 
     def normalized(self, rows: TensorDict) -> TensorDict:
         """Transitions with normalised observations, if the run has a normaliser."""
@@ -258,80 +251,9 @@ class Learner(lightning.LightningModule, ABC):
         self._run = self.fast_update(self.optimizers().optimizer, self.compile_mode)  # type: ignore[union-attr]
         return self._run(chunk)
 
-    def validation_step(self, seeds: list[int], batch_idx: int) -> None:
-        """Run one episode per evaluation seed with the mean action."""
-        self._episodes += self.trainer.datamodule.evaluate(self.policy(deterministic=True), seeds)  # type: ignore[attr-defined]
-
-    def on_validation_epoch_start(self) -> None:
-        """Drop the episodes of the last evaluation."""
-        self._episodes = []
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the measures of this evaluation."""
-        fitting = self.trainer.state.fn == "fit"  # during a fit RunWriter logs, against env_steps
-        self.log_dict(self.evaluation(), logger=not fitting)
-
-    def evaluation(self) -> dict[str, float]:
-        """The measures ``eval/…`` of the latest evaluation, over the episodes of all ranks; each rank must call it."""
-        scores = score_episodes([episode for episodes in gather_objects(self._episodes) for episode in episodes])
-        return {f"eval/{name}": value for name, value in scores.items()}
-
-    test_step = validation_step
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_epoch_end = on_validation_epoch_end
-
-    def log_epoch(self, metrics: Mapping[str, Tensor | float]) -> None:
-        """Log the epoch's values of training metrics, the mean over all ranks."""
-        self.epoch_metrics |= {name: float(value) for name, value in metrics.items()}
-        self.log_dict(dict(metrics), on_step=False, on_epoch=True, logger=False, batch_size=1, sync_dist=True)
-
-    def on_train_epoch_end(self) -> None:
-        """Forget the metrics of this epoch; the callbacks have read them."""
-        self.epoch_metrics = {}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning does not save: the learner's class name, the random state, an unfinished epoch's metrics."""
-        checkpoint["algorithm"] = type(self).__name__
-        checkpoint["random_state"] = gather_random_states(self.device)
-        checkpoint["epoch_metrics"] = self.epoch_metrics
-        checkpoint["chunk_metrics"] = gather_objects([dict(chunk.items()) for chunk in self._metrics])
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state for ``on_train_start``.
-
-        Raises:
-            AwacError: the checkpoint is of another algorithm.
-        """
-        if (other := checkpoint.get("algorithm", type(self).__name__)) != type(self).__name__:
-            raise AwacError(f"the checkpoint is of the algorithm {other}, not of {type(self).__name__}")
-        self._random_states = checkpoint["random_state"]
-        self.epoch_metrics = checkpoint.get("epoch_metrics", {})
-        chunks = checkpoint.get("chunk_metrics", [[]])
-        own = chunks[rank()] if rank() < len(chunks) else []
-        self._metrics = [TensorDict(chunk).to(self.device) for chunk in own]
-
-    def on_train_start(self) -> None:
-        """Restore the random state of a resumed run as late as possible (the set-up may draw), and use its new settings."""
-        states = self.__dict__.pop("_random_states", None)
-        if states is None:
-            if rank():  # rank 0 keeps the run's own seed
-                torch.manual_seed(torch.initial_seed() + rank())
-            return
-        restore_random_state(states, self.device)
-        asked = self.configure_optimizers()
-        if isinstance(asked, torch.optim.Optimizer):  # the checkpoint has brought back the settings of the start before
-            groups = self.optimizers().optimizer.param_groups  # type: ignore[union-attr]
-            for group, new in zip(groups, asked.param_groups, strict=True):
-                group.update({name: value for name, value in new.items() if name != "params"})
-
     def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise TrainingDivergedError(
                 f"the loss is {float(loss)} at update {int(self.updates)}; the last checkpoint is from before it. "
                 "Lower model.learning_rate, or look for outliers in the data"
             )
-
-    def _log_epoch(self) -> None:
-        means = TensorDict.stack(self._metrics).mean(dim=0)
-        self._metrics = []
-        self.log_epoch(dict(means.items()))

@@ -7,8 +7,6 @@ import os
 import re
 import sys
 import tempfile
-import threading
-import time
 import traceback
 import warnings
 from pathlib import Path
@@ -17,7 +15,6 @@ from typing import Any, Literal
 import lightning
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from awac_pl.algorithms.checkpoints import check_module, read_checkpoint
 from awac_pl.callbacks.checkpointing import DurableCheckpointIO, LastCheckpoint, monitor_what_is_known
@@ -29,6 +26,7 @@ from awac_pl.callbacks.stopping import Limits, Stopping, whole_epochs
 from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.commands.parser import LEARNERS, AwacParser, check_ranges
 from awac_pl.commands.presets import algorithm_of, check_files, conf, expand
+from awac_pl.commands.processes import RUN_DIR_VARIABLE, follow_parent, rank, started_by_rank_zero
 from awac_pl.commands.resuming import check_configuration
 from awac_pl.commands.trainer_options import check_callbacks, check_options
 from awac_pl.errors import AwacError, WriteError, first_line
@@ -41,8 +39,6 @@ from awac_pl.runs.manifest import git_commit
 from awac_pl.tracking.destination import find_destination
 from awac_pl.tracking.logger import RunFolderLogger
 
-#: Environment variable in which rank 0 passes its run folder to the processes that it starts.
-RUN_DIR_VARIABLE = "AWAC_RUN_DIR"
 log = logging.getLogger("awac_pl")
 
 
@@ -56,7 +52,7 @@ class AwacCLI(LightningCLI):
             super().__init__(*args, **kwargs)  # parses, builds and runs
         except (Interrupted, WriteError) as error:
             if (
-                isinstance(error, Interrupted) and _started_by_rank_zero()
+                isinstance(error, Interrupted) and started_by_rank_zero()
             ):  # which Lightning would kill if this were a failure
                 raise SystemExit(0) from error
             if self.run_folder is not None and last_checkpoint(self.run_folder.path).exists():
@@ -174,11 +170,8 @@ class AwacCLI(LightningCLI):
 
     def _take_run_folder(self, config: Any) -> Path:
         """Choose and lock the run folder. Of several processes rank 0 does; the others get its path from the environment."""
-        if rank_zero_only.rank:  # type: ignore[attr-defined]
-            if _started_by_rank_zero():
-                parent = os.getppid()
-                interruption.relay_to(lambda: [parent] if os.getppid() == parent else [])
-            threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        if rank():
+            follow_parent()
             return Path(os.environ.get(RUN_DIR_VARIABLE) or config.run_dir or ".")
         algorithm = "" if config.algorithm == "awac" else f"-{config.algorithm}"
         name = re.sub(r"[^A-Za-z0-9]+", "-", config.data.task) + f"{algorithm}-{config.preset}-seed{config.seed_everything}"
@@ -221,7 +214,7 @@ class AwacCLI(LightningCLI):
                 kwargs["logger"] = _run_logger(config)
         kwargs["plugins"] = [DurableCheckpointIO(), *_listed(self.config_init[self.subcommand].trainer.plugins)]
         trainer = super().instantiate_trainer(**kwargs)
-        if not _started_by_rank_zero():
+        if not started_by_rank_zero():
             interruption.relay_to(lambda: [process.pid for process in getattr(trainer.strategy.launcher, "procs", [])])
         return trainer
 
@@ -248,18 +241,6 @@ def _name_the_checkpoint(error: Exception) -> None:
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename.endswith("checkpoint_connector.py") and frame.name.startswith(("restore", "resume")):
             raise AwacError(f"the checkpoint does not fit this run ({first_line(error)})") from error
-
-
-def _started_by_rank_zero() -> bool:
-    """Whether Lightning has started this process, in rank 0."""
-    return bool(rank_zero_only.rank) and RUN_DIR_VARIABLE in os.environ  # type: ignore[attr-defined]
-
-
-def _end_with(parent: int) -> None:
-    """End this process after its parent has ended: no other signal reaches a rank that waits for the others."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _run_logger(config: Any) -> RunFolderLogger | bool:

@@ -62,7 +62,7 @@ def export_policy(checkpoint: Path, target: Path, *, task_name: str | None = Non
     with tqdm(total=4, desc="export: checkpoint", unit="part", disable=not progress or None, leave=False) as bar:
         state = read_checkpoint(checkpoint)
         module = load_module(checkpoint, state)
-        policy = module.policy(deterministic=True)
+        policy = module.mean_policy()
         task, run = _training_run(checkpoint, task_name)
         _next(bar, "rollout")
         spaces = inspect_spaces(task)

@@ -1,4 +1,4 @@
-"""The replay buffer: TorchRL's, with offline rows that are never overwritten, and a sampler that knows them."""
+"""The replay buffer: TorchRL's, with offline rows that are never overwritten."""
 
 from __future__ import annotations
 
@@ -10,99 +10,25 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor
 
 from awac_pl.envs.graphics import import_mujoco
+from awac_pl.envs.tasks import Spaces
 from awac_pl.episode import Episode, to_transitions
 from awac_pl.errors import AwacError, SettingError, WriteError, first_line
 from awac_pl.files import reserve
+from awac_pl.settings import check_memory
 
 import_mujoco()  # before TorchRL does, which fails where MUJOCO_GL names graphics that this machine has not
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorDictReplayBuffer  # noqa: E402
-from torchrl.data.replay_buffers.samplers import RandomSampler  # noqa: E402
 from torchrl.data.replay_buffers.storages import Storage  # noqa: E402
+
+from awac_pl.replay.sampler import OfflineOnlineSampler  # noqa: E402
 
 log = logging.getLogger(__name__)
 logging.getLogger("torchrl").setLevel(logging.WARNING)  # it announces every storage, in colours
 
 #: Number of a dataset's episodes that are in memory at once while the buffer is filled.
 EPISODES_AT_A_TIME = 100
-
-
-class OfflineOnlineSampler(RandomSampler):
-    """Draws rows in proportion to the weights of their datasets, or a fixed share of each batch from the offline rows.
-
-    Args:
-        seed: of the sampler's own generator, so that other draws do not change its draws.
-        offline_ratio: share of each batch from the offline rows; None draws from all rows. While there are no online rows,
-            all rows are offline.
-        demonstration_ratio: share of each batch from the demonstrations, which are the first rows; the rest of the batch is
-            drawn from all rows. None draws no such share.
-        device: of the generator; the device of the rows saves a copy per batch.
-    """
-
-    def __init__(
-        self,
-        seed: int,
-        offline_ratio: float | None = None,
-        demonstration_ratio: float | None = None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__()
-        self.generator = torch.Generator(device).manual_seed(seed)
-        self.offline_ratio = offline_ratio
-        self.demonstration_ratio = demonstration_ratio
-        self.offline_size = 0
-        self.demonstration_size = 0
-        self._parts: list[tuple[int, float]] = []  # offline rows and their weight, in the order of the rows
-
-    def add_offline(self, rows: int, weight: float) -> None:
-        """Count more offline rows; each is drawn ``weight`` times as often as an online row."""
-        before = 0
-        if self._parts and self._parts[-1][1] == weight:  # a dataset arrives in blocks
-            before, _ = self._parts.pop()
-        self._parts.append((before + rows, weight))
-        self.offline_size += rows
-
-    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict]:
-        """``[batch_size]`` row numbers, for TorchRL."""
-        return self.rows(len(storage), 1, batch_size)[0], {}
-
-    def rows(self, size: int, num_batches: int, batch_size: int) -> Tensor:
-        """``[K, B]`` row numbers below ``size``. Batches are drawn one by one, so K does not change the numbers."""
-        device = self.generator.device
-        draws = [torch.rand(batch_size, generator=self.generator, dtype=torch.float64, device=device)
-                 for _ in range(num_batches)]  # fmt: skip
-        point = torch.stack(draws)
-        share = round((self.demonstration_ratio or 0) * batch_size) if self.demonstration_size else 0
-        demonstrations = (point[:, :share] * self.demonstration_size).long()
-        return torch.cat([demonstrations, self._from_all(point[:, share:], size - self.offline_size)], dim=1)
-
-    def _from_all(self, point: Tensor, online: int) -> Tensor:
-        """Rows for points in [0, 1)."""
-        offline = sum(rows * weight for rows, weight in self._parts)
-        if self.offline_ratio is None or online == 0:
-            return self._rows_at(point * (offline + online), online)
-        share = round(self.offline_ratio * point.shape[1])
-        return self._rows_at(torch.cat([point[:, :share] * offline, point[:, share:] * online + offline], dim=1), online)
-
-    def _rows_at(self, point: Tensor, online: int) -> Tensor:
-        """Rows for points on an axis on which an offline row has the length of its weight, and an online row length 1."""
-        if all(weight == 1 for _, weight in self._parts):
-            return point.long()
-        row, first, position = point, 0, 0.0
-        for rows, weight in [*self._parts, (online, 1.0)]:
-            own_row = (first + (point - position) / weight).clamp(max=first + rows - 1)
-            row = torch.where(point >= position, own_row, row)
-            first, position = first + rows, position + rows * weight
-        return row.long()
-
-    def load_generator(self, state: Tensor) -> None:
-        """Restore the generator of a checkpoint. A state from another kind of device does not fit and is ignored."""
-        if len(state) == len(self.generator.get_state()):
-            self.generator.set_state(state.cpu())
-        else:
-            log.warning("the checkpoint's buffer was on another kind of device: this run draws other batches than that run")
 
 
 class ReservedMemmapStorage(LazyMemmapStorage):
@@ -299,6 +225,20 @@ def check_device(name: str) -> None:
         raise SettingError(
             f"data.device is {name}; use auto, cpu, or a device of this machine ({first_line(error)})"
         ) from error
+
+
+def check_rows(what: str, rows: int, spaces: Spaces) -> None:
+    """Refuse more transitions than memory holds.
+
+    Args:
+        what: the setting, for the message.
+        rows: number of transitions, each with the indices that draw it.
+        spaces: of the task's environment.
+
+    Raises:
+        SettingError: they do not fit.
+    """
+    check_memory(what, rows * (4 * (2 * spaces.observation_dim + spaces.action_dim + 2) + 2 + 16))
 
 
 def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:

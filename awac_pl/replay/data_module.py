@@ -24,7 +24,7 @@ from awac_pl.errors import AwacError, SettingError
 from awac_pl.files import staging
 from awac_pl.parallel.ranks import ending_together, gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy
-from awac_pl.replay.buffer import Replay, check_device, merge_states
+from awac_pl.replay.buffer import Replay, check_device, check_rows, merge_states
 from awac_pl.replay.streams import ChunkStream, EvaluationPlan, SeedStream
 from awac_pl.settings import (
     Count,
@@ -38,7 +38,6 @@ from awac_pl.settings import (
     Share,
     Workers,
     check_arguments,
-    check_memory,
 )  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -148,17 +147,13 @@ class ReplayDataModule(lightning.LightningDataModule):
             raise SettingError("data.datasets is empty; name at least one, for example awac/pen/expert-v0")
         if (updates := self.updates_per_epoch) % self.chunk_size:
             raise SettingError(f"data.updates_per_epoch {updates} is no multiple of data.chunk_size {self.chunk_size}")
-        if self.device != "auto":
-            check_device(self.device)
+        check_device(self.device)
         if self.n_step > self.spaces.horizon:
             raise SettingError(f"data.n_step is {self.n_step}; an episode has {self.spaces.horizon} steps at most")
-        row = 4 * (2 * self.observation_dim + self.action_dim + 2) + 2
         batch = max(self.batch_size, self.offline_batch_size)
-        check_memory(
-            f"data.batch_size {batch} times data.chunk_size {self.chunk_size}", self.chunk_size * batch * (row + 16)
-        )
+        check_rows(f"data.batch_size {batch} times data.chunk_size {self.chunk_size}", self.chunk_size * batch, self.spaces)
         if self.storage == "memory" and self.device in ("auto", "cpu"):
-            check_memory(f"data.capacity {self.capacity}", self.capacity * row)
+            check_rows(f"data.capacity {self.capacity}", self.capacity, self.spaces)
 
     @property
     def observation_dim(self) -> int:
