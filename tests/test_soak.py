@@ -17,7 +17,7 @@ import torch
 from awac_pl.parallel.interruption import Interrupted
 from tests.test_interruption import toy_run
 
-CASES = int(os.environ.get("AWAC_SOAK_CASES", "100"))
+FIRST, CASES = int(os.environ.get("AWAC_SOAK_FIRST", "0")), int(os.environ.get("AWAC_SOAK_CASES", "100"))
 #: A process that does not end in so many seconds hangs.
 PATIENCE = 120
 
@@ -116,7 +116,7 @@ def test_disturbed_runs_end_as_undisturbed_ones(
         straight[workers, every] = torch.load(folder / "result.pt", weights_only=False)
 
     ends: dict[int, int] = {}
-    for case in range(CASES):
+    for case in range(FIRST, FIRST + CASES):
         rng = random.Random(case)
         kind = (rng.choice([0, 0, 0, 1]), rng.choice([1, 2]))
         folder, faults = tmp_path / f"case-{case}", []
