@@ -220,7 +220,7 @@ def check_device(name: str) -> None:
         SettingError: it does not.
     """
     try:
-        torch.empty(0, device=name)
+        torch.empty(0, device="cpu" if name == "auto" else name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingError(
             f"data.device is {name}; use auto, cpu, or a device of this machine ({first_line(error)})"
