@@ -29,7 +29,7 @@ from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.commands.parser import AwacParser, check_ranges
 from awac_pl.commands.presets import check_files, conf, expand
 from awac_pl.commands.resuming import check_configuration
-from awac_pl.errors import AwacError, first_line
+from awac_pl.errors import AwacError
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.folder import RunFolder, choose_run_folder, last_checkpoint, run_of
@@ -201,7 +201,8 @@ def _name_the_checkpoint(error: Exception) -> None:
     """Raise one line instead of an error that came up while Lightning restored a checkpoint."""
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename.endswith("checkpoint_connector.py") and frame.name.startswith(("restore", "resume")):
-            raise AwacError(f"the checkpoint does not fit this run ({first_line(error)})") from error
+            reason = " ".join(str(error).split())  # torch's has a line for each layer
+            raise AwacError(f"the checkpoint does not fit this run ({reason[:300]})") from error
 
 
 def _end_with(parent: int) -> None:
