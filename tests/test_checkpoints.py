@@ -190,6 +190,7 @@ def one_line(capsys: pytest.CaptureFixture, *arguments: str) -> str:
     return line.removeprefix("awac: error: ")
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_every_command_refuses_them_in_one_line(wide_run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(wide_run.parents[1] / "datasets"))

@@ -240,7 +240,8 @@ def _name_the_checkpoint(error: Exception) -> None:
     """Raise one line instead of an error that came up while Lightning restored a checkpoint."""
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename.endswith("checkpoint_connector.py") and frame.name.startswith(("restore", "resume")):
-            raise AwacError(f"the checkpoint does not fit this run ({first_line(error)})") from error
+            reason = " ".join(str(error).split())  # torch's has a line for each layer
+            raise AwacError(f"the checkpoint does not fit this run ({reason[:300]})") from error
 
 
 def _run_logger(config: Any) -> RunFolderLogger | bool:
