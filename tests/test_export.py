@@ -28,7 +28,7 @@ from awac_pl.commands.main import main
 from awac_pl.deploy import export
 from awac_pl.deploy.contract import read_contract
 from awac_pl.deploy.mlflow_model import register_policy
-from awac_pl.deploy.runner import numpy_policy, onnx_policy
+from awac_pl.deploy.runner import PolicyRunner, numpy_policy, onnx_policy
 from awac_pl.errors import AwacError
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.onnx_graph import policy_graph
@@ -104,6 +104,19 @@ def test_the_contract_says_where_it_comes_from(wide_run: Path, wide_export: Path
     assert facts["parity"]["observations"] == 10_000
     assert 0 < differences["onnxruntime"] <= 1e-5
     assert 0 < differences["numpy"] <= 1e-5
+
+
+def test_names_of_observations_come_from_the_datasets(wide_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(wide_run, run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["datasets"][0]["observation_layout"] = layout = [{"key": "mark", "size": 1}, {"key": "hand", "size": 1}]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["export", "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--to", str(tmp_path / "to")]) == 0
+    observation = json.loads((tmp_path / "to/contract.json").read_text())["observation"]
+    assert (observation["names"], observation["layout"]) == (["mark", "hand"], layout)
+    runner = PolicyRunner.load(tmp_path / "to", action_limits=(-2, 4))
+    assert runner.act({"hand": 0.5, "mark": -0.25}) == runner.act([-0.25, 0.5])
 
 
 def test_the_examples_are_what_the_policy_does(wide_export: Path) -> None:

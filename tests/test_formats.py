@@ -17,7 +17,7 @@ import pytest
 
 from awac_pl.commands.data_options import FORMATS as NAMED
 from awac_pl.commands.main import main
-from awac_pl.datasets.catalog import local_root, read_metadata
+from awac_pl.datasets.catalog import local_root, read_metadata, recorded_layout
 from awac_pl.datasets.formats import FORMATS, Reading, choose_format, read_recordings
 from awac_pl.datasets.formats.pickled import unpickle
 from awac_pl.datasets.importing import import_dataset
@@ -375,3 +375,10 @@ def test_the_order_of_keys_goes_on_into_what_is_made_of_a_dataset(tmp_path: Path
     }
     assert main(["data", "combine", "my/a-v0", "my/b-v0", "--task", REACH, "--to", "my/all-v0"]) == 2
     assert "dataset 'my/a-v0' holds observations of object, eef, 'my/b-v0' of eef, object" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", [[3], [{"key": 3, "size": 1}], {"key": "a"}, "text", [{"key": "a", "size": "b"}]])
+def test_a_layout_of_another_type_is_no_layout(reach_dataset: str, layout: Any) -> None:
+    file = local_root() / reach_dataset / "data/metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"observation_layout": layout}))
+    assert recorded_layout(reach_dataset) == []

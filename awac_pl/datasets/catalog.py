@@ -8,7 +8,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import h5py
 
@@ -153,15 +153,23 @@ def recorded_layout(*dataset_ids: str) -> list[dict[str, Any]]:
         DatasetError: a dataset is missing, or two of them have other parts, or another order of them.
     """
     layouts = {name: read_metadata(name).get("observation_layout") for name in dataset_ids}
-    known = {name: layout for name, layout in layouts.items() if isinstance(layout, list) and layout}
+    known: dict[str, list[dict[str, Any]]] = {name: layout for name, layout in layouts.items() if _is_layout(layout)}
     first = next(iter(known), "")
     for name, layout in known.items():
         if layout != known[first]:
-            parts = [", ".join(str(part.get("key")) for part in known[other]) for other in (first, name)]
+            parts = [", ".join(part["key"] for part in known[other]) for other in (first, name)]
             raise DatasetError(
                 f"dataset '{first}' holds observations of {parts[0]}, '{name}' of {parts[1]}; import one anew"
             )
     return known.get(first, [])
+
+
+def _is_layout(layout: Any) -> TypeGuard[list[dict[str, Any]]]:
+    """Metadata may hold anything under this name."""
+    parts = layout if isinstance(layout, list) else []
+    return bool(parts) and all(
+        isinstance(part, dict) and isinstance(part.get("key"), str) and isinstance(part.get("size"), int) for part in parts
+    )
 
 
 def recorded_environment(metadata: dict[str, Any]) -> str | None:

@@ -99,7 +99,8 @@ def _act(
     try:
         episode = run_episode(environment, task, spaces, policy, seed=0)
         interface = _interface(environment, task, spaces, np.concatenate([*online, episode.observations]))
-        if layout := [] if spaces.observation_layout else _recorded_layout(checkpoint):
+        layout = [] if spaces.observation_layout else _recorded_layout(checkpoint)
+        if layout and sum(part["size"] for part in layout) == spaces.observation_dim:
             interface["observation"] |= {"names": value_names(layout), "layout": layout}
         return episode, interface
     except RolloutError as error:
