@@ -58,8 +58,8 @@ def _plan(trainer: lightning.Trainer, data: ReplayDataModule) -> list[str]:
         plan.append(f"fine-tuning: {online} epochs of {updates}{acting}")
     every, evaluations = trainer.check_val_every_n_epoch, data.evaluations
     plan.append(
-        f"evaluation: every {every} epochs, {evaluations.episodes} episodes "
-        f"({evaluations.milestone_episodes} after pretraining, at 50k, 100k, … steps and at the end)"
+        f"evaluation: every {every} epochs, {evaluations.episodes} episodes; "
+        f"{evaluations.milestone_episodes} at milestones and at the end"
     )
     done = int(cast(Learner, trainer.lightning_module).updates)
     return plan + ([f"goes on after {done:,} updates"] if done else [])

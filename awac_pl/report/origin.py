@@ -46,6 +46,7 @@ def _dataset_table(runs: Sequence[Run]) -> Table:
 
 
 def _difference_table(groups: Sequence[SeedGroup]) -> Table:
+    groups = [group for group in groups if group.runs[0].config] or groups  # what was not kept differs in nothing
     runs = [(index, run) for index, group in enumerate(groups) for run in group.runs]
     rows = []
     for name, values in differences([run for _, run in runs]).items():
