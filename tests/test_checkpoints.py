@@ -61,7 +61,7 @@ def test_the_best_checkpoint_stays_the_best_one_when_a_run_is_resumed(
     tmp_path: Path, reach_dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = iter([0.2, 1.0, 0.5, 0.5])
-    monkeypatch.setattr("awac_pl.algorithms.base.score_episodes", lambda _: SCORES | {"success_rate": next(rates)})
+    monkeypatch.setattr("awac_pl.algorithms.evaluating.score_episodes", lambda _: SCORES | {"success_rate": next(rates)})
     monkeypatch.setattr("awac_pl.callbacks.run_writer.write_report", lambda *args, **kwargs: None)
     config = WIDE_CONFIG.replace("tests.toy:Wide-v0", REACH).replace("toy/wide-v0", reach_dataset)
     (tmp_path / "small.yaml").write_text(config)
@@ -213,7 +213,7 @@ def test_every_command_refuses_them_in_one_line(wide_run: Path, tmp_path: Path, 
     state["loops"]["fit_loop"] = {"strange": 1}
     torch.save(state, last)
     assert one_line(capsys, "fit", "--resume", str(run), "--trainer.max_epochs=3") == (
-        "the checkpoint does not fit this run ('epoch_loop.state_dict')"
+        f"{last}: has no loops; it cannot be resumed"
     )
     assert not Path("exported").exists()
 

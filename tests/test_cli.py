@@ -77,7 +77,8 @@ def test_from_start_to_finish(workplace: Path, capsys: pytest.CaptureFixture) ->
     assert (config["model"]["temperature"], config["seed_everything"]) == (0.3, 3)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["status"] == "finished"
-    assert manifest["tags"] | {"commit": ""} == {"task": REACH, "preset": "small", "seed": "3", "commit": ""}
+    assert manifest["tags"].pop("commit")
+    assert manifest["tags"] == {"task": REACH, "algorithm": "awac", "preset": "small", "seed": "3"}
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "last.previous.ckpt"}
 
     client = mlflow.MlflowClient(f"sqlite:///{workplace / 'mlflow.db'}")
@@ -144,7 +145,7 @@ def test_last_is_the_last_and_best_is_the_best(workplace: Path, monkeypatch: pyt
     """Success falls from evaluation to evaluation: the best is the first, and the run still goes on from the last."""
     rates = iter([0.9, 0.5, 0.1])
     monkeypatch.setattr(
-        "awac_pl.algorithms.base.score_episodes",
+        "awac_pl.algorithms.evaluating.score_episodes",
         lambda episodes: {"success_rate": next(rates), "episode_return": 0.0, "episodes": 1.0},
     )
     assert fit("--mlflow_uri=none", "--run_dir=here") == 0
@@ -240,7 +241,8 @@ def test_mlflow_run_makes_one_run(workplace: Path) -> None:
     }
     (workplace / "project/conf/task").mkdir(parents=True)
     (workplace / "project/conf/preset").mkdir()
-    for name in ("MLproject", "python_env.yaml", "conf/base.yaml"):
+    (workplace / "project/conf/algorithm").mkdir()
+    for name in ("MLproject", "python_env.yaml", "conf/base.yaml", "conf/algorithm/awac.yaml"):
         (workplace / "project" / name).write_text((ROOT / name).read_text())
     (workplace / "project/conf/task/toy.yaml").write_text(SMALL)
     (workplace / "project/conf/preset/none.yaml").write_text("preset: none\n")

@@ -149,7 +149,7 @@ def workplace(tmp_path: Path, reach_dataset: str) -> Path:
 def test_a_run_of_two_processes_and_its_resumption(workplace: Path) -> None:
     sync = ("--trainer.devices=2", "--interaction.synchronous=true")
     output = finish(start(workplace, *sync, "--run_dir=whole"))
-    assert output.count("run folder  whole") == 1  # one summary, by rank 0
+    assert output.count("run folder  whole") == 2  # one introduction and one summary, by rank 0
     finish(start(workplace, *sync, "--run_dir=parts", "--trainer.max_epochs=2"))
     state = torch.load(workplace / "parts/checkpoints/last.ckpt", weights_only=True)
     ranks = state["ReplayDataModule"]["replay"]

@@ -45,6 +45,8 @@ def test_commands_and_their_options_exist(capsys: pytest.CaptureFixture) -> None
 
 def test_options_exist() -> None:
     base = yaml.safe_load((ROOT / "conf/base.yaml").read_text())
+    for path in (ROOT / "conf/algorithm").glob("*.yaml"):
+        base["model"] |= yaml.safe_load(path.read_text())["model"]
     for page in PAGES:
         for section, key in re.findall(r"`(?:--)?(data|model|interaction|video)\.(\w+)", page.read_text()):
             assert key in base[section] or (section, key) == ("data", "replay"), f"{page.name}: {section}.{key}"

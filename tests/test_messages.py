@@ -35,8 +35,8 @@ def test_without_a_terminal_there_are_lines(tmp_path: Path, reach_dataset: str, 
     assert "torchrl" not in printed.err + printed.out
     lines = [record.getMessage() for record in caplog.records]
     (first,) = [line for line in lines if line.startswith("run folder")]
-    assert first.splitlines()[1].startswith("task        tests.toy:Reach-v0, 20 steps an episode")
-    assert first.splitlines()[2] == "data        toy/reach-v0: 20 episodes, 400 steps, 20 succeed"
+    assert first.splitlines()[1].startswith("task        tests.toy:Reach-v0, 10 steps an episode")
+    assert first.splitlines()[2] == "data        toy/reach-v0: 20 episodes, 200 steps, 20 succeed"
     assert "pretraining: 2 epochs of 20 updates\n            fine-tuning: 2 epochs of 20 updates and 20 env" in first
     shown = [line for line in lines if " left, " in line]
     assert shown[0].startswith("epoch 1 of 4, over 00:00 left, offline, ")
@@ -54,7 +54,8 @@ def test_the_bar_has_80_columns_and_messages_above_it(tmp_path: Path, reach_data
     monkeypatch.setattr(logging.getLogger("awac_pl"), "level", logging.INFO)
     train(tmp_path, reach_dataset, AwacProgressBar(), RunWriter({}))
     frames = terminal.getvalue().replace("\n", "\r").split("\r")
-    assert all(len(frame) <= 80 for frame in frames if frame.startswith("epoch") and "|" in frame)
+    bars = [frame for frame in frames if frame.startswith("epoch") and "|" in frame]
+    assert max(map(len, bars)) <= 80
     assert any(frame.startswith("epoch 4 of 4 100%|") for frame in frames)
     assert any(" left, evaluating" in frame for frame in frames)
     evaluations = [frame for frame in frames if "env steps: success" in frame]
@@ -66,25 +67,23 @@ def test_a_run_that_ends_early_says_why(tmp_path: Path, reach_dataset: str, capl
     caplog.set_level(logging.INFO, "awac_pl")
     stop = EarlyStopping("eval/success_rate", mode="max", stopping_threshold=-1.0)
     train(tmp_path, reach_dataset, AwacProgressBar(), stop)
-    train(tmp_path, reach_dataset, AwacProgressBar(), max_time="00:00:00:00")
     train(tmp_path, reach_dataset, AwacProgressBar(), max_steps=6)
     train(tmp_path, reach_dataset, AwacProgressBar())
     early = [record.getMessage() for record in caplog.records if "early" in record.getMessage()]
     assert early[0].startswith("the run stops early, after 20 of 80 updates: EarlyStopping: ")
-    assert early[1].endswith(": trainer.max_time is over")
-    assert early[2] == "the run stops early, after 30 of 80 updates: trainer.max_steps is reached"
-    assert len(early) == 3
+    assert early[1] == "the run stops early, after 30 of 80 updates: trainer.max_steps is reached"
+    assert len(early) == 2
 
 
 def test_weights_and_parts_of_a_dataset_are_said(tmp_path: Path, reach_dataset: str) -> None:
-    data = make_data({reach_dataset: 20.0}, num_demonstrations=5)
+    data = make_data("", datasets={reach_dataset: 20.0}, num_demonstrations=5)
     trainer = make_trainer(tmp_path, max_epochs=-1)
     trainer.fit_loop.max_epochs = 0
     trainer.fit(make_module(data), datamodule=data)
     trainer.fit_loop.max_epochs = -1
     manifest = {"device": "cpu", "processor": "p", "compile": "off", "matmul_engine": "native", "datasets": data.datasets}
     text = introduction(trainer, data, manifest)  # type: ignore[arg-type]
-    assert "toy/reach-v0: 5 episodes, 100 steps, 20 of all 20 succeed weighted 20 times" in text
+    assert "toy/reach-v0: 5 episodes, 50 steps, 20 of all 20 succeed weighted 20 times" in text
     assert "fine-tuning: endless epochs" in text
 
 

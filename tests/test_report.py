@@ -167,7 +167,7 @@ def test_success_goes_from_0_to_1_and_marks_say_how_many_episodes(tmp_path: Path
     assert axes.get_ylim() == (-0.02, 1.02)
     assert "100 episodes (small: 4 to 20)" in [text.get_text() for text in figure.legends[0].get_texts()]
     large = [line for line in axes.lines if line.get_markersize() == 7 and line.get_linestyle() == "None"]
-    assert sorted(list(line.get_xdata()) for line in large) == [[], [10]]
+    assert sorted(list(line.get_xdata()) for line in large) == [[], [20]]
     assert "large marks: evaluations of 100 episodes; small marks: of 4 to 20" in explain(groups, "success_rate").lower()
 
 

@@ -65,6 +65,7 @@ WRONG: dict[str, Sequence[Any]] = {
     "data.discount": [1.0, -1],
     "data.seed": [-1, 1000, True],
     "interaction.env_steps_per_epoch": [0, -1],
+    "interaction.random_env_steps": [-1, 0.5, "x"],
     "interaction.max_failed_episodes": [-1],
     "video.episodes": [-1, 1000],
     "video.every": [0, -1],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -233,7 +234,8 @@ def test_the_same_table_in_both_forms() -> None:
         "| &lt;script&gt;x&lt;/script&gt; | 1\\|2 3 |",
     ]
     html = TEMPLATES.get_template("table.html.j2").render(table=table)
-    assert '<th scope="row">&lt;script&gt;x&lt;/script&gt;</th><td>1|2\n3</td>' in html
+    assert re.search(r"<th[^>]*>\s*&lt;script&gt;x&lt;/script&gt;\s*</th>", html)
+    assert "1|2\n3" in html
     assert "<b>" not in html
 
 

@@ -327,7 +327,7 @@ def test_float16_is_refused(tmp_path: Path, reach_dataset: str) -> None:
     data = make_data(reach_dataset)
     trainer = make_trainer(tmp_path)
     trainer.strategy.precision_plugin.precision = "16-mixed"
-    with pytest.raises(AwacError, match=r"trainer.precision 16-mixed scales the loss; use 32-true or bf16-mixed"):
+    with pytest.raises(AwacError, match=r"trainer\.precision is 16-mixed; use 32-true, 64-true, bf16-mixed"):
         trainer.fit(make_module(data), datamodule=data)
 
 

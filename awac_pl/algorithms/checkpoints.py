@@ -58,6 +58,8 @@ def read_checkpoint(checkpoint: Path, *, to_resume: bool = False) -> dict[str, A
         raise AwacError(f"{checkpoint}: cannot be read as a checkpoint ({first_line(error)})") from error
     needed = CONTENT | TO_RESUME if to_resume else CONTENT
     absent = [key for key, kind in needed.items() if not isinstance(state, dict) or not isinstance(state.get(key), kind)]
+    if to_resume and "loops" not in absent and "epoch_progress" not in (state["loops"].get("fit_loop") or {}):
+        absent.append("loops")  # or the run would begin anew, with the weights that it had
     if len(absent) == len(needed):
         raise AwacError(f"{checkpoint}: is no checkpoint of a fit")
     if absent:

@@ -133,7 +133,8 @@ class AwacProgressBar(ProgressBar):
     def _refresh(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         bar, place = self._bar, _place(trainer)
         assert bar is not None
-        room = (bar.ncols or 80) - len(f"{place} 100%|| ") - BAR_WIDTH
+        # of an unknown width tqdm draws 10 columns
+        room = (bar.ncols or 80 - 10 + BAR_WIDTH) - len(f"{place} 100%|| ") - BAR_WIDTH
         text = ""
         for part in self._parts(trainer, pl_module):
             if len(text) + len(part) + 2 <= room:

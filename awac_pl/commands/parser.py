@@ -17,10 +17,9 @@ from awac_pl.settings import check_values, settings_of, wrong
 
 #: Learners by the names that the command line has for them.
 LEARNERS = {name.lower(): learner for name, learner in ALGORITHMS.items()}
-#: Sections of the configuration that are arguments of this package's classes; ``model`` has those of one learner.
-SECTIONS: dict[str, tuple[type, ...]] = {
-    "model": tuple(LEARNERS.values()), "data": (ReplayDataModule,), "interaction": (EnvironmentInteraction,),
-    "video": (VideoRecorder,),
+#: Sections of the configuration that are arguments of this package's classes; ``model`` is that of AWAC or of another one.
+SECTIONS: dict[str, type] = {
+    "model": LEARNERS["awac"], "data": ReplayDataModule, "interaction": EnvironmentInteraction, "video": VideoRecorder,
 }  # fmt: skip
 #: Type of ``seed_everything``.
 SEED = settings_of(ReplayDataModule)["seed"]
@@ -33,8 +32,7 @@ def check_ranges(config: Mapping[str, Any]) -> None:
         SettingError: a value lies outside; the message names key, value and range.
     """
     check_values({"seed_everything": SEED}, config)
-    for section, classes in SECTIONS.items():
-        cls = LEARNERS[config["algorithm"]] if section == "model" else classes[0]
+    for section, cls in (SECTIONS | {"model": LEARNERS[config.get("algorithm", "awac")]}).items():
         check_values(settings_of(cls), config[section], f"{section}.")
 
 
@@ -69,7 +67,8 @@ def _wrong_value(parser: Any, text: str) -> str | None:
         return None
     key, value = found.groups()
     section, _, name = key.partition(".")
-    hints = [hint for cls in SECTIONS.get(section, ()) if (hint := settings_of(cls).get(name)) is not None]
+    classes = LEARNERS.values() if section == "model" else [SECTIONS[section]] if section in SECTIONS else []
+    hints = [hint for cls in classes if (hint := settings_of(cls).get(name)) is not None]
     hint = hints[0] if hints else SEED if key == "seed_everything" else None
     if hint is not None:
         return wrong(key, value or "''", hint)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -49,6 +50,14 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _Server(uvicorn.Server):
+    """Leaves signals to the command, which says how it was stopped."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 def make_server(
     act: Callable[[np.ndarray], np.ndarray], size: int, *, max_body_bytes: int, body_seconds: float
 ) -> uvicorn.Server:
@@ -81,7 +90,7 @@ def make_server(
 
     handlers: dict[Any, Any] = dict.fromkeys((HTTPException, AwacError, ClientDisconnect), _refuse)
     routes = [Route("/invocations", invocations, methods=["POST"]), Route("/ping", ping), Route("/health", ping)]
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             Starlette(routes=routes, exception_handlers=handlers),
             http="h11",  # bounds the headers, too
