@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from minari.data_collector import EpisodeBuffer
 
 from awac_pl.commands.main import main
 from awac_pl.datasets.catalog import read_metadata
+from awac_pl.datasets.importing import import_dataset
 from awac_pl.datasets.inspection import inspect_dataset
 from awac_pl.datasets.minari_io import load_dataset, save_dataset
 from awac_pl.deploy.runner import PolicyRunner
@@ -59,6 +61,19 @@ def test_a_goal_dataset_is_read_and_inspected_with_success_from_its_goals(goal_d
     other = replace(spaces, observation_layout=spaces.observation_layout[::-1])
     with pytest.raises(DatasetError, match=r"holds observations of achieved_goal \(1\), .*, the task has observation \(1\)"):
         load_dataset("toy/flat-v0", task, other)
+
+
+def test_a_pickle_of_dicts_keeps_its_goals(tmp_path: Path) -> None:
+    """One dict per row, as in rlkit; its order is not the task's."""
+    rows = [{"observation": [0.3 - 0.1 * t], "desired_goal": [0.4], "achieved_goal": [0.7 - 0.1 * t]} for t in range(4)]
+    path = {"observations": rows, "actions": [[-0.5]] * 3, "rewards": [-1.0, -1.0, 0.0], "success": [False, False, True]}
+    (tmp_path / "goal.pickle").write_bytes(pickle.dumps([path]))
+    task = find_task("tests.toy:GoalReach-v0")
+    assert inspect_dataset(tmp_path / "goal.pickle", task)["observation_dim"] == [3]
+    report = import_dataset(tmp_path / "goal.pickle", "toy/pickled-v0", task, progress=False)
+    assert (report["steps"], report["observation_keys"]) == (3, "achieved_goal, desired_goal, observation")
+    (episode,) = load_dataset("toy/pickled-v0", task, inspect_spaces(task)).episodes
+    np.testing.assert_allclose(episode.observations[1], [0.6, 0.4, 0.2], atol=1e-6)
 
 
 def test_a_goal_environment_from_its_dataset_to_its_deployment(

@@ -64,7 +64,7 @@ def import_dataset(
     check_free(target, overwrite)
     form = choose_format(file, form)
     spaces = inspect_spaces(task)
-    how = replace(how or Reading(), horizon=spaces.horizon, names=tuple(part["key"] for part in spaces.observation_layout))
+    how = (how or Reading()).of_task(spaces)
     recordings = read_recordings(file, form, how)
     recordings = tqdm(recordings, desc=f"reading {file.name}", disable=not progress, leave=False, delay=1)
     episodes, report = _relabel(recordings, str(file), task, spaces, how, success_from)

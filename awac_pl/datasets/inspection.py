@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ def inspect_dataset(
     """
     spaces = inspect_spaces(task)
     if isinstance(source, Path):
-        how = replace(how or Reading(), horizon=spaces.horizon)
+        how = (how or Reading()).of_task(spaces)
         stream, metadata = read_recordings(source, choose_format(source, form), how), {}
     else:
         stream, metadata = (

@@ -10,6 +10,7 @@ import numpy as np
 
 from awac_pl.datasets.relabelling import RawEpisode
 from awac_pl.envs.observations import flatten
+from awac_pl.envs.tasks import Spaces
 from awac_pl.errors import DatasetError
 
 #: Usual names of each column. ``dones`` are ends of unknown kind: by the dynamics or by the time limit.
@@ -55,6 +56,10 @@ class Reading:
     episode_steps: int | None = None
     inner_ends: Literal["drop", "split", "keep"] | None = None
     demos: str | None = None
+
+    def of_task(self, spaces: Spaces) -> Reading:
+        """The same with what a task's environment tells of its recordings."""
+        return replace(self, horizon=spaces.horizon, names=tuple(part["key"] for part in spaces.observation_layout))
 
 
 def plain_columns(named: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,18 +144,20 @@ def flags_of(column: Any, steps: int) -> np.ndarray:
 def read_observations(rows: Any, how: Reading) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """``[T, O]`` and its layout, from vectors (whose layout is empty) or named parts: a dict of arrays, or a dict per row.
 
-    Of dicts per row, rlkit's ``state_observation``, or else ``observation``, is read unless ``keys`` say otherwise.
+    The default are the parts that the task names, if all are there. Else all parts of a dict of arrays, and of dicts per row
+    rlkit's ``state_observation``, or ``observation``.
 
     Raises:
         DatasetError: the names are unknown, or there are keys but no names.
     """
     keys: Sequence[str] | None = how.keys
     if not isinstance(rows, Mapping) and len(rows) and isinstance(rows[0], Mapping):
-        known = [key for key in ("state_observation", "observation") if key in rows[0]]
+        known = [[key] for key in ("state_observation", "observation") if key in rows[0]]
+        known = [list(how.names)] if how.names and set(how.names) <= set(rows[0]) else known
         if keys is None and not known:
             names = ", ".join(sorted(map(str, rows[0])))
             raise DatasetError(f"observations are dicts of {names}; none is known; choose with --keys")
-        chosen = known[:1] if keys is None else keys
+        chosen = known[0] if keys is None else keys
         if missing := [key for key in chosen if any(key not in row for row in rows)]:
             raise DatasetError(f"no observation key '{missing[0]}' in every row; there is: {', '.join(map(str, rows[0]))}")
         rows = {key: np.asarray([row[key] for row in rows]) for key in chosen}
