@@ -19,7 +19,7 @@ from awac_pl.commands.data_options import FORMATS as NAMED
 from awac_pl.commands.main import main
 from awac_pl.datasets.catalog import local_root, read_metadata, recorded_layout
 from awac_pl.datasets.formats import FORMATS, Reading, choose_format, read_recordings
-from awac_pl.datasets.formats.pickled import unpickle
+from awac_pl.datasets.formats.unpickling import unpickle
 from awac_pl.datasets.importing import import_dataset
 from awac_pl.datasets.minari_io import load_dataset
 from awac_pl.envs.tasks import find_task, inspect_spaces
@@ -188,6 +188,31 @@ def test_pickles_that_unfold_or_hash_for_ever() -> None:
     ):
         with pytest.raises(DatasetError, match=message):
             unpickle(io.BytesIO(data), len(data))
+
+
+def test_no_bytes_of_a_pickle_pass_for_objects() -> None:
+    """A dtype of objects whose flags say that they are none: numpy would take the bytes for pointers."""
+    objects = np.array([None, None], dtype=object)
+    whole = pickle.dumps(objects, protocol=2)
+    state = whole[whole.rindex(b"K?t") :]  # the flags of the dtype, 0x3f
+    pointers = whole.replace(state, b"K\x00tq\x07b\x89U\x10" + bytes(16) + b"tq\x08b.")
+    assert unpickle(io.BytesIO(whole), len(whole)).tolist() == [None, None]
+    with pytest.raises(DatasetError, match=r"an array of \[2\] holds 16 values; damaged"):
+        unpickle(io.BytesIO(pointers), len(pointers))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_come_out_of_a_pickle_to_the_bit(protocol: int) -> None:
+    arrays = [
+        *(np.arange(6).astype(kind).reshape(2, 3) for kind in ("<f4", ">f8", "<i8", "u1", "?", ">i2", "<c16")),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.zeros((0, 3)), np.array(2.5), np.array(["ab", "c"]),
+    ]  # fmt: skip
+    data = pickle.dumps([*arrays, np.float32(0.1), np.bool_(True), np.int64(-3)], protocol=protocol)
+    *read, scalar, flag, number = unpickle(io.BytesIO(data), len(data))
+    for array, original in zip(read, arrays, strict=True):
+        np.testing.assert_array_equal(array, original)
+        assert (array.shape, array.dtype.newbyteorder("=")) == (original.shape, original.dtype.newbyteorder("="))
+    assert (scalar, bool(flag), number) == (np.float32(0.1), True, -3)
 
 
 def test_own_arrays(tmp_path: Path) -> None:
