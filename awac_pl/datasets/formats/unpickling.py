@@ -72,6 +72,11 @@ def _encode(text: str, codec: str) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """How protocols up to 2 write the content of an empty array."""
+    return b""
+
+
 def _check_key(key: Any) -> None:
     """Tuples are refused: the hash of a nested one can take for ever."""
     if not isinstance(key, str | bytes | int | float):
@@ -88,7 +93,7 @@ _HARMLESS: dict[tuple[str, str], Any] = {
     )},
     ("_codecs", "encode"): _encode, ("collections", "OrderedDict"): _plain_dict, ("collections", "defaultdict"): _plain_dict,
     **{(module, name): kind for module in ("builtins", "__builtin__")
-       for name, kind in (("list", list), ("dict", _plain_dict), ("float", float), ("int", int))},
+       for name, kind in (("list", list), ("dict", _plain_dict), ("float", float), ("int", int), ("bytes", _no_bytes))},
 }  # fmt: skip
 _PythonUnpickler: Any = pickle._Unpickler
 
