@@ -143,6 +143,7 @@ def test_what_does_not_fit_is_refused_before_the_data_is_read(options: dict, mes
         train(module, [make_chunk(5)], **options)
 
 
+@pytest.mark.filterwarnings("ignore:Total length of `list`")
 def test_an_evaluation_asks_nothing_of_the_trainer() -> None:
     trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, accumulate_grad_batches=4)
     trainer.validate(make_module(), datamodule=Chunks([]), verbose=False)
