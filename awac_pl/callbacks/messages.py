@@ -14,7 +14,7 @@ from awac_pl.envs.tasks import uses_binary_reward
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.report.statistics import wilson_interval
 from awac_pl.runs.manifest import Manifest
-from awac_pl.runs.reading import weighted
+from awac_pl.runs.reading import number_of, weighted
 from awac_pl.runs.summary import score_run
 
 
@@ -50,15 +50,15 @@ def _plan(trainer: lightning.Trainer, data: ReplayDataModule) -> list[str]:
     epochs, updates = trainer.max_epochs if trainer.max_epochs is not None else -1, f"{data.updates_per_epoch:,} updates"
     endless = epochs < 0
     offline = data.offline_epochs if endless else min(data.offline_epochs, epochs)
-    online = "endless" if endless else str(epochs - offline)
+    online = "endless epochs" if endless else number_of(epochs - offline, "epoch")
     steps = [each.env_steps_per_epoch for each in trainer.callbacks if hasattr(each, "env_steps_per_epoch")]  # type: ignore[attr-defined]
-    plan = [f"pretraining: {offline} epochs of {updates}"] if offline else []
-    if online != "0":
+    plan = [f"pretraining: {number_of(offline, 'epoch')} of {updates}"] if offline else []
+    if endless or epochs > offline:
         acting = f" and {steps[0]:,} environment steps" if steps else ""
-        plan.append(f"fine-tuning: {online} epochs of {updates}{acting}")
+        plan.append(f"fine-tuning: {online} of {updates}{acting}")
     every, evaluations = trainer.check_val_every_n_epoch, data.evaluations
     plan.append(
-        f"evaluation: every {every} epochs, {evaluations.episodes} episodes; "
+        f"evaluation: every {number_of(every or 1, 'epoch')}, {evaluations.episodes} episodes; "
         f"{evaluations.milestone_episodes} at milestones and at the end"
     )
     done = int(cast(Learner, trainer.lightning_module).updates)

@@ -164,7 +164,8 @@ class AwacCLI(LightningCLI):
 
     def after_validate(self) -> None:
         """Print the measures."""
-        print(measures(self.trainer.callback_metrics))
+        if self.trainer.is_global_zero:
+            print(measures(self.trainer.callback_metrics))
 
     after_test = after_validate
 
