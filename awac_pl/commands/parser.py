@@ -62,7 +62,10 @@ class AwacParser(LightningArgumentParser):
 
 def _wrong_value(parser: Any, text: str) -> str | None:
     """The complaint of jsonargparse about a value's type, as all others: key, value, range."""
-    found = re.match(r'Parser key "([^"]+)": .*?(?:Got|Given) value: ?(.*)', text)
+    start = r'Parser key "([^"]+)": .*?'
+    found = re.match(start + "Given value: ?(.*)", text) or re.match(
+        start + "Got value: ?(.*)", text
+    )  # of several, of one type
     if found is None:
         return None
     key, value = found.groups()
