@@ -103,6 +103,12 @@ def test_values_out_of_range(key: str) -> None:
         assert len(line) < 200
 
 
+def test_numbers_of_the_trainer() -> None:
+    for name in ("max_epochs", "min_epochs", "max_steps", "min_steps", "num_sanity_val_steps", "log_every_n_steps"):
+        with pytest.raises(SettingError, match=rf"^trainer\.{name} is -7; it must be a whole number in .* or null$"):
+            check_ranges({one: {} for one in SECTIONS} | {"trainer": {name: -7}})
+
+
 def test_flags_and_choices() -> None:
     for section, cls in SECTIONS.items():
         for name, hint in settings_of(cls).items():
