@@ -53,6 +53,7 @@ OpenShare = Annotated[float, Range(0, 1, open="both")]
 Discount = Annotated[float, Range(0, 1, open="high")]
 Episodes = Annotated[int, Range(1, 100_000)]
 Workers = Annotated[int, Range(0, 1000)]
+Port = Annotated[int, Range(0, 65_535)]
 #: Of a random choice; and of a run, whose episodes have seeds of their own (``envs/seeds.py``).
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 RunSeed = Annotated[int, Range(0, 999)]

@@ -248,7 +248,7 @@ def test_the_doctor_finds_absurd_values(column: str, tmp_path: Path) -> None:
     report = inspect_dataset(dapg(tmp_path / "absurd.pickle", columns), PEN)
     assert report["too_large"] == [{"episode": 0, "column": column, "largest": 1.5e308}]
     assert report["findings"][0]["finding"] == (
-        f"episode 0: {column} reach 1.5e+308, more than 1e+08; a loss would overflow"
+        f"episode 0: {column} reach 1.5e+308, more than 1e+15; a loss would overflow"
     )
     assert report["curves"]["returns"] == ([None] if column == "rewards" else [-5.0])
     with pytest.raises(DatasetError, match=f"absurd.pickle.*{column}.* not finite"):

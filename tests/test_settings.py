@@ -103,6 +103,12 @@ def test_values_out_of_range(key: str) -> None:
         assert len(line) < 200
 
 
+def test_numbers_of_the_trainer() -> None:
+    for name in ("max_epochs", "min_epochs", "max_steps", "min_steps", "num_sanity_val_steps", "log_every_n_steps"):
+        with pytest.raises(SettingError, match=rf"^trainer\.{name} is -7; it must be a whole number in .* or null$"):
+            check_ranges({one: {} for one in SECTIONS} | {"trainer": {name: -7}})
+
+
 def test_flags_and_choices() -> None:
     for section, cls in SECTIONS.items():
         for name, hint in settings_of(cls).items():
@@ -195,7 +201,7 @@ def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
         ("--seed_everything=-1", "seed_everything is -1; it must be a whole number in [0, 999]"),
         ("--model.actor_hidden_sizes=x",
          "model.actor_hidden_sizes is x; it must be a list, each a whole number in [1, 1000000000]"),
-        ("--trainer.max_epochs=x", "trainer.max_epochs is x; it must be a whole number or null"),
+        ("--trainer.max_epochs=1e9", "trainer.max_epochs is 1e9; it must be a whole number or null"),
         ("--checkpoint.every_n_epochs=2",
          "checkpoint.every_n_epochs is always that of trainer.check_val_every_n_epoch; set trainer.check_val_every_n_epoch"),
     ],
@@ -275,7 +281,10 @@ ARGUMENTS = {
     "data subsample a/b-v0 --task=pen --to=c/d-v0": {"--episodes": "0 -1 1.5", "--random": "-1 x"},
     "data split a/b-v0 --task=pen --to c/d-v0 e/f-v0": {"--share": "-1 2 nan x 0 1", "--seed": "-1 99999999999"},
     "data record x --task=pen --to=c/d-v0": {"--episodes": "0 -1", "--workers": "-1", "--seed": "-1 1000"},
-    "data clone pen": {"--episodes": "0", "--num_demonstrations": "0 -1 x", "--workers": "-1", "--seed": "-1"},
+    "serve x": {"--port": "-1 x 65536", "--max_body_mib": "0 nan", "--body_seconds": "-1 inf"},
+    "data clone pen": {
+        "--horizon": "0 -3 x", "--episodes": "0", "--num_demonstrations": "0 -1 x", "--workers": "-1", "--seed": "-1",
+    },
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -13,7 +13,7 @@ from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.errors import AwacError, nearest
 from awac_pl.replay.data_module import ReplayDataModule
-from awac_pl.settings import check_values, settings_of, wrong
+from awac_pl.settings import CountOrZero, Range, check_values, settings_of, wrong
 
 #: Learners by the names that the command line has for them.
 LEARNERS = {name.lower(): learner for name, learner in ALGORITHMS.items()}
@@ -21,6 +21,9 @@ LEARNERS = {name.lower(): learner for name, learner in ALGORITHMS.items()}
 SECTIONS: dict[str, type] = {
     "model": LEARNERS["awac"], "data": ReplayDataModule, "interaction": EnvironmentInteraction, "video": VideoRecorder,
 }  # fmt: skip
+#: Ranges of the Trainer's numbers that Lightning does not check itself; -1 is without an end there.
+TRAINER: dict[str, Any] = dict.fromkeys(("min_epochs", "min_steps", "log_every_n_steps"), CountOrZero | None)
+TRAINER |= dict.fromkeys(("max_epochs", "max_steps", "num_sanity_val_steps"), Annotated[int, Range(-1, 10**12)] | None)
 #: Type of ``seed_everything``.
 SEED = settings_of(ReplayDataModule)["seed"]
 
@@ -32,6 +35,7 @@ def check_ranges(config: Mapping[str, Any]) -> None:
         SettingError: a value lies outside; the message names key, value and range.
     """
     check_values({"seed_everything": SEED}, config)
+    check_values(TRAINER, config.get("trainer", {}), "trainer.")
     for section, cls in (SECTIONS | {"model": LEARNERS[config.get("algorithm", "awac")]}).items():
         check_values(settings_of(cls), config[section], f"{section}.")
 
@@ -62,7 +66,10 @@ class AwacParser(LightningArgumentParser):
 
 def _wrong_value(parser: Any, text: str) -> str | None:
     """The complaint of jsonargparse about a value's type, as all others: key, value, range."""
-    found = re.match(r'Parser key "([^"]+)": .*?(?:Got|Given) value: ?(.*)', text)
+    start = r'Parser key "([^"]+)": .*?'
+    found = re.match(start + "Given value: ?(.*)", text) or re.match(
+        start + "Got value: ?(.*)", text
+    )  # of several, of one type
     if found is None:
         return None
     key, value = found.groups()

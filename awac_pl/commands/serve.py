@@ -12,7 +12,7 @@ import argparse
 from awac_pl.commands.arguments import number
 from awac_pl.commands.deploy import add_policy_arguments, load_runner
 from awac_pl.errors import AwacError
-from awac_pl.settings import Positive
+from awac_pl.settings import Port, Positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s: this computer only)"
     )
-    parser.add_argument("--port", type=int, default=5001, help="0: a free one (default: %(default)s)")
+    parser.add_argument("--port", type=number(Port), default=5001, help="0: a free one (default: %(default)s)")
     parser.add_argument("--max_body_mib", type=number(Positive), default=1, help="else 413 (default: %(default)s)")
     parser.add_argument("--body_seconds", type=number(Positive), default=10, help="else 408 (default: %(default)s)")
 

@@ -17,14 +17,13 @@ from awac_pl.datasets.minari_io import read_observations, stored_episodes
 from awac_pl.datasets.relabelling import RawEpisode
 from awac_pl.datasets.safe_hdf5 import read_array, read_group
 from awac_pl.datasets.suitability import expectations, suitability_findings, training_facts
+from awac_pl.envs.faults import LARGEST_VALUE
 from awac_pl.envs.tasks import SUCCESS_KEYS, Spaces, Task, inspect_spaces, unscale_action
 from awac_pl.errors import DatasetError
 from awac_pl.files import replacing
 
 #: Largest number of findings of one kind that are listed.
 LISTED = 5
-#: Values above it are no measurements; their squares make a loss overflow.
-LARGEST_VALUE = 1e8
 
 
 def inspect_dataset(
