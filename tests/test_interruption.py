@@ -162,10 +162,11 @@ def test_a_signal_shortens_the_wait_for_mlflow(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Sender, "join", lambda self, timeout: begun.set() or threading.Event().wait(timeout))
 
     class Stuck:
-        destination = Destination("http://nobody:5000")
+        destination, sent = Destination("http://nobody:5000"), False
 
         def update(self) -> None:
-            if begun.wait() and not interruption.received():
+            if begun.wait() and not self.sent:
+                self.sent = True
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(5)
 

@@ -71,12 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
     listed = "\n".join(f"  {name:<12} {text}" for name, text in commands.items())
     parser.description = f"{parser.description}\n\ncommands:\n{listed}"
     parser.add_argument("command", choices=[*commands, "record"], metavar="command", help="one of these")
-    from awac_pl.parallel import interruption
-
     try:
         command = parser.parse_args(arguments[:1]).command.replace("record", "video")  # record is its old name
-        with interruption.handled():
-            _run(command, arguments)
+        return _run(command, arguments)
     except Exception as error:
         line = _one_line(error)
         if line is None:
@@ -85,10 +82,6 @@ def main(arguments: list[str] | None = None) -> int:
             sys.excepthook(type(error), error, error.__traceback__)
         print(f"awac: error: {without_credentials(line)}", file=sys.stderr)
         return 2
-    except interruption.Interrupted as error:
-        print(f"awac: {error}", file=sys.stderr)
-        return int(error.code or 0)
-    return 0
 
 
 def _one_line(error: Exception) -> str | None:
@@ -105,7 +98,20 @@ def _one_line(error: Exception) -> str | None:
     return None
 
 
-def _run(command: str, arguments: list[str]) -> None:
+def _run(command: str, arguments: list[str]) -> int:
+    """Run a command to its end or to a signal; returns the exit status."""
+    from awac_pl.parallel import interruption  # imports threading, which `awac --help` can do without
+
+    try:
+        with interruption.handled():
+            _dispatch(command, arguments)
+    except interruption.Interrupted as error:
+        print(f"awac: {error}", file=sys.stderr)
+        return int(error.code or 0)
+    return 0
+
+
+def _dispatch(command: str, arguments: list[str]) -> None:
     if command in LIGHTNING:
         from awac_pl.commands.fit import run
 
