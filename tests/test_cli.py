@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -143,7 +144,7 @@ def test_the_real_pen_task_on_a_small_budget(workplace: Path, capsys: pytest.Cap
 
 def test_last_is_the_last_and_best_is_the_best(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Success falls from evaluation to evaluation: the best is the first, and the run still goes on from the last."""
-    rates = iter([0.9, 0.5, 0.1])
+    rates = itertools.chain([0.9, 0.5], itertools.repeat(0.1))
     monkeypatch.setattr(
         "awac_pl.algorithms.evaluating.score_episodes",
         lambda episodes: {"success_rate": next(rates), "episode_return": 0.0, "episodes": 1.0},
