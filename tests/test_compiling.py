@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -174,14 +175,22 @@ class Replayed(StandIn):
         return lambda: outputs.update(self.function(inputs)), outputs
 
 
-def test_the_modules_graph_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+# The options of preset plus that change an update.
+PLUS = {
+    "actor_average": 0.01, "critic_layer_norm": True, "polyak": 0.01, "advantage": "td", "temperature": 3.0,
+    "advantage_clip": 9.0, "value_gradient": 100.0, "log_std_range": [-6.0, -2.9],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, PLUS], ids=["default", "plus"])
+def test_the_modules_graph_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
     chunks = [make_chunk(6, seed=seed) for seed in range(4)]
     monkeypatch.setattr(module_file, "choose_mode", lambda *_: "graph")
     monkeypatch.setattr(module_file, "ChunkGraph", Replayed)
-    captured = make_module()
+    captured = make_module(**options)
     train(captured, chunks)
     monkeypatch.undo()
-    eager = make_module(compile="off")
+    eager = make_module(**options, compile="off")
     train(eager, chunks)
     assert captured._run.captures == 1
     torch.testing.assert_close(eager.state_dict(), captured.state_dict(), rtol=0, atol=0)
@@ -190,8 +199,9 @@ def test_the_modules_graph_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.gpu
 @pytest.mark.parametrize("clip", [None, 0.3])
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead", "graph"])
-def test_every_mode_gives_the_same_numbers_on_a_gpu(mode: str, clip: float | None) -> None:
-    eager, other = make_module(compile="off"), make_module(compile=mode)
+@pytest.mark.parametrize("options", [{}, PLUS], ids=["default", "plus"])
+def test_every_mode_gives_the_same_numbers_on_a_gpu(mode: str, clip: float | None, options: dict[str, Any]) -> None:
+    eager, other = make_module(**options, compile="off"), make_module(**options, compile=mode)
     for module in (eager, other):
         chunks = [make_chunk(5, seed=seed).cuda() for seed in range(4)]
         train(module, chunks, accelerator="gpu", gradient_clip_val=clip)
