@@ -66,8 +66,8 @@ def reach() -> tuple[Task, Spaces]:
 
 @pytest.fixture
 def short_cloning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cloned policies get 1,000 updates at most: for tests of what becomes of them, not of how good they are."""
-    monkeypatch.setitem(fit_clone.__kwdefaults__, "max_updates", 1000)
+    """Cloned policies get 500 updates at most: for tests of what becomes of them, not of how good they are."""
+    monkeypatch.setitem(fit_clone.__kwdefaults__, "max_updates", 500)
 
 
 @pytest.fixture

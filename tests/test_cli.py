@@ -119,6 +119,7 @@ def test_resume_validate_and_test(workplace: Path, capsys: pytest.CaptureFixture
         assert "eval/success_rate" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("short_cloning")
 def test_the_real_pen_task_on_a_small_budget(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     """MuJoCo, built-in demonstrations, a clone, both phases: everything that ``make demo`` does, only less of it."""
     files = [f"--config={ROOT / 'conf' / name}.yaml" for name in ("base", "task/pen", "preset/quick")]
