@@ -13,6 +13,7 @@ from awac_pl.commands.main import main
 from awac_pl.datasets.minari_io import save_dataset
 from awac_pl.envs.tasks import Spaces, Task, find_task, inspect_spaces
 from awac_pl.policies.cloning import fit_clone
+from awac_pl.tracking.client import make_store
 from tests.toy import reach_episodes
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +56,14 @@ def datasets_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return root
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with MLflow's tables, to copy: making them takes seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    make_store(path)
+    return path
 
 
 @pytest.fixture
