@@ -13,6 +13,7 @@ from awac_pl.commands.main import main
 from awac_pl.datasets.minari_io import save_dataset
 from awac_pl.envs.tasks import Spaces, Task, find_task, inspect_spaces
 from awac_pl.policies.cloning import fit_clone
+from awac_pl.tracking.client import make_store
 from tests.toy import reach_episodes
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +58,14 @@ def datasets_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with MLflow's tables, to copy: making them takes seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    make_store(path)
+    return path
+
+
 @pytest.fixture
 def reach() -> tuple[Task, Spaces]:
     """The toy task and its spaces."""
@@ -66,8 +75,8 @@ def reach() -> tuple[Task, Spaces]:
 
 @pytest.fixture
 def short_cloning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cloned policies get 1,000 updates at most: for tests of what becomes of them, not of how good they are."""
-    monkeypatch.setitem(fit_clone.__kwdefaults__, "max_updates", 1000)
+    """Cloned policies get 500 updates at most: for tests of what becomes of them, not of how good they are."""
+    monkeypatch.setitem(fit_clone.__kwdefaults__, "max_updates", 500)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,20 +99,21 @@ def test_from_start_to_finish(workplace: Path, capsys: pytest.CaptureFixture) ->
 
 
 def test_resume_validate_and_test(workplace: Path, capsys: pytest.CaptureFixture) -> None:
-    assert fit("--mlflow_uri=none") == 0
+    options = ("--mlflow_uri=none", "--data.workers=0")
+    assert fit(*options) == 0
     folder = workplace / "runs/tests-toy-Reach-v0-small-seed0"
     last = folder / "checkpoints/last.ckpt"
-    assert fit("--mlflow_uri=none", "--trainer.max_epochs=1") == 0  # a fresh run gets a folder of its own
+    assert fit(*options, "--trainer.max_epochs=1") == 0  # a fresh run gets a folder of its own
     other = workplace / "runs/tests-toy-Reach-v0-small-seed0-2"
     before = (other / "metrics.csv").read_text()
     seconds = [row["seconds"] for row in read_metrics(folder / "metrics.csv")]
-    assert fit("--mlflow_uri=none", "--trainer.max_epochs=4", f"--ckpt_path={last}") == 0  # goes on where it lies
+    assert fit(*options, "--trainer.max_epochs=4", f"--ckpt_path={last}") == 0  # goes on where it lies
     rows = read_metrics(folder / "metrics.csv")
     assert [row["updates"] for row in rows] == [10, 20, 30, 40]
     assert [row["seconds"] for row in rows[:3]] == seconds  # kept, not made again
     assert rows[3]["seconds"] > seconds[-1]
     assert (other / "metrics.csv").read_text() == before
-    assert fit("--mlflow_uri=none", "--trainer.max_epochs=4", f"--ckpt_path={last}") == 0  # it has ended already
+    assert fit(*options, "--trainer.max_epochs=4", f"--ckpt_path={last}") == 0  # it has ended already
     assert "pretrained" in json.loads((folder / "manifest.json").read_text())["scores"]
     capsys.readouterr()
     for command in ("validate", "test"):
@@ -119,6 +121,7 @@ def test_resume_validate_and_test(workplace: Path, capsys: pytest.CaptureFixture
         assert "eval/success_rate" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("short_cloning")
 def test_the_real_pen_task_on_a_small_budget(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     """MuJoCo, built-in demonstrations, a clone, both phases: everything that ``make demo`` does, only less of it."""
     files = [f"--config={ROOT / 'conf' / name}.yaml" for name in ("base", "task/pen", "preset/quick")]
@@ -157,7 +160,8 @@ def test_last_is_the_last_and_best_is_the_best(workplace: Path, monkeypatch: pyt
     assert updates == {"best": 10, "last": 30}
 
 
-def test_pretraining_goes_left_of_zero_on_mlflows_axis(workplace: Path) -> None:
+def test_pretraining_goes_left_of_zero_on_mlflows_axis(workplace: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, workplace / "mlflow.db")
     assert fit("--data.offline_epochs=2", "--trainer.max_epochs=3") == 0
     client = mlflow.MlflowClient(f"sqlite:///{workplace / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("awac").experiment_id])
@@ -234,7 +238,8 @@ def test_overrides_come_as_one_string_as_mlflow_passes_them(workplace: Path) -> 
     assert (config["trainer"]["max_epochs"], config["model"]["temperature"]) == (1, 0.7)
 
 
-def test_mlflow_run_makes_one_run(workplace: Path) -> None:
+def test_mlflow_run_makes_one_run(workplace: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, workplace / "mlflow.db")
     environment = os.environ | {
         "MLFLOW_TRACKING_URI": f"sqlite:///{workplace / 'mlflow.db'}",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

@@ -21,7 +21,7 @@ from tests.toy import reach_episodes
 
 
 def test_a_clone_predicts_actions_it_has_not_seen() -> None:
-    clone = fit_clone(reach_episodes(60, noise=0.2), max_updates=1500, progress=False)
+    clone = fit_clone(reach_episodes(60, noise=0.2), max_updates=750, progress=False)
     unseen = reach_episodes(20, noise=0.0, first_seed=1000)
     observation = torch.from_numpy(np.concatenate([episode.observations[:-1] for episode in unseen]))
     action = torch.from_numpy(np.concatenate([episode.actions for episode in unseen]))
@@ -70,6 +70,7 @@ def test_a_bad_target_is_refused_before_the_work(reach, reach_dataset: str) -> N
         clone_dataset(reach_dataset, "mine", reach[0])
 
 
+@pytest.mark.usefixtures("short_cloning")
 def test_cloned_dataset(reach, reach_dataset: str, datasets_root: Path) -> None:
     result = clone_dataset(
         reach_dataset, "toy/cloned-v0", reach[0], num_episodes=12, evaluation_episodes=20, num_workers=1, progress=False

@@ -236,9 +236,12 @@ def test_a_tracker_that_is_down_is_told_before_anything_is_written(checkpoint: P
     assert not (tmp_path / "out").exists()
 
 
-def test_registered_and_served_over_http(wide_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registered_and_served_over_http(
+    wide_export: Path, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``--register`` twice, then a real server for the second version."""
     monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, "mlflow.db")
     client = mlflow_client()
     assert [register_policy(wide_export, "wide", client) for _ in range(2)] == ["1", "2"]
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"

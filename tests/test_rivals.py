@@ -319,7 +319,7 @@ def test_the_paper_s_values_are_complete(name: str) -> None:
 
 TINY = [
     f"--data.task={REACH}", "--data.datasets=[toy/reach-v0]", "--data.batch_size=16", "--data.chunk_size=4",
-    "--data.updates_per_epoch=8", "--data.evaluation_episodes=2", "--data.milestone_episodes=2", "--data.workers=1",
+    "--data.updates_per_epoch=8", "--data.evaluation_episodes=2", "--data.milestone_episodes=2", "--data.workers=0",
     "--interaction.synchronous=true",
     "--model.actor_hidden_sizes=[16,16]", "--interaction.env_steps_per_epoch=20", "--trainer.check_val_every_n_epoch=1",
     "--trainer.accelerator=cpu", "--mlflow_uri=none", "--run_dir=run", "--video.episodes=0",

@@ -46,14 +46,6 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Making MLflow's tables takes seconds: once."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    make_store(path)
-    return path
-
-
 @pytest.fixture
 def uri(empty_store: Path, tmp_path: Path) -> str:
     """A store of the test's own."""

@@ -26,8 +26,8 @@ def run(options: argparse.Namespace) -> None:
 
     parser = argparse.ArgumentParser("awac")
     commands = parser.add_subparsers()
-    lightning: Any = capture_parser(run_cli, ["fit"])
     for name, text in LIGHTNING.items():
+        lightning: Any = capture_parser(run_cli, [name])
         _copy_options(lightning._subcommands_action.choices[name], commands.add_parser(name, help=text))
     for name, text in OWN.items():
         commands.add_parser(name, help=text)

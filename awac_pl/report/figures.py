@@ -167,6 +167,7 @@ def _render(figure: Figure, form: str, transparent: bool = False) -> bytes:
     buffer = io.BytesIO()
     with rc_context(_SETTINGS):
         figure.savefig(buffer, format=form, metadata=without_metadata[form], transparent=transparent)
+    figure.set_layout_engine(None)  # laid out: again, for each file, it would take as long as to draw
     return buffer.getvalue()
 
 
