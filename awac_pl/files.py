@@ -217,6 +217,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def shipped() -> Path:
+    """The ``conf/`` of the package; that of the repository where the package runs from its source."""
+    package = Path(__file__).parent
+    return next(path for path in (package / "conf", package.parent / "conf") if (path / "base.yaml").is_file())
+
+
 def read_table(path: Path) -> dict[str, Any]:
     """Read a JSON or YAML file of settings that anybody may have written.
 

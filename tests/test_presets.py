@@ -11,8 +11,9 @@ import yaml
 
 from awac_pl.commands.fit import run
 from awac_pl.commands.main import main
-from awac_pl.commands.presets import conf, expand, shipped
+from awac_pl.commands.presets import conf, expand
 from awac_pl.errors import AwacError
+from awac_pl.files import shipped
 
 ROOT = Path(__file__).parents[1]
 

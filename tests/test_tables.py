@@ -266,6 +266,23 @@ def test_runs_that_learn_differently_are_told_apart(tmp_path: Path) -> None:
     assert differences(cold.runs + hot.runs) == {"model.temperature": [0.3, 3.0, 3.0]}
 
 
+def test_an_option_that_came_after_a_run_does_not_tell_it_apart(tmp_path: Path) -> None:
+    """Runs of older versions lack it; in ``base.yaml`` it does nothing."""
+    older, newer, other = (
+        make_run(tmp_path / name, make_rows([0.1]), seed=seed, config={"model": {"temperature": 1.0}} | later)
+        for seed, (name, later) in enumerate(
+            {
+                "older": {},
+                "newer": {"interaction": {"random_env_steps": 0}},
+                "other": {"interaction": {"random_env_steps": 4000}},
+            }.items()
+        )
+    )
+    plain, random = group_runs(read_runs([older, newer, other])[0])
+    assert [run.name for run in plain.runs] == ["older", "newer"]
+    assert (plain.label, random.label) == ("preset quick, random_env_steps 0", "preset quick, random_env_steps 4000")
+
+
 def test_other_data_is_another_group(tmp_path: Path) -> None:
     other = [{"id": "mine/pen-v0", "episodes": 5}]
     folders = [make_run(tmp_path / "a", make_rows([0.1])), make_run(tmp_path / "b", make_rows([0.1]), datasets=other)]

@@ -10,17 +10,10 @@ from pathlib import Path
 
 import yaml
 
-import awac_pl
 from awac_pl.commands.resuming import with_run
 from awac_pl.errors import AwacError, nearest
-from awac_pl.files import read_table
+from awac_pl.files import read_table, shipped
 from awac_pl.runs.folder import run_of
-
-
-def shipped() -> Path:
-    """The ``conf/`` of the package; that of the repository where the package runs from its source."""
-    package = Path(awac_pl.__file__).parent
-    return next(path for path in (package / "conf", package.parent / "conf") if (path / "base.yaml").is_file())
 
 
 def conf() -> Path:

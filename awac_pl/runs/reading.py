@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from awac_pl.errors import AwacError, first_line
+from awac_pl.files import read_table, shipped
 from awac_pl.runs.folder import RunFolder
 from awac_pl.runs.manifest import REPETITION, Manifest, flatten, read_config, read_manifest
 from awac_pl.runs.metrics import read_metrics, x_axis
@@ -79,8 +81,12 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The configuration as ``{"data.task": ...}``, without ``REPETITION``; the datasets with episodes and weights."""
-        flat = {name: value for name, value in flatten(self.config).items() if not within(name, REPETITION)}
+        """The configuration as ``{"data.task": ...}``, without ``REPETITION``; the datasets with episodes and weights.
+
+        Options that came after the run have the values of ``conf/base.yaml``, which leave everything as it was.
+        """
+        flat = (_base() if self.config else {}) | flatten(self.config)
+        flat = {name: value for name, value in flat.items() if not within(name, REPETITION)}
         datasets = [
             f"{each.get('id')} ({each.get('episodes')} episodes){weighted(each)}" for each in self.manifest["datasets"]
         ]
@@ -90,6 +96,12 @@ class Run:
     def notes(self) -> tuple[str, ...]:
         """Warnings for readers of the run's numbers."""
         return tuple(_notes(self))
+
+
+@functools.cache
+def _base() -> dict[str, Any]:
+    base = read_table(shipped() / "base.yaml")
+    return flatten({part: base[part] for part in ("data", "model", "interaction")})
 
 
 def weighted(dataset: Mapping[str, Any]) -> str:
