@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -16,7 +17,7 @@ import pytest
 from awac_pl.commands.main import main
 from awac_pl.report import page as report
 from awac_pl.report import published
-from awac_pl.report.figures import GRAY, band, curve, draw, explain, save
+from awac_pl.report.figures import GRAY, STYLES, band, curve, draw, explain, save
 from awac_pl.report.page import write_report
 from awac_pl.report.statistics import wilson_interval
 from awac_pl.runs.grouping import SeedGroup, group_runs
@@ -192,6 +193,19 @@ def test_groups_differ_in_more_than_colour(tmp_path: Path) -> None:
     assert len({line.get_color() for line in means}) == 6
     assert len({str(line.get_linestyle()) + str(line._dash_pattern) for line in means}) == 6
     assert len({line.get_marker() for line in means}) == 6
+
+
+def test_a_method_looks_the_same_in_every_figure_of_a_report(tmp_path: Path) -> None:
+    """The pen lacks the first of the door's three groups."""
+    (group,) = groups_of(make_run(tmp_path / "run", make_rows([0.1])))
+    warm, hot = (dataclasses.replace(group, label=label) for label in ("warm", "hot"))
+
+    def colours(*groups: SeedGroup) -> list[str]:
+        axes = draw(groups, "success_rate", labels=["cold", "warm", "hot"]).axes[0]
+        return [line.get_color() for line in axes.lines if line.get_linewidth() == 2.4 and not len(line.get_xdata())]
+
+    assert colours(warm, hot) == [STYLES[1][0], STYLES[2][0]]
+    assert colours(hot) == [STYLES[2][0]]
 
 
 def test_files_are_equal_to_the_byte(tmp_path: Path) -> None:

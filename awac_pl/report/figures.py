@@ -110,7 +110,14 @@ def explain(groups: Sequence[SeedGroup], measure: Measure, compare: bool = False
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def draw(groups: Sequence[SeedGroup], measure: Measure, *, title: str | None = None, compare: bool = False) -> Figure:
+def draw(
+    groups: Sequence[SeedGroup],
+    measure: Measure,
+    *,
+    title: str | None = None,
+    compare: bool = False,
+    labels: Sequence[str] = (),
+) -> Figure:
     """Draw the curves of one task.
 
     Args:
@@ -118,13 +125,18 @@ def draw(groups: Sequence[SeedGroup], measure: Measure, *, title: str | None = N
         measure: what to draw.
         title: None for task, preset, demonstrations and seeds.
         compare: also draw the published curves of the task.
+        labels: of the groups of all figures beside this one, so that a label looks the same in each; none: of these groups.
     """
+    own = [group.label for group in groups]
+    labels = list(dict.fromkeys([*labels, *own]))
+    labels = own if len(labels) > len(STYLES) else labels
     with rc_context(_SETTINGS):
         figure = Figure(layout="constrained")
         axes = figure.subplots()
         lines: list[Any] = []
         largest = max(_evaluation_sizes(run for group in groups for run in group.counted), default=0.0)
-        for group, style in zip(groups, STYLES * len(groups), strict=False):
+        for group in groups:
+            style = STYLES[labels.index(group.label) % len(STYLES)]
             lines += _draw_group(axes, group, measure, style, largest, alone=len(groups) == 1)
         others = _draw_published(axes, groups[0].task) if compare and measure == "success_rate" else []
         _mark_phases(axes, groups)

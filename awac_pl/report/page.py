@@ -88,13 +88,14 @@ def _draw_figures(groups: Sequence[SeedGroup], folder: Path | None, compare: boo
     from awac_pl.report.figures import LABELS, draw, explain, inline_svg, save
 
     drawn = []
+    labels = sorted({group.label for group in groups})
     for task in dict.fromkeys(group.task for group in groups):
         shown = [group for group in groups if group.task == task and any(run.evaluations for run in group.runs)]
         for measure, label in LABELS.items():
             rows = [row for group in shown for run in group.runs for row in run.evaluations]
             if all(math.isnan(row.get(f"eval/{measure}", math.nan)) for row in rows):
                 continue
-            figure = draw(shown, measure, compare=compare)
+            figure = draw(shown, measure, compare=compare, labels=labels)
             text = f"{task}: {label} against environment steps. {explain(shown, measure, compare)}"
             drawn.append({"svg": Markup(inline_svg(figure, f"{task}: {label}")), "caption": text})
             if folder is not None:
