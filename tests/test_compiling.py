@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelPruning
 from tensordict import TensorDict
 
 from awac_pl.algorithms import base as module_file
@@ -194,6 +194,25 @@ def test_the_modules_graph_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatc
     train(eager, chunks)
     assert captured._run.captures == 1
     torch.testing.assert_close(eager.state_dict(), captured.state_dict(), rtol=0, atol=0)
+
+
+class Freezing(Callback):
+    """From the second epoch on, the first layer of the policy learns nothing."""
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        pl_module.actor.layers[0].requires_grad_(trainer.current_epoch < 1)
+
+
+@pytest.mark.parametrize("kind", ["pruned", "frozen"])
+def test_networks_that_a_callback_changes_during_a_run_are_updated_eagerly(caplog, kind: str) -> None:
+    eager, other = make_module(compile="off", actor_weight_decay=0.0), make_module(actor_weight_decay=0.0)
+    for module in (eager, other):
+        pruned = [(module.actor.layers[0], "weight")]
+        callback = ModelPruning("l1_unstructured", pruned, amount=0.5) if kind == "pruned" else Freezing()
+        train(module, [make_chunk(5, seed=seed) for seed in range(2)], max_epochs=3, callbacks=[callback])
+    said = "model.compile: a callback has changed the networks; from now on the updates run eagerly"
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [said]
+    torch.testing.assert_close(eager.state_dict(), other.state_dict(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.gpu

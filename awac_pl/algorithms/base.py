@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
@@ -26,6 +27,8 @@ from awac_pl.policies.products import choose_engine
 from awac_pl.settings import Count, Discount, Positive, PositiveShare, Range, Share, check_arguments
 
 LogStd = Annotated[float, Range(-20, 10)]
+
+log = logging.getLogger(__name__)
 
 
 class Learner(ResumableModule, ABC):
@@ -195,6 +198,7 @@ class Learner(ResumableModule, ABC):
         obstacles = find_obstacles(device, str(self.trainer.precision), ranks, self.is_plain())
         self.compile_mode = choose_mode(self._compile, obstacles)
         self._loss = self.loss
+        self._networks = self._see_networks()
         self._run: Callable[[TensorDict], TensorDict] = self._updates
         if self.compile_mode == "graph":
             self._run = ChunkGraph(self._updates)
@@ -202,6 +206,17 @@ class Learner(ResumableModule, ABC):
             self._run = self._updates_by_hand
         elif self.compile_mode != "off":
             self._loss = compiled(self.loss, self.compile_mode)
+
+    def on_train_epoch_start(self) -> None:
+        """From an epoch before which a callback has changed the networks (pruned, frozen), run the updates eagerly."""
+        if self._run != self._updates and self._networks != self._see_networks():
+            log.warning("model.compile: a callback has changed the networks; from now on the updates run eagerly")
+            self.compile_mode, self._run = "off", self._updates
+
+    def _see_networks(self) -> list[tuple[int, bool]]:
+        """What a fast update takes for given: which tensors learn, and how many hooks the networks have."""
+        hooks = [len(part._forward_pre_hooks) + len(part._forward_hooks) for part in self.modules()]
+        return [(sum(hooks), True), *((id(parameter), parameter.requires_grad) for parameter in self.parameters())]
 
     def training_step(self, chunk: TensorDict, batch_idx: int) -> None:
         """K updates from a chunk ``[K, B]``.
