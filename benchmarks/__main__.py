@@ -96,9 +96,9 @@ def main() -> None:
     print(json.dumps(results["machine"]))
     found = {"d3rlpy": (options.d3rlpy, "peers.py"), "AWAC in JAX, jitted": (options.jax, "jax_awac.py")}
     peers = {name: (python, script) for name, (python, script) in found.items() if python is not None}
-    scale = 20 if device.type == "cuda" else 1
+    numbers = (200, 100) if device.type == "cuda" else (40, 5)  # on a GPU in whole chunks of 50
     if "update" in parts:
-        for batch, layers, number in ((256, 2, 40 * scale), (1024, 4, 5 * scale)):
+        for (batch, layers), number in zip(((256, 2), (1024, 4)), numbers, strict=True):
             name = f"update, batch {batch:,}, hidden {layers} x 256"
             results[name] = updating.updates(batch, [256] * layers, device, number, options.rounds, modes, peers)
             show(name, results[name], "updates/s", "plain AWAC")
