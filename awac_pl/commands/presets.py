@@ -85,7 +85,7 @@ def algorithm_of(arguments: list[str]) -> str:
         return named[-1]
     for path in reversed(_values(arguments, "--config", "-c")[0]):
         with contextlib.suppress(OSError, ValueError, yaml.YAMLError):  # the parser will tell
-            content = yaml.safe_load(Path(path).read_text())
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
             if isinstance(content, dict) and "algorithm" in content:
                 return str(content["algorithm"])
     checkpoints = _values(arguments, "--ckpt_path")[0]
