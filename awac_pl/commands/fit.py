@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import sys
 import tempfile
 import traceback
@@ -54,7 +55,8 @@ class AwacCLI(LightningCLI):
             if isinstance(error, Interrupted) and started_by_rank_zero():
                 raise SystemExit(0) from error  # Lightning would kill rank zero if this were a failure
             if self.run_folder is not None and last_checkpoint(self.run_folder.path).exists():
-                print(f"awac: go on with: awac fit --resume {self.run_folder.path}", file=sys.stderr)
+                folder = shlex.quote(str(self.run_folder.path))
+                print(f"awac: go on with: awac fit --resume {folder}", file=sys.stderr)
             raise
         except AwacError:
             raise
