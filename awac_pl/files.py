@@ -138,7 +138,7 @@ def write_text(path: Path, text: str, *, full_disk: bool = False) -> None:
     """
     try:
         with replacing(path) as new:
-            new.write_text(text)
+            new.write_text(text, encoding="utf-8")
     except WriteError:
         blocks = path.stat().st_blocks if full_disk and path.exists() else 0
         if len(data := text.encode()) > 512 * blocks:

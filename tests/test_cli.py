@@ -118,7 +118,7 @@ def test_resume_validate_and_test(workplace: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
     for command in ("validate", "test"):
         assert main([command, "--ckpt_path", str(folder / "checkpoints/last.ckpt")]) == 0
-        assert "eval/success_rate" in capsys.readouterr().out
+        assert capsys.readouterr().out.startswith("eval/success_rate")  # and no bar, where no terminal is
 
 
 @pytest.mark.usefixtures("short_cloning")
@@ -301,6 +301,26 @@ def test_help_is_quick_and_shows_examples() -> None:
     done = subprocess.run([sys.executable, "-m", "awac_pl", "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
     assert time.monotonic() - start < 3
     assert "awac fit --config conf/base.yaml" in done.stdout
+
+
+@pytest.mark.parametrize("words", ["completion bash", "data list", "fit --task pen --print_config"])
+def test_a_reader_that_has_ended_costs_no_traceback(words: str) -> None:
+    """As in ``awac data list | head -1``: nothing is said, and the status is that of SIGPIPE."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "awac_pl", *words.split()]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("words", ["--help", "fit --task pen --print_config"])
+def test_a_terminal_that_knows_ascii_alone(words: str) -> None:
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "awac_pl", *words.split()]
+    done = subprocess.run(command, capture_output=True, check=False, cwd=ROOT, env=os.environ | ascii_alone)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.isascii()
 
 
 def test_completion(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

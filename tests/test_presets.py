@@ -40,6 +40,16 @@ def test_everything_else_is_left_alone(arguments: list[str]) -> None:
     assert expand(arguments) == arguments
 
 
+def test_a_preset_of_ones_own_names_its_runs() -> None:
+    """Whatever the file itself says: it may be a copy of another one."""
+    assert main(["init"]) == 0
+    for text in ("", "preset: quick\n"):
+        Path("conf/preset/mine.yaml").write_text(f"{text}model: {{temperature: 2.0}}\n")
+        assert expand(["fit", "--preset=mine", "--model.discount=0.9"])[-3:] == [
+            "--config=conf/preset/mine.yaml", "--preset=mine", "--model.discount=0.9"
+        ]  # fmt: skip
+
+
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(AwacError, match=r"unknown preset 'plsu': no file .*plsu.yaml. Did you mean 'plus'\?"):
         run(["fit", "--task=pen", "--preset=plsu"])

@@ -253,6 +253,11 @@ def test_the_variable_names_the_experiment_of_a_new_run(tmp_path: Path, uri: str
             "0ab",
             "mlflow ui --backend-store-uri sqlite:////a/m.db, then http://127.0.0.1:5000/#/runs/0ab",
         ),
+        (
+            "sqlite:////a b/m.db",
+            "0ab",
+            "mlflow ui --backend-store-uri 'sqlite:////a b/m.db', then http://127.0.0.1:5000/#/runs/0ab",
+        ),
         ("http://me:secret@host:5000/", "0ab", "http://host:5000/#/runs/0ab"),
         ("http://host", None, "http://host/#/experiments"),
     ],

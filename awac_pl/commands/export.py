@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 
 
@@ -44,4 +45,4 @@ def run(options: argparse.Namespace) -> None:
     if client is not None:
         version = register_policy(options.to, options.register, client)
         print(f"  registered   models:/{options.register}/{version}")
-    print(f"  serve it     awac serve {options.to} --action_limits contract")
+    print(f"  serve it     awac serve {shlex.quote(str(options.to))} --action_limits contract")

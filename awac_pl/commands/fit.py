@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import sys
 import tempfile
 import traceback
@@ -52,12 +53,11 @@ class AwacCLI(LightningCLI):
         try:
             super().__init__(*args, **kwargs)  # parses, builds and runs
         except (Interrupted, WriteError) as error:
-            if (
-                isinstance(error, Interrupted) and started_by_rank_zero()
-            ):  # which Lightning would kill if this were a failure
-                raise SystemExit(0) from error
+            if isinstance(error, Interrupted) and started_by_rank_zero():
+                raise SystemExit(0) from error  # Lightning would kill rank zero if this were a failure
             if self.run_folder is not None and last_checkpoint(self.run_folder.path).exists():
-                print(f"awac: go on with: awac fit --resume {self.run_folder.path}", file=sys.stderr)
+                folder = shlex.quote(str(self.run_folder.path))
+                print(f"awac: go on with: awac fit --resume {folder}", file=sys.stderr)
             raise
         except AwacError:
             raise
@@ -83,9 +83,7 @@ class AwacCLI(LightningCLI):
         algorithm_help = "what learns; conf/algorithm has its options, and its paper's values"
         names: Any = Literal[tuple(LEARNERS)]
         parser.add_argument("--algorithm", type=names, default="awac", help=algorithm_help)
-        preset_help = (
-            "a preset of conf/preset, loaded after conf/base.yaml and --task; beside --config it only names the run"
-        )
+        preset_help = "a preset of conf/preset, loaded after base.yaml and --task; beside --config it only names the run"
         parser.add_argument("--preset", type=str, default="custom", help=preset_help)
         folder_help = "run folder; by default the first free one of runs/TASK-PRESET-seedN"
         parser.add_argument("--run_dir", type=str | None, default=None, help=folder_help)
@@ -193,11 +191,11 @@ class AwacCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
         """Add the run's files, the progress bar and MLflow."""
         config = self.config[self.subcommand]
+        named = _listed(self.config_init[self.subcommand].trainer.callbacks)
         if self.subcommand == "fit":
             monitor_what_is_known(self.config_init[self.subcommand].checkpoint, self.datamodule.task, self.datamodule.spaces)
             tags = {name: str(config[name]) for name in ("algorithm", "preset")}
             tags |= {"task": config.data.task, "seed": str(config.seed_everything)}
-            named = _listed(self.config_init[self.subcommand].trainer.callbacks)
             for callback in named:
                 if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                     callback.dirpath = config.checkpoint.dirpath
@@ -213,6 +211,8 @@ class AwacCLI(LightningCLI):
             kwargs |= {"max_time": None, "max_steps": -1, "max_epochs": whole_epochs(config.trainer, config.data)}
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = _run_logger(config)
+        elif not sys.stdout.isatty() and not any(isinstance(one, ProgressBar) for one in named):
+            kwargs["enable_progress_bar"] = False  # Lightning's bar would stand among the measures
         kwargs["plugins"] = [DurableCheckpointIO(), *_listed(self.config_init[self.subcommand].trainer.plugins)]
         trainer = super().instantiate_trainer(**kwargs)
         if not started_by_rank_zero():

@@ -18,8 +18,11 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import re
+import select
+import signal
 import sys
 from importlib import import_module
 
@@ -63,6 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     arguments = [argument for argument in given if argument != DEBUG]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal of another encoding cannot show
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())  # so that my_robot:Push-v0 is found in my_robot.py here, behind everything else
     parser = Parser("awac", **help_from(sys.modules[__name__]))
@@ -73,8 +79,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", choices=[*commands, "record"], metavar="command", help="one of these")
     try:
         command = parser.parse_args(arguments[:1]).command.replace("record", "video")  # record is its old name
-        return _run(command, arguments)
+        status = _run(command, arguments)
+        sys.stdout.flush()
+        return status
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 128 + signal.SIGPIPE
         line = _one_line(error)
         if line is None:
             raise
@@ -96,6 +106,15 @@ def _one_line(error: Exception) -> str | None:
             text = re.sub(r".*? Errors: - (Problem with given class_path '\S*': )?(.*?) (- |Given value).*", r"\2", text)
         return f"Lightning: {text if len(text) <= 400 else text[:400] + ' …'} ({DEBUG} shows where)"
     return None
+
+
+def _nobody_reads() -> bool:
+    """Whether the program behind a pipe has ended, as ``head`` does. Then nothing more is written to the pipe."""
+    output = select.poll()
+    output.register(1, 0)
+    if gone := any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return gone
 
 
 def _run(command: str, arguments: list[str]) -> int:

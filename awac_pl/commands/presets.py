@@ -64,7 +64,11 @@ def expand(arguments: list[str]) -> list[str]:
             files.append(file)
         else:
             values.append(f"--data.task={task}")  # a Gymnasium id, or a mistake that the task's own error explains
-    files += [conf() / "preset" / f"{preset}.yaml" for preset in presets[-1:]]
+    for preset in presets[-1:]:
+        files.append(conf() / "preset" / f"{preset}.yaml")
+        with contextlib.suppress(AwacError):  # check_files will tell
+            if read_table(files[-1]).get("preset") != preset:  # a preset of one's own, perhaps copied from another
+                values.append(f"--preset={preset}")
     return [command, *(f"--config={file}" for file in files), *values, *others]
 
 
@@ -78,7 +82,7 @@ def algorithm_of(arguments: list[str]) -> str:
         return named[-1]
     for path in reversed(_values(arguments, "--config", "-c")[0]):
         with contextlib.suppress(OSError, ValueError, yaml.YAMLError):  # the parser will tell
-            content = yaml.safe_load(Path(path).read_text())
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
             if isinstance(content, dict) and "algorithm" in content:
                 return str(content["algorithm"])
     checkpoints = _values(arguments, "--ckpt_path")[0]

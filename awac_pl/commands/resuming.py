@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,5 +62,5 @@ def check_configuration(folder: Path, config: Mapping[str, Any], *, meant: bool)
         return
     raise AwacError(
         f"{folder} has other settings than this command: {', '.join(changed.values())}. To go on with its own: "
-        f"awac fit --resume {folder}; to change a setting, name it there: --{next(iter(changed))}=…"
+        f"awac fit --resume {shlex.quote(str(folder))}; to change a setting, name it there: --{next(iter(changed))}=…"
     )

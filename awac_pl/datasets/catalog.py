@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -98,7 +99,7 @@ def check_storage(dataset_id: str) -> None:
         folder = local_root() / dataset_id
         raise DatasetError(
             f"dataset '{dataset_id}' is stored as {form[:20]}, not as HDF5; import it: "
-            f"awac data import {folder} --task TASK --to mine/name-v0"
+            f"awac data import {shlex.quote(str(folder))} --task TASK --to mine/name-v0"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -223,7 +224,7 @@ def _largest_difference(recordings: Sequence[RawEpisode]) -> float | None:
 
 def _findings(report: dict[str, Any], source: str | Path, task: Task) -> Iterator[tuple[str, str]]:
     """What is wrong, each with a remedy, in the order in which to repair it."""
-    options = f"{source} {task.options} --to mine/name-v0"
+    options = f"{shlex.quote(str(source))} {task.options} --to mine/name-v0"
     relabel = f"awac data {'import' if isinstance(source, Path) else 'relabel'} {options}"
     if not report["fits"]:
         sizes = f"observations of {report['observation_dim']}, actions of {report['action_dim']}"

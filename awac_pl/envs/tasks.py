@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shlex
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -58,7 +59,7 @@ class Task:
         """Options of ``awac data`` that name this task."""
         horizon = None if self.name in TASKS and self.horizon == TASKS[self.name].horizon else self.horizon
         chosen = {"task": self.name, "horizon": horizon, "success_key": self.success_key}
-        return " ".join(f"--{name} {value}" for name, value in chosen.items() if value is not None)
+        return " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in chosen.items() if value is not None)
 
 
 TASKS = {

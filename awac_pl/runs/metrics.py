@@ -15,7 +15,7 @@ from awac_pl.files import append_text, replacing
 def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
     """Write rows as CSV, atomically; the cell of a measure that a row lacks is empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with replacing(path) as new, new.open("w", newline="") as file:
+    with replacing(path) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
@@ -25,7 +25,7 @@ def append_metrics(path: Path, rows: list[dict[str, float]]) -> None:
     """Append the last of these rows, or write all of them anew if it has a new column: as ``write_metrics`` would."""
     names: list[str] = []
     if len(rows) > 1 and path.exists():
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             names = next(csv.reader(file), [])
     if not set(rows[-1]) <= set(names):
         write_metrics(path, rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import shlex
 import threading
 import time
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ class RunFolderLogger(Logger):
         uri, page = destination.shown_uri, f"/#/runs/{destination.run_id}" if destination.run_id else "/#/experiments"
         if uri.startswith("http"):
             return uri.rstrip("/") + page
-        return f"mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000{page}"
+        return f"mlflow ui --backend-store-uri {shlex.quote(uri)}, then http://127.0.0.1:5000{page}"
 
     @rank_zero_only
     def start(self) -> None:
@@ -102,7 +103,8 @@ class RunFolderLogger(Logger):
         if sender is not None and not sender.finish():
             log.warning(
                 "MLflow at %s has not got everything: %d rows and %d files are missing. Send them with: awac sync %s",
-                self.destination.shown_uri, sender.mirror.missing_rows(), len(sender.mirror.missing_files()), self.folder,
+                self.destination.shown_uri, sender.mirror.missing_rows(), len(sender.mirror.missing_files()),
+                shlex.quote(str(self.folder)),
             )  # fmt: skip
         if sender is not None and sender.stopped is not None:
             raise sender.stopped

@@ -62,7 +62,7 @@ def _info(root: Path) -> dict[str, Any]:
     """Contents of ``meta/info.json``."""
     path = root / "meta" / "info.json"
     try:
-        info = json.loads(path.read_text())
+        info = json.loads(path.read_text(encoding="utf-8"))
         version = str(info.get("codebase_version"))
         total = info.get("total_episodes", 0)
         features = info.get("features", {})
