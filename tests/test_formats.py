@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -173,6 +174,14 @@ def test_pickles_of_every_protocol_and_container(tmp_path: Path, protocol: int) 
         (raw,) = episodes(tmp_path / "x.pickle")
         np.testing.assert_array_equal(raw.observations, path["observations"])
         np.testing.assert_array_equal(raw.actions, path["actions"])
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(
+        DatasetError, match=r"pipe.npz: is no file, but a pipe or a device; save its content to a file first"
+    ):
+        choose_format(tmp_path / "pipe.npz", "npz")
 
 
 def test_pickles_that_unfold_or_hash_for_ever() -> None:
