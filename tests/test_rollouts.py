@@ -146,6 +146,7 @@ def test_an_environments_error_names_task_seed_and_place() -> None:
     ("fault", "message"),
     [
         ("raise", r"OSError\('the motor is too hot'\) at .*toy.py:\d+, step 2"),
+        ("exit", r"SystemExit\(3\) at .*toy.py:\d+, step 2"),
         ("reward", "step 2: the reward is nan and success is .*; both must be finite"),
         ("text", "step 2: the reward is '-1', not a number"),
         ("none", r"step 2: step\(\) returned no \(observation, reward, terminated, truncated, info\)"),

@@ -107,6 +107,8 @@ class Flaky(Reach):
             match os.environ.get("AWAC_TEST_FAULT", "raise"):
                 case "raise":
                     raise OSError("the motor is too hot")
+                case "exit":
+                    raise SystemExit(3)
                 case "reward":
                     reward = np.nan
                 case "text":

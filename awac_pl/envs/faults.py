@@ -33,7 +33,7 @@ def described(error: BaseException) -> str:
     return without_credentials(repr(error)) + where
 
 
-def step_fault(error: Exception) -> str:
+def step_fault(error: BaseException) -> str:
     """An error of ``reset`` or ``step``; an old ``step`` of four values fails in a wrapper of Gymnasium."""
     frames = traceback.extract_tb(error.__traceback__)
     return NO_STEP if "unpack" in str(error) and re.search(r"[/\\]gymnasium[/\\]", frames[-1].filename) else described(error)

@@ -31,6 +31,7 @@ from awac_pl.envs.tasks import (
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
 from awac_pl.parallel.executor import Executor, WorkerError
+from awac_pl.parallel.interruption import Interrupted
 from awac_pl.policies.policy import Policy
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def run_episode(
         return _run(environment, task, spaces, policy, seed, on_state, steps)
     except RolloutError as error:
         raise RolloutError(f"{task.env_id}: seed {seed}: step {len(steps)}: {error}") from error.__cause__
-    except Exception as error:
+    except Interrupted:
+        raise
+    except (Exception, SystemExit) as error:
         fault, step = step_fault(error), f"step {len(steps)}"
         fault = f"{step}: {fault}" if fault == NO_STEP else f"{fault}, {step}"
         raise RolloutError(f"{task.env_id}: seed {seed}: {fault}") from error
@@ -200,7 +203,9 @@ class _Runner:
         payload, task, seed, tolerant = job
         try:
             self.environment = self.environment or make_environment(task)
-        except Exception as error:
+        except Interrupted:
+            raise
+        except (Exception, SystemExit) as error:
             told = isinstance(error, AwacError)  # by make_environment, with the place
             raise RolloutError(f"{task.env_id}: seed {seed}: {error if told else described(error)}") from error
         try:

@@ -208,7 +208,9 @@ def _inspect(environment: gymnasium.Env, task: Task) -> Spaces:
     try:
         environment.reset(seed=0)
         info = environment.step((low + high) / 2)[4]
-    except Exception as error:
+    except Interrupted:
+        raise
+    except (Exception, SystemExit) as error:
         raise AwacError(f"{task.env_id}: its first step fails: {step_fault(error)}") from error
     try:
         env_spec = environment.spec.to_json()  # type: ignore[union-attr]
