@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from awac_pl.envs.faults import NO_STEP, RolloutError, check_number, check_observation, check_outcome, described, step_fault
+from awac_pl.envs.faults import (
+    NO_STEP,
+    RolloutError,
+    check_number,
+    check_observation,
+    check_outcome,
+    close_environment,
+    described,
+    step_fault,
+)  # fmt: skip
 from awac_pl.envs.tasks import (
     Spaces,
     Task,
@@ -220,7 +229,7 @@ class _Runner:
 
     def close(self) -> None:
         if self.environment is not None:
-            self.environment.close()
+            close_environment(self.environment)
 
 
 @dataclass(frozen=True)
