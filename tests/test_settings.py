@@ -313,6 +313,13 @@ def test_paths_that_cannot_be_are_one_line_too(capsys: pytest.CaptureFixture, tm
     monkeypatch.chdir(tmp_path)
     long = "x" * 5000
     assert refused(capsys, "report", long) == f"{'x' * 200}…: File name too long"
+    Path("file").touch()
+    Path("loop").symlink_to("loop")
+    assert "loop" in refused(capsys, "report", "loop")
+    (tmp_path / "small.yaml").write_text("data: {task: pen, datasets: [awac/pen/expert-v0]}")
+    base = [f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml"]
+    assert refused(capsys, "fit", *base, "--run_dir=file") == "file: File exists"
+    assert refused(capsys, "fit", *base, "--run_dir=loop") == "loop: File exists"
     assert refused(capsys, "data", "inspect", f"{long}.npz", "--task", "pen") == f"{'x' * 200}…: File name too long"
 
 

@@ -55,7 +55,7 @@ DEBUG = "--debug"
 #: many open files or processes.
 NOT_POSSIBLE = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
-    errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE, errno.EAGAIN,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EMFILE, errno.ENFILE, errno.EAGAIN,
 )  # fmt: skip
 #: What torch and the system's loader say without a MemoryError.
 OUT_OF_MEMORY = re.compile(r"can't allocate memory|[Cc]annot allocate memory|out of memory|failed to map segment")
@@ -97,6 +97,8 @@ def _one_line(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in NOT_POSSIBLE:
         name = str(error.filename or "a file or process")
         return f"{name if len(name) <= 200 else name[:200] + '…'}: {error.strerror}"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of pathlib, before Python 3.13
+        return str(error)
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         return f"there is not enough memory ({first_line(error)[:200]}); free some, or raise the limit (ulimit -v)"
     if is_refused_by(error, "lightning"):
