@@ -31,7 +31,10 @@ def lock(path: Path, mode: str = "a", *, shared: bool = False) -> IO[str]:
 
     Raises:
         BlockingIOError: it is locked already.
+        WriteError: it is no file.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise WriteError(f"{path} is no file; remove it")
     file = path.open(mode)
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

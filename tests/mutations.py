@@ -67,8 +67,8 @@ class Outcome:
         return None
 
 
-def outcome(arguments: list[str], log: Path) -> Outcome:
-    """Run ``awac`` with these arguments in a fork; its output goes to ``log``."""
+def outcome(arguments: list[str], log: Path, patience: float = PATIENCE) -> Outcome:
+    """Run ``awac`` with these arguments in a fork, for ``patience`` seconds at most; its output goes to ``log``."""
     child = os.fork()
     if child == 0:  # never returns into the test
         status = 70
@@ -89,7 +89,7 @@ def outcome(arguments: list[str], log: Path) -> Outcome:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:

@@ -76,6 +76,28 @@ def test_the_best_checkpoint_stays_the_best_one_when_a_run_is_resumed(
     assert torch.load(checkpoints / "last.previous.ckpt", weights_only=True)["epoch"] == 2
 
 
+def test_a_run_folder_that_was_moved_keeps_its_best_checkpoint(wide_run: Path, tmp_path: Path) -> None:
+    """Lightning forgets the best score when the folder has another name, and the next checkpoint would replace the best."""
+    moved = tmp_path / "moved"
+    shutil.copytree(wide_run, moved)
+    before, after = (DurableCheckpointIO().load_checkpoint(run / "checkpoints/last.ckpt") for run in (wide_run, moved))
+    names = [name for name, state in after["callbacks"].items() if "best_k_models" in state]
+    assert len(names) == 2  # best.ckpt and last.ckpt
+    for name in names:
+        best = ModelCheckpoint(dirpath=moved / "checkpoints", monitor="eval/episode_return")
+        best.load_state_dict(after["callbacks"][name])  # it would warn
+        assert best.best_model_score == before["callbacks"][name]["best_model_score"]
+        assert Path(best.best_model_path).parent == (moved / "checkpoints").resolve()
+        assert all(Path(path).exists() for path in best.best_k_models)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(OLD, tmp_path / "locked.ckpt")
+    monkeypatch.setattr("os.access", lambda *arguments: False)  # root may read everything
+    with pytest.raises(AwacError, match=r"locked.ckpt: cannot be read \(Permission denied\)"):
+        read_checkpoint(tmp_path / "locked.ckpt")
+
+
 def test_a_disk_that_is_full_leaves_the_checkpoint_that_was_there(tmp_path: Path) -> None:
     target, size = tmp_path / "last.ckpt", 1 << 20
     DurableCheckpointIO().save_checkpoint({"weights": torch.zeros(10)}, target)
@@ -140,6 +162,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str | None, str]] = {
     "no buffer": (changed(ReplayDataModule={"digests": []}), "has no replay buffer; ", ""),
     "a strange buffer": (changed(ReplayDataModule={"replay": [{"online": {"reward": 1}}]}), "has no replay buffer; ", ""),
     "no optimizer": (changed(optimizer_states=None), None, "has no optimizer_states; it cannot be resumed"),
+    "an empty optimizer": (changed(optimizer_states=[]), None, "has no optimizer_states; it cannot be resumed"),
     "no loops": (changed(loops=None), None, "has no loops; it cannot be resumed"),
     "no loops, no callbacks": (changed(loops=[], callbacks=None), None, "has no loops, callbacks; it cannot be resumed"),
 }  # fmt: skip

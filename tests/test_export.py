@@ -34,6 +34,7 @@ from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.onnx_graph import policy_graph
 from awac_pl.tracking.client import mlflow_client
 from tests.conftest import ROOT, WIDE
+from tests.mutations import outcome
 from tests.toy import constant_policy
 
 LOW, HIGH = np.array([-2], np.float32), np.array([4], np.float32)
@@ -199,6 +200,17 @@ def test_wrong_files_are_refused(wide_run: Path, checkpoint: Path, tmp_path: Pat
     line = refused(capsys, "--ckpt_path", tmp_path / "run/checkpoints/last.ckpt", "--to", tmp_path / "out")
     assert "its manifest.json or config.yaml is damaged" in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["contract.json", "policy.onnx"])
+def test_a_pipe_in_an_export_is_not_waited_for(name: str, wide_export: Path, tmp_path: Path) -> None:
+    exported = tmp_path / "exported"
+    shutil.copytree(wide_export, exported)
+    (exported / name).unlink()
+    os.mkfifo(exported / name)
+    arguments = ["deploy", str(exported), "--env", "tests.toy:Wide-v0", "--action_limits", "contract"]
+    result = outcome(arguments, tmp_path / "log", patience=10)
+    assert (result.status, result.fault) == (2, None), result.output
 
 
 def test_a_folder_in_use_is_left_alone(checkpoint: Path, tmp_path: Path, capsys) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 from awac_pl.commands.data_options import FORMATS as NAMED
 from awac_pl.commands.main import main
-from awac_pl.datasets.catalog import local_root, read_metadata, recorded_layout
+from awac_pl.datasets.catalog import data_file, local_root, read_metadata, recorded_layout
 from awac_pl.datasets.formats import FORMATS, Reading, choose_format, read_recordings
 from awac_pl.datasets.formats.unpickling import unpickle
 from awac_pl.datasets.importing import import_dataset
@@ -25,6 +26,7 @@ from awac_pl.datasets.minari_io import load_dataset
 from awac_pl.envs.tasks import find_task, inspect_spaces
 from awac_pl.errors import DatasetError
 from tests.conftest import REACH
+from tests.mutations import outcome
 
 OWN = find_task(REACH, reward="environment")  # 2 observations, 1 action, 10 steps
 
@@ -173,6 +175,24 @@ def test_pickles_of_every_protocol_and_container(tmp_path: Path, protocol: int) 
         (raw,) = episodes(tmp_path / "x.pickle")
         np.testing.assert_array_equal(raw.observations, path["observations"])
         np.testing.assert_array_equal(raw.actions, path["actions"])
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(
+        DatasetError, match=r"pipe.npz: is no file, but a pipe or a device; save its content to a file first"
+    ):
+        choose_format(tmp_path / "pipe.npz", "npz")
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "main_data.hdf5"])
+def test_pipes_in_strangers_folders_are_not_waited_for(name: str, reach_dataset: str, tmp_path: Path) -> None:
+    path = data_file(reach_dataset).with_name(name)
+    path.unlink()
+    os.mkfifo(path)
+    arguments = ["data", "inspect", reach_dataset, "--task", REACH]
+    result = outcome(arguments, tmp_path / "log", patience=10)
+    assert (result.status, result.fault) == (2, None), result.output
 
 
 def test_pickles_that_unfold_or_hash_for_ever() -> None:

@@ -86,6 +86,32 @@ def test_resume_refuses_what_it_cannot_do(fit, capsys: pytest.CaptureFixture) ->
     assert "--resume here takes the run's own configuration and folder; leave out --task" in capsys.readouterr().err
 
 
+def test_a_resumption_that_is_refused_changes_nothing(fit, capsys: pytest.CaptureFixture) -> None:
+    """Or the next one would take the settings that did not fit."""
+    assert fit("--run_dir=here", "--trainer.max_epochs=3") == 0
+    rows = Path("here/metrics.csv").read_bytes()
+    for arguments, content, message in (
+        (["--model.actor_hidden_sizes=[8,8]"], rows, "the checkpoint does not fit this run (Error(s) in loading state_dict"),
+        (
+            ["--trainer.max_epochs=1"],
+            rows,
+            "the checkpoint does not fit this run (You restored a checkpoint with current_ep",
+        ),
+        ([], b"epoch,updates,env_steps\n0,abc,0\n", "metrics.csv is no table of numbers: could not convert string to float"),
+        ([], b"epoch,updates,env_steps\n0,1,2,3\n", "metrics.csv is no table of numbers: float() argument"),
+        ([], b"epoch\n0\n", "metrics.csv: line 2 has no 'updates'; it is no run's table of metrics"),
+        ([], b"\xe9poch\n0\n", "metrics.csv is no table of numbers: 'utf-8' codec"),
+    ):
+        Path("here/metrics.csv").write_bytes(content)
+        before = {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()}
+        capsys.readouterr()
+        assert main(["fit", "--resume=here", "--trainer.max_epochs=4", *arguments]) == 2
+        assert message in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()} == before
+    Path("here/metrics.csv").write_bytes(rows)
+    assert main(["fit", "--resume=here", "--trainer.max_epochs=4"]) == 0
+
+
 def test_auto_starts_a_run_and_goes_on_with_it(fit) -> None:
     """What a scheduler needs that starts the same command again, whatever became of the last time."""
     assert fit("--run_dir=here", "--resume=auto", "--trainer.max_epochs=1") == 0

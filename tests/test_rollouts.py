@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -146,6 +147,7 @@ def test_an_environments_error_names_task_seed_and_place() -> None:
     ("fault", "message"),
     [
         ("raise", r"OSError\('the motor is too hot'\) at .*toy.py:\d+, step 2"),
+        ("exit", r"SystemExit\(3\) at .*toy.py:\d+, step 2"),
         ("reward", "step 2: the reward is nan and success is .*; both must be finite"),
         ("text", "step 2: the reward is '-1', not a number"),
         ("none", r"step 2: step\(\) returned no \(observation, reward, terminated, truncated, info\)"),
@@ -159,6 +161,12 @@ def test_what_an_environment_must_not_do_is_named(fault: str, message: str, monk
     monkeypatch.setenv("AWAC_TEST_FAULT", fault)
     with pytest.raises(RolloutError, match=f"^tests.toy:Flaky-v0: seed 4: {message}"):
         rollout("tests.toy:Flaky-v0", 0, constant_policy(), [3, 4])
+
+
+def test_an_environment_that_cannot_be_closed_is_named_and_its_episodes_count(caplog: pytest.LogCaptureFixture) -> None:
+    (episode,) = rollout("tests.toy:Unclosed-v0", 0, constant_policy(), [7])
+    assert len(episode) == 10
+    assert re.search(r"Unclosed-v0: close\(\) failed: OSError\('the bus is busy'\) at .*toy.py:\d+", caplog.text)
 
 
 def test_an_environment_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,10 @@ import pytest
 from awac_pl.commands.main import main
 from awac_pl.errors import AwacError
 from awac_pl.runs.folder import RunFolder, take_run_folder
+from awac_pl.runs.metrics import read_metrics
+from awac_pl.tracking.destination import find_destination
 from tests.conftest import ROOT, WIDE_CONFIG
+from tests.mutations import outcome
 
 
 def take(default: Path, barrier, ending, answers) -> None:
@@ -85,3 +90,16 @@ def test_a_try_keeps_no_folder(
         assert main(["fit", *arguments]) == 0
     assert {path.name for path in tmp_path.iterdir()} == before
     assert "keeps nothing, not even a run folder" in caplog.text
+
+
+def test_pipes_in_a_run_folder_are_not_waited_for(wide_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(wide_run, run)
+    for name in (".lock", "metrics.csv", "mlflow.json"):
+        (run / name).unlink(missing_ok=True)
+        os.mkfifo(run / name)
+    assert read_metrics(run / "metrics.csv") == []
+    assert find_destination(run, "http://robots:5000").run_id is None
+    result = outcome(["fit", "--resume", str(run)], tmp_path / "log", patience=30)
+    assert (result.status, result.fault) == (2, None)
+    assert "/.lock is no file; remove it" in result.output

@@ -20,7 +20,7 @@ from awac_pl.deploy.contract import Contract
 from awac_pl.deploy.runner import PolicyRunner, onnx_policy
 from awac_pl.errors import AwacError
 from tests.conftest import ROOT, WIDE
-from tests.toy import Reach, Wide
+from tests.toy import Flaky, Reach, Wide
 
 LIMITS = (-2, 4)
 CONTRACT = Contract(
@@ -264,6 +264,24 @@ def test_it_stops_at_a_broken_sensor() -> None:
     with pytest.raises(AwacError, match=r"seed 5: step 3: the observation is not finite: value 0 \(position\) is nan"):
         runner_of(1).run(environment, [5, 6])
     assert environment.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raise", r"seed 4: step 2: OSError\('the motor is too hot'\) at .*toy.py:\d+"),
+        ("exit", r"seed 4: step 2: SystemExit\(3\) at .*toy.py:\d+"),
+        ("none", "seed 4: step 2: the environment returned no tuple of 5 values"),
+        ("gym", "seed 4: step 2: the environment returned no tuple of 5 values"),
+        ("info", "seed 4: step 2: info is a NoneType, not a dict"),
+        ("text", "the reward of seed 4: step 2 is '-1', not a number"),
+    ],
+)
+def test_an_environment_that_fails_is_named(fault: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWAC_TEST_FAULT", fault)
+    narrow = Contract(**{**vars(CONTRACT), "action_low": -np.ones(1), "action_high": np.ones(1)})
+    with pytest.raises(AwacError, match=message):
+        PolicyRunner(narrow, lambda row: np.zeros(1, np.float32), (-1, 1)).run(Flaky(), [4])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 from collections.abc import Sequence
@@ -306,3 +307,35 @@ def test_mistakes_of_the_other_commands_are_one_line_too(capsys: pytest.CaptureF
     )
     assert refused(capsys, "export") == "the following arguments are required: --ckpt_path, --to (awac export --help)"
     assert refused(capsys, "data", "list", "--all") == "unrecognized arguments: --all (awac data --help)"
+
+
+def test_paths_that_cannot_be_are_one_line_too(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    long = "x" * 5000
+    assert refused(capsys, "report", long) == f"{'x' * 200}…: File name too long"
+    Path("file").touch()
+    Path("loop").symlink_to("loop")
+    assert "loop" in refused(capsys, "report", "loop")
+    (tmp_path / "small.yaml").write_text("data: {task: pen, datasets: [awac/pen/expert-v0]}")
+    base = [f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml"]
+    assert refused(capsys, "fit", *base, "--run_dir=file") == "file: File exists"
+    assert refused(capsys, "fit", *base, "--run_dir=loop") == "loop: File exists"
+    assert refused(capsys, "data", "inspect", f"{long}.npz", "--task", "pen") == f"{'x' * 200}…: File name too long"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "a file or process: Too many open files"),
+        (OSError(errno.EIO, "Input/output error", "runs/a/metrics.csv"), "runs/a/metrics.csv: Input/output error"),
+        (MemoryError(), "there is not enough memory (MemoryError); free some, or raise the limit (ulimit -v)"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "there is not enough memory (Defau"),
+        (ImportError("x.so: failed to map segment from shared object"), "there is not enough memory (x.so: failed"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    def fails(command: str, arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("awac_pl.commands.main._run", fails)
+    assert refused(capsys, "report").startswith(line)

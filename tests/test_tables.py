@@ -354,6 +354,8 @@ def test_gaps_and_single_evaluations_are_said(tmp_path: Path) -> None:
         ("manifest.json", '{"kind": "else"}', "it is no run's manifest"),
         ("manifest.json", '{"tags": []}', "it is no run's manifest"),
         ("manifest.json", '{"tags": {}, "datasets": [1]}', "it is no run's manifest"),
+        ("manifest.json", '{"tags": {}, "offline_updates": "many"}', "'offline_updates' is no whole number"),
+        ("manifest.json", '{"tags": {}, "offline_updates": Infinity}', "'offline_updates' is no whole number"),
         ("manifest.json", '{"tags": {}, "format": 7, "versions": {"awac_pl": "9.0"}}',
          "has format 7, not 1; use awac_pl 9.0"),
         ("config.yaml", "!!python/object:os.system {}", "config.yaml cannot be read: "),

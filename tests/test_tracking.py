@@ -338,6 +338,8 @@ def test_a_store_is_made_in_one_step(tmp_path: Path, empty_store: Path, monkeypa
 def test_where_a_run_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_destination(tmp_path, None).uri == f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.raises(AwacError, match="is no file that can be read and written; name another one"):
+        find_destination(tmp_path, f"sqlite:///{tmp_path}")  # MLflow would try for minutes
     assert find_destination(tmp_path, "sqlite:///there/my.db").uri == f"sqlite:///{tmp_path}/there/my.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://everybody:5000")
     assert find_destination(tmp_path, None).uri == "http://everybody:5000"

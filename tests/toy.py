@@ -107,12 +107,16 @@ class Flaky(Reach):
             match os.environ.get("AWAC_TEST_FAULT", "raise"):
                 case "raise":
                     raise OSError("the motor is too hot")
+                case "exit":
+                    raise SystemExit(3)
                 case "reward":
                     reward = np.nan
                 case "text":
                     reward = "-1"
                 case "none":
                     return None
+                case "info":
+                    info = None
                 case "gym":
                     return observation, reward, terminated, info
                 case "shape":
@@ -122,6 +126,13 @@ class Flaky(Reach):
                 case "success":
                     info = {"success": np.nan}
         return observation, reward, terminated, truncated, info
+
+
+class Unclosed(Reach):
+    """Cannot be closed."""
+
+    def close(self):
+        raise OSError("the bus is busy")
 
 
 class Hanging(Reach):
@@ -235,7 +246,8 @@ class Endless(Reach):
 
 
 for _class in (
-    Reach, Wide, DiscreteReach, Ending, Deadly, AlwaysDeadly, Broken, Flaky, Hanging, Pictures, SizedPictures, DyingPictures,
+    Reach, Wide, DiscreteReach, Ending, Deadly, AlwaysDeadly, Broken, Flaky, Unclosed, Hanging, Pictures, SizedPictures,
+    DyingPictures,
     Nested, Seldom, Locked, Huge, Raising,
 ):  # fmt: skip
     gymnasium.register(f"{_class.__name__}-v0", _class, max_episode_steps=10)

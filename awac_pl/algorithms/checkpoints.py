@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ def read_checkpoint(checkpoint: Path, *, to_resume: bool = False) -> dict[str, A
         raise AwacError(
             f"{checkpoint}: is a folder, not a checkpoint" if checkpoint.is_dir() else f"no checkpoint {checkpoint}"
         )
+    if not os.access(checkpoint, os.R_OK):
+        raise AwacError(f"{checkpoint}: cannot be read (Permission denied)")
     if not zipfile.is_zipfile(checkpoint):
         raise AwacError(f"{checkpoint}: is no checkpoint, or is cut off")
     try:
@@ -57,7 +60,11 @@ def read_checkpoint(checkpoint: Path, *, to_resume: bool = False) -> dict[str, A
     except Exception as error:
         raise AwacError(f"{checkpoint}: cannot be read as a checkpoint ({first_line(error)})") from error
     needed = CONTENT | TO_RESUME if to_resume else CONTENT
-    absent = [key for key, kind in needed.items() if not isinstance(state, dict) or not isinstance(state.get(key), kind)]
+    absent = [
+        key
+        for key, kind in needed.items()
+        if not isinstance(state, dict) or not isinstance(state.get(key), kind) or state[key] == []
+    ]
     if to_resume and "loops" not in absent and "epoch_progress" not in (state["loops"].get("fit_loop") or {}):
         absent.append("loops")  # or the run would begin anew, with the weights that it had
     if len(absent) == len(needed):

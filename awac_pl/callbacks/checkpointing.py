@@ -62,7 +62,31 @@ class DurableCheckpointIO(TorchCheckpointIO):
         Raises:
             AwacError: see ``read_checkpoint``.
         """
-        return read_checkpoint(Path(path))
+        state = read_checkpoint(Path(path))
+        callbacks, folder = state.get("callbacks", {}), Path(path).resolve().parent
+        before = [each for name, each in callbacks.items() if name.startswith(LastCheckpoint.__name__)]
+        if before and isinstance(before[0], dict) and before[0].get("dirpath") != str(folder):
+            _move(callbacks, Path(before[0].get("dirpath", "")), folder)
+        return state
+
+
+def _move(callbacks: dict[str, Any], before: Path, folder: Path) -> None:
+    """Let the states of ``ModelCheckpoint`` name the folder where their files lie now.
+
+    Otherwise Lightning forgets the best score of a run folder that was moved or copied, and the next checkpoint replaces
+    ``best.ckpt``, even if it is worse.
+    """
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {moved(path): score for path, score in value.items()}
+        inside = isinstance(value, str) and Path(value).is_relative_to(before)
+        return str(folder / Path(value).relative_to(before)) if inside else value
+
+    for state in callbacks.values():
+        if isinstance(state, dict) and state.get("dirpath") == str(before):
+            paths = ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path", "best_k_models")
+            state |= {name: moved(state[name]) for name in paths if name in state}
 
 
 class LastCheckpoint(ModelCheckpoint):

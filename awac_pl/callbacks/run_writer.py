@@ -32,7 +32,8 @@ from awac_pl.policies.products import processor
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.report.page import write_report
 from awac_pl.runs.manifest import Manifest, read_manifest
-from awac_pl.runs.metrics import append_metrics, read_metrics, write_metrics, x_axis
+from awac_pl.runs.metrics import append_metrics, write_metrics, x_axis
+from awac_pl.runs.reading import read_rows
 from awac_pl.runs.summary import score_run
 from awac_pl.tracking.logger import RunFolderLogger
 
@@ -48,9 +49,7 @@ class SaveRunConfig(SaveConfigCallback):
     """Writes the resolved configuration to the run folder, and as parameters to loggers."""
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Do nothing except in a fit: only a fit has a run folder."""
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
+        """Nothing yet: ``RunWriter`` saves the configuration when the checkpoint is known to fit it."""
 
     def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """See the class."""
@@ -86,23 +85,31 @@ class RunWriter(Callback):
         self._started = 0.0
         self._usage = Usage()
 
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Write the manifest. A resumed run keeps its rows up to the checkpoint."""
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write configuration and manifest. A resumed run keeps its rows up to the checkpoint.
+
+        The checkpoint is restored by now: a command that does not fit the run was refused, and has changed nothing.
+        """
         if not trainer.is_global_zero:
             return
         self._started = time.time()
         data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
         path, updates = Path(trainer.default_root_dir) / "metrics.csv", int(pl_module.updates)  # type: ignore[arg-type]
-        if updates and path.exists():
-            self.rows = [row for row in read_metrics(path) if row["updates"] <= updates]
-            self._started -= self.rows[-1]["seconds"] if self.rows else 0.0
+        if resumed := bool(updates and path.exists()):
+            self.rows = [row for row in read_rows(path) if row["updates"] <= updates]
+            self._started -= self.rows[-1].get("seconds", 0.0) if self.rows else 0.0
+        commands = [*self._commands_before(trainer, updates), sys.argv]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SaveRunConfig):
+                callback.save_config(trainer, pl_module, "fit")
+        if resumed:
             write_metrics(path, self.rows)  # without the rows that will be repeated
         self._manifest = {
             "format": 1,
             "status": "running",
             "tags": self.tags,
             "command": sys.argv,
-            "commands": [*self._commands_before(trainer, updates), sys.argv],
+            "commands": commands,
             "started": _iso(time.time()),
             "seconds_count_from": _iso(self._started),
             "offline_updates": data.offline_epochs * data.updates_per_epoch,
@@ -145,6 +152,8 @@ class RunWriter(Callback):
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Evaluate a run that has ended early, complete the folder and print a summary."""
+        if not self._manifest:  # there was nothing to train
+            self.on_train_start(trainer, pl_module)
         if trainer.strategy.broadcast(self._lacks_last_evaluation(trainer)):
             module = cast(Learner, pl_module)
             module.on_validation_epoch_start()

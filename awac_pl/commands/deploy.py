@@ -69,6 +69,7 @@ def run(options: argparse.Namespace) -> None:
 
     from tqdm import tqdm
 
+    from awac_pl.envs.faults import close_environment
     from awac_pl.envs.tasks import find_task, make_environment
 
     runner = load_runner(options)
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
         with tqdm(total=options.episodes, desc="acting", unit="episode", leave=False) as bar:
             report = runner.run(environment, seeds, rate_hz=options.rate, on_episode=bar.update)
     finally:
-        environment.close()
+        close_environment(environment)
     known = [success for success in report.successes if success is not None]
     mean = sum(report.environment_returns) / len(report.environment_returns)
     print(f"  episodes     {options.episodes}, {report.env_steps} steps, mean return {mean:.2f}")

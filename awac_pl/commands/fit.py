@@ -33,7 +33,7 @@ from awac_pl.commands.trainer_options import check_callbacks, check_options
 from awac_pl.errors import AwacError, WriteError, first_line
 from awac_pl.parallel import interruption
 from awac_pl.parallel.interruption import Interrupted
-from awac_pl.parallel.ranks import world_size
+from awac_pl.parallel.ranks import restore_random_state, world_size
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.folder import RunFolder, last_checkpoint, run_of, take_run_folder
 from awac_pl.runs.manifest import git_commit
@@ -240,7 +240,8 @@ def _listed(value: Any) -> list[Any]:
 def _name_the_checkpoint(error: Exception) -> None:
     """Raise one line instead of an error that came up while Lightning restored a checkpoint."""
     for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename.endswith("checkpoint_connector.py") and frame.name.startswith(("restore", "resume")):
+        restores = frame.filename.endswith("checkpoint_connector.py") and frame.name.startswith(("restore", "resume"))
+        if restores or frame.name == restore_random_state.__name__:
             reason = " ".join(str(error).split())  # torch's has a line for each layer
             raise AwacError(f"the checkpoint does not fit this run ({reason[:300]})") from error
 

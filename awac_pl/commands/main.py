@@ -28,7 +28,7 @@ from importlib import import_module
 
 from awac_pl import __version__
 from awac_pl.commands.arguments import Parser, help_from
-from awac_pl.errors import AwacError, is_refused_by, without_credentials
+from awac_pl.errors import AwacError, first_line, is_refused_by, without_credentials
 
 # This file imports little: a command's own imports happen when it runs, so that `awac --help` answers at once.
 
@@ -54,8 +54,14 @@ OWN = {
 
 #: The option that shows a traceback.
 DEBUG = "--debug"
-#: A full disk, a quota, a file too large, a read-only disk or folder.
-NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+#: A full disk, a quota, a file too large, a read-only disk or folder, a disk that fails; a path that cannot be one; too
+#: many open files or processes.
+NOT_POSSIBLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EMFILE, errno.ENFILE, errno.EAGAIN,
+)  # fmt: skip
+#: What torch and the system's loader say without a MemoryError.
+OUT_OF_MEMORY = re.compile(r"can't allocate memory|[Cc]annot allocate memory|out of memory|failed to map segment")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,8 +104,13 @@ def _one_line(error: Exception) -> str | None:
     """What a user reads of an error; None for a mistake of this program, or of a user's module, whose traceback helps."""
     if isinstance(error, AwacError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
-        return f"{error.filename or 'a file'}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in NOT_POSSIBLE:
+        name = str(error.filename or "a file or process")
+        return f"{name if len(name) <= 200 else name[:200] + '…'}: {error.strerror}"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of pathlib, before Python 3.13
+        return str(error)
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+        return f"there is not enough memory ({first_line(error)[:200]}); free some, or raise the limit (ulimit -v)"
     if is_refused_by(error, "lightning"):
         text = " ".join(str(error).split())
         if "Union subtypes" in text:  # jsonargparse lists why each type does not fit; the first is the one that was meant

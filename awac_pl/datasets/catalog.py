@@ -77,13 +77,20 @@ def find_dataset(dataset_id: str) -> Path | None:
     if not is_id(dataset_id):
         raise DatasetError(f"'{dataset_id}' is no dataset id; it must look like namespace/name-v0")
     folders = (root / dataset_id / "data" for root in (local_root(), BUILT_IN_ROOT))
-    return next((folder for folder in folders if (folder / "main_data.hdf5").exists()), None)
+    return next((folder for folder in folders if (folder / "main_data.hdf5").is_file()), None)
+
+
+def _text(path: Path) -> str:
+    """The text of a file. A pipe in a stranger's folder would be waited for."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    return path.read_text()
 
 
 def other_storage(dataset_id: str) -> str | None:
     """Minari's name of the format of a local dataset that is not HDF5; None if there is none."""
     try:
-        form = json.loads((local_root() / dataset_id / "data" / "metadata.json").read_text())["data_format"]
+        form = json.loads(_text(local_root() / dataset_id / "data" / "metadata.json"))["data_format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return form if isinstance(form, str) and form != "hdf5" else None
@@ -137,7 +144,7 @@ def _parse_metadata(path: Path, *_state: int) -> dict[str, Any]:
             with h5py.File(path, "r") as file:
                 return {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
         try:
-            metadata = json.loads(path.read_text())
+            metadata = json.loads(_text(path))
             if not isinstance(metadata, dict):
                 raise ValueError("a list, or a single value")
         except (ValueError, RecursionError) as error:

@@ -64,6 +64,8 @@ def read_contract(folder: Path) -> Contract:
         AwacError: the folder is no export, its format is unknown, or a file was changed.
     """
     path = folder / CONTRACT
+    if path.exists() and not path.is_file():
+        raise AwacError(f"{path}: is no file; export the policy anew")
     try:
         body = json.loads(path.read_text())
     except FileNotFoundError:

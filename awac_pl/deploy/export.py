@@ -18,6 +18,7 @@ from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
 from awac_pl.deploy.contract import EXAMPLES, ONNX, WEIGHTS, write_contract
 from awac_pl.deploy.mlflow_model import save_mlflow_model
 from awac_pl.deploy.runner import numpy_policy, onnx_policy
+from awac_pl.envs.faults import close_environment
 from awac_pl.envs.observations import value_names
 from awac_pl.envs.rollouts import RolloutError, run_episode
 from awac_pl.envs.tasks import Spaces, Task, find_task, inspect_spaces, make_environment, recorded_task, scale_action
@@ -106,7 +107,7 @@ def _act(
     except RolloutError as error:
         raise AwacError(f"{checkpoint}: its policy cannot act: {error}") from error
     finally:
-        environment.close()
+        close_environment(environment)
 
 
 def _write(

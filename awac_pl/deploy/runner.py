@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,9 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from awac_pl.deploy.contract import ONNX, WEIGHTS, Contract, read_contract
+from awac_pl.envs.faults import check_number, step_fault
 from awac_pl.envs.observations import as_vector, environment_layout
 from awac_pl.envs.tasks import SUCCESS_KEYS, scale_action
 from awac_pl.errors import AwacError, first_line
+from awac_pl.parallel.interruption import Interrupted
 from awac_pl.policies.numpy_policy import NumpyPolicy
 
 if TYPE_CHECKING:
@@ -150,7 +153,8 @@ class PolicyRunner:
             on_episode: called after each episode.
 
         Raises:
-            AwacError: the environment does not fit, or an observation or an action is not finite: the run stops there.
+            AwacError: the environment does not fit or fails, or an observation or an action is not finite: the run stops
+                there.
         """
         self._check_environment(environment)
         if rate_hz is not None and not 0 < rate_hz < np.inf:
@@ -181,7 +185,7 @@ class PolicyRunner:
         Returns:
             Sum of rewards, success, seconds without the reset, deadlines missed.
         """
-        observation, _ = environment.reset(seed=seed)
+        observation, _ = _asked(partial(environment.reset, seed=seed), 2, f"seed {seed}: reset")
         total, success, missed = 0.0, None, 0
         named = self.contract.facts.get("success_key")
         keys = SUCCESS_KEYS if named is None else (named,)
@@ -193,8 +197,11 @@ class PolicyRunner:
             except AwacError as error:
                 raise AwacError(f"seed {seed}: step {step}: {error}") from error
             latencies.append(time.perf_counter() - called)
-            observation, reward, terminated, truncated, info = environment.step(action)
-            total += float(reward)
+            where = f"seed {seed}: step {step}"
+            observation, reward, terminated, truncated, info = _asked(partial(environment.step, action), 5, where)
+            total += check_number(reward, f"reward of {where}")
+            if not isinstance(info, Mapping):
+                raise AwacError(f"{where}: info is a {type(info).__name__}, not a dict")
             if (key := next((key for key in keys if key in info), None)) is not None:
                 success = bool(success or info[key])
             if period is not None:
@@ -225,6 +232,23 @@ class PolicyRunner:
             raise AwacError(f"the environment's action space is {actions}, the policy acts in {self.low.shape}")
         if (self.low < np.float32(actions.low)).any() or (self.high > np.float32(actions.high)).any():
             raise AwacError(f"the action limits reach outside of the environment's action space {actions}; narrow them")
+
+
+def _asked(call: Callable[[], Any], values: int, where: str) -> tuple[Any, ...]:
+    """What ``reset`` or ``step`` returns: two or five values.
+
+    Raises:
+        AwacError: it raises, or returns something else.
+    """
+    try:
+        answer = call()
+    except Interrupted:
+        raise
+    except (Exception, SystemExit) as error:
+        raise AwacError(f"{where}: {step_fault(error)}") from error
+    if not isinstance(answer, tuple) or len(answer) != values:
+        raise AwacError(f"{where}: the environment returned no tuple of {values} values")
+    return answer
 
 
 def onnx_policy(graph: bytes) -> Callable[[np.ndarray], np.ndarray]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from awac_pl.errors import AwacError, first_line, without_credentials
+
+if TYPE_CHECKING:
+    import gymnasium
+
+log = logging.getLogger(__name__)
 
 #: Where an environment's author will not look for an error: this package, Gymnasium, NumPy, Python's own library.
 _PACKAGE = str(Path(__file__).parents[1])
@@ -33,10 +39,19 @@ def described(error: BaseException) -> str:
     return without_credentials(repr(error)) + where
 
 
-def step_fault(error: Exception) -> str:
+def close_environment(environment: gymnasium.Env) -> None:
+    """Close an environment. What it raises then is logged: its episodes are there."""
+    try:
+        environment.close()
+    except Exception as error:
+        log.warning("%s: close() failed: %s", environment.spec.id if environment.spec else environment, described(error))
+
+
+def step_fault(error: BaseException) -> str:
     """An error of ``reset`` or ``step``; an old ``step`` of four values fails in a wrapper of Gymnasium."""
     frames = traceback.extract_tb(error.__traceback__)
-    return NO_STEP if "unpack" in str(error) and re.search(r"[/\\]gymnasium[/\\]", frames[-1].filename) else described(error)
+    in_wrapper = re.search(r"[/\\]gymnasium[/\\]", frames[-1].filename)
+    return NO_STEP if in_wrapper and "unpack" in repr(error) else described(error)
 
 
 def why_not_made(env_id: str, error: BaseException) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from awac_pl.envs.faults import close_environment
 from awac_pl.envs.rollouts import run_episode
 from awac_pl.envs.tasks import Task, inspect_spaces, make_environment
 from awac_pl.episode import Episode
@@ -112,7 +113,7 @@ def render_clips(
 def makes_pictures(task: Task) -> bool:
     """Whether the task's environment has an ``rgb_array`` render mode."""
     environment = make_environment(task)
-    environment.close()
+    close_environment(environment)
     return "rgb_array" in (environment.metadata.get("render_modes") or [])
 
 

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from awac_pl.envs.faults import NO_STEP, RolloutError, check_number, check_observation, check_outcome, described, step_fault
+from awac_pl.envs.faults import (
+    NO_STEP,
+    RolloutError,
+    check_number,
+    check_observation,
+    check_outcome,
+    close_environment,
+    described,
+    step_fault,
+)  # fmt: skip
 from awac_pl.envs.tasks import (
     Spaces,
     Task,
@@ -31,6 +40,7 @@ from awac_pl.envs.tasks import (
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
 from awac_pl.parallel.executor import Executor, WorkerError
+from awac_pl.parallel.interruption import Interrupted
 from awac_pl.policies.policy import Policy
 
 if TYPE_CHECKING:
@@ -68,7 +78,9 @@ def run_episode(
         return _run(environment, task, spaces, policy, seed, on_state, steps)
     except RolloutError as error:
         raise RolloutError(f"{task.env_id}: seed {seed}: step {len(steps)}: {error}") from error.__cause__
-    except Exception as error:
+    except Interrupted:
+        raise
+    except (Exception, SystemExit) as error:
         fault, step = step_fault(error), f"step {len(steps)}"
         fault = f"{step}: {fault}" if fault == NO_STEP else f"{fault}, {step}"
         raise RolloutError(f"{task.env_id}: seed {seed}: {fault}") from error
@@ -200,7 +212,9 @@ class _Runner:
         payload, task, seed, tolerant = job
         try:
             self.environment = self.environment or make_environment(task)
-        except Exception as error:
+        except Interrupted:
+            raise
+        except (Exception, SystemExit) as error:
             told = isinstance(error, AwacError)  # by make_environment, with the place
             raise RolloutError(f"{task.env_id}: seed {seed}: {error if told else described(error)}") from error
         try:
@@ -215,7 +229,7 @@ class _Runner:
 
     def close(self) -> None:
         if self.environment is not None:
-            self.environment.close()
+            close_environment(self.environment)
 
 
 @dataclass(frozen=True)

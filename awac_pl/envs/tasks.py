@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from awac_pl.envs import adroit
-from awac_pl.envs.faults import step_fault, why_not_made
+from awac_pl.envs.faults import close_environment, step_fault, why_not_made
 from awac_pl.envs.graphics import import_mujoco
 from awac_pl.envs.observations import environment_layout, layout_of
 from awac_pl.errors import AwacError, nearest
@@ -174,7 +174,7 @@ def make_environment(task: Task, **kwargs: Any) -> gymnasium.Env:
             raise AwacError(f"its action space {action_space} must be flat with finite bounds; wrap it")
         flat = not layout_of(observation_space) and len(observation_space.shape or ()) == 1
     except AwacError as error:
-        environment.close()
+        close_environment(environment)
         raise AwacError(f"{task.env_id}: {error}") from error
     return environment if flat else gymnasium.wrappers.FlattenObservation(environment)
 
@@ -190,7 +190,7 @@ def inspect_spaces(task: Task) -> Spaces:
     try:
         spaces = _inspect(environment, task)
     finally:
-        environment.close()
+        close_environment(environment)
     if not knows_success(task, spaces) and (task.reward == "binary" or task.terminate_on_success):
         raise AwacError(
             f"{task.env_id}: reports no success; use reward: environment and terminate_on_success: false, or name the key "
@@ -209,7 +209,9 @@ def _inspect(environment: gymnasium.Env, task: Task) -> Spaces:
     try:
         environment.reset(seed=0)
         info = environment.step((low + high) / 2)[4]
-    except Exception as error:
+    except Interrupted:
+        raise
+    except (Exception, SystemExit) as error:
         raise AwacError(f"{task.env_id}: its first step fails: {step_fault(error)}") from error
     try:
         env_spec = environment.spec.to_json()  # type: ignore[union-attr]

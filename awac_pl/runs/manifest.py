@@ -68,6 +68,8 @@ def read_manifest(folder: Path) -> Manifest:
             raise AwacError(f"{path}: '{name}' is no {'table' if kind is dict else 'list'}; it is no run's manifest")
     if not all(isinstance(dataset, dict) for dataset in manifest["datasets"]):
         raise AwacError(f"{path}: an entry of 'datasets' is no table; it is no run's manifest")
+    if not isinstance(manifest.get("offline_updates", 0), int):
+        raise AwacError(f"{path}: 'offline_updates' is no whole number; it is no run's manifest")
     if manifest.get("format", FORMAT) != FORMAT:
         maker = manifest["versions"].get("awac_pl", "another version")
         raise AwacError(f"{path} has format {manifest['format']}, not {FORMAT}; use awac_pl {maker}")

@@ -49,7 +49,7 @@ class NewLines:
 
     def read(self) -> list[str]:
         """The lines since the last call; all of them if the file was written anew."""
-        if not self.path.exists():
+        if not self.path.is_file():
             return []
         with self.path.open("rb") as file:
             first = file.readline()

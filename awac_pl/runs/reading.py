@@ -150,7 +150,7 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         name=folder.resolve().name,
         **{name: str(manifest["tags"].get(name, "unknown")) for name in ("task", "preset", "seed")},
-        rows=_read_rows(folder / "metrics.csv"),
+        rows=read_rows(folder / "metrics.csv"),
         manifest=manifest,
         config=read_config(folder),
         status=status,
@@ -194,7 +194,12 @@ def _runs_inside(folder: Path) -> list[Path]:
     return [run for path in inside for run in _runs_inside(path)]
 
 
-def _read_rows(path: Path) -> tuple[dict[str, float], ...]:
+def read_rows(path: Path) -> tuple[dict[str, float], ...]:
+    """The rows of a run's ``metrics.csv``; none where there is no such file.
+
+    Raises:
+        AwacError: a cell is no number, or a row does not say its epoch and steps.
+    """
     try:
         rows = read_metrics(path) if path.is_file() else []
     except (OSError, ValueError, TypeError, csv.Error) as error:

@@ -85,8 +85,8 @@ def find_destination(
 
 def _stored_destination(path: Path) -> Destination | None:
     try:
-        return Destination(**json.loads(path.read_text())) if path.exists() else None
-    except (ValueError, TypeError) as error:
+        return Destination(**json.loads(path.read_text())) if path.is_file() else None
+    except (OSError, ValueError, TypeError) as error:
         raise AwacError(f"{path} is damaged ({first_line(error)}); remove it, and a new MLflow run is made") from error
 
 
@@ -94,11 +94,14 @@ def checked_uri(uri: str | None) -> str:
     """The URI, by default ``$MLFLOW_TRACKING_URI`` or ``mlflow.db`` in the working folder. A SQLite path becomes absolute.
 
     Raises:
-        AwacError: the URI is a folder.
+        AwacError: the URI is a folder, or a file that MLflow could not open; it would try for minutes.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     if uri.startswith("sqlite:///"):
-        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+        database = Path(uri.removeprefix("sqlite:///")).absolute()
+        if database.exists() and not (database.is_file() and os.access(database, os.R_OK | os.W_OK)):
+            raise AwacError(f"MLflow URI '{uri}' is no file that can be read and written; name another one")
+        return f"sqlite:///{database}"
     is_folder = uri.startswith("file:") or (":" not in uri and uri != "databricks")
     if is_folder and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
         raise AwacError(

@@ -51,6 +51,8 @@ def choose_format(file: Path, form: str | None = None) -> str:
     """
     if not file.exists():
         raise DatasetError(f"{file}: no such file")
+    if not (file.is_file() or file.is_dir()):
+        raise DatasetError(f"{file}: is no file, but a pipe or a device; save its content to a file first")
     if form is not None:
         return form
     for name, known in FORMATS.items():
