@@ -213,10 +213,10 @@ class Learner(ResumableModule, ABC):
             log.warning("model.compile: a callback has changed the networks; from now on the updates run eagerly")
             self.compile_mode, self._run = "off", self._updates
 
-    def _see_networks(self) -> list[tuple[int, bool]]:
-        """What a fast update takes for given: which tensors learn, and how many hooks the networks have."""
-        hooks = [len(part._forward_pre_hooks) + len(part._forward_hooks) for part in self.modules()]
-        return [(sum(hooks), True), *((id(parameter), parameter.requires_grad) for parameter in self.parameters())]
+    def _see_networks(self) -> tuple[int, list[tuple[int, bool]]]:
+        """What a fast update takes for given: how many hooks the networks have, and which tensors learn."""
+        hooks = sum(len(part._forward_pre_hooks) + len(part._forward_hooks) for part in self.modules())
+        return hooks, [(id(parameter), parameter.requires_grad) for parameter in self.parameters()]
 
     def training_step(self, chunk: TensorDict, batch_idx: int) -> None:
         """K updates from a chunk ``[K, B]``.

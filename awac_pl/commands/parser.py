@@ -66,10 +66,9 @@ class AwacParser(LightningArgumentParser):
 
 def _wrong_value(parser: Any, text: str) -> str | None:
     """The complaint of jsonargparse about a value's type, as all others: key, value, range."""
-    start = r'Parser key "([^"]+)": .*?'
-    found = re.match(start + "Given value: ?(.*)", text) or re.match(
-        start + "Got value: ?(.*)", text
-    )  # of several, of one type
+    # "Given value" stands behind the complaints of all types of a Union, "Got value" in the one of a single type.
+    finds = (re.match(rf'Parser key "([^"]+)": .*?{word} value: ?(.*)', text) for word in ("Given", "Got"))
+    found = next(filter(None, finds), None)
     if found is None:
         return None
     key, value = found.groups()
