@@ -20,7 +20,7 @@ LAYERS = [
     ["envs", "algorithms", "tracking", "report"],
     ["datasets", "deploy"],
     ["replay"],
-    ["callbacks"],
+    ["callbacks", "sweeps"],
     ["commands"],
     ["__main__"],
 ]
@@ -70,8 +70,8 @@ def test_files_stay_readable(path: Path) -> None:
     "module",
     [
         "commands.main", "commands.data", "commands.deploy", "commands.export", "commands.init", "commands.report",
-        "commands.serve", "commands.sync", "commands.video", "deploy.http_server", "deploy.runner", "envs.rollouts",
-        "envs.rendering", "envs.tasks", "episode", "policies.numpy_policy", "runs.summary",
+        "commands.serve", "commands.sweep", "commands.sync", "commands.video", "deploy.http_server", "deploy.runner",
+        "envs.rollouts", "envs.rendering", "envs.tasks", "episode", "policies.numpy_policy", "runs.summary",
     ],
 )  # fmt: skip
 def test_light_modules_stay_light(module: str) -> None:

@@ -26,7 +26,7 @@ from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
 from awac_pl.callbacks.stopping import Limits, Stopping, whole_epochs
 from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.commands.parser import LEARNERS, AwacParser, check_ranges
-from awac_pl.commands.presets import algorithm_of, check_files, conf, expand
+from awac_pl.commands.presets import algorithm_of, check_files, conf, expand, run_name
 from awac_pl.commands.processes import RUN_DIR_VARIABLE, follow_parent, rank, started_by_rank_zero
 from awac_pl.commands.resuming import check_configuration
 from awac_pl.commands.trainer_options import check_callbacks, check_options
@@ -172,8 +172,7 @@ class AwacCLI(LightningCLI):
         if rank():
             follow_parent()
             return Path(os.environ.get(RUN_DIR_VARIABLE) or config.run_dir or ".")
-        algorithm = "" if config.algorithm == "awac" else f"-{config.algorithm}"
-        name = re.sub(r"[^A-Za-z0-9]+", "-", config.data.task) + f"{algorithm}-{config.preset}-seed{config.seed_everything}"
+        name = f"{run_name(config.as_dict())}-seed{config.seed_everything}"
         if config.trainer.fast_dev_run:
             self._scratch = tempfile.TemporaryDirectory(prefix="awac-fast-dev-run-")
             os.environ[RUN_DIR_VARIABLE] = self._scratch.name
@@ -283,11 +282,11 @@ def run(arguments: list[str]) -> None:
     run_cli(arguments)
 
 
-def run_cli(arguments: list[str]) -> None:
+def run_cli(arguments: list[str], cli: type[AwacCLI] = AwacCLI) -> AwacCLI:
     """Run the command line as it is given, with no name expanded."""
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended.*")  # main.py has read sys.argv
     algorithm = algorithm_of(arguments)
-    AwacCLI(
+    return cli(
         LEARNERS.get(algorithm, LEARNERS["awac"]),  # the parser refuses an unknown name
         ReplayDataModule,
         args=arguments,

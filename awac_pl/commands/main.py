@@ -4,6 +4,7 @@ awac fit --task pen --preset quick
 awac fit --config conf/base.yaml --config mine.yaml
 awac fit … --model.temperature=0.3 --trainer.max_epochs=40
 awac fit --resume runs/pen-quick-seed0
+awac sweep --task pen --preset quick --seeds 0,1,2
 awac test --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
 awac sync runs/pen-quick-seed0
 awac data inspect my_demonstrations.npz --task pen
@@ -41,6 +42,7 @@ LIGHTNING = {
 #: Every other command. Each is a module of that name with ``add_arguments`` and ``run``, which raises an AwacError for a
 #: mistake of the user. Its docstring is its help.
 OWN = {
+    "sweep": "run fit with several seeds or settings, here or on a cluster",
     "init": "write an editable conf/ with every task and preset",
     "sync": "upload runs that MLflow missed while it was unreachable",
     "data": "inspect, import, repair, choose, join, split and export datasets",
@@ -147,11 +149,15 @@ def _dispatch(command: str, arguments: list[str]) -> None:
 
         run(arguments)
         return
-    options = own_parser(command).parse_args(arguments[1:])
+    module = import_module(f"awac_pl.commands.{command}")
+    options, others = own_parser(command).parse_known_args(arguments[1:])
+    if others and not getattr(module, "PASSES_ON", False):
+        own_parser(command).parse_args(arguments[1:])  # refuses them
+    options.others = others
     import logging
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    import_module(f"awac_pl.commands.{command}").run(options)
+    module.run(options)
 
 
 def own_parser(name: str) -> argparse.ArgumentParser:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -70,6 +73,12 @@ def expand(arguments: list[str]) -> list[str]:
             if read_table(files[-1]).get("preset") != preset:  # a preset of one's own, perhaps copied from another
                 values.append(f"--preset={preset}")
     return [command, *(f"--config={file}" for file in files), *values, *others]
+
+
+def run_name(config: Mapping[str, Any]) -> str:
+    """The name of a configuration's runs, without the seed: task, algorithm if it is not AWAC, preset."""
+    algorithm = "" if config["algorithm"] == "awac" else f"-{config['algorithm']}"
+    return re.sub(r"[^A-Za-z0-9]+", "-", config["data"]["task"]) + f"{algorithm}-{config['preset']}"
 
 
 def algorithm_of(arguments: list[str]) -> str:

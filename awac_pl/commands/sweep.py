@@ -1,0 +1,195 @@
+"""Run `awac fit` with several seeds or settings, on this machine or on a Ray cluster. Other arguments are those of awac fit.
+
+awac sweep --task relocate --preset quick --seeds 0,1,2
+awac sweep --task pen --preset quick --seeds 0-4 --grid model.temperature=1,3,10 data.n_step=5,10
+awac sweep --task pen --preset quick --search model.temperature=loguniform:0.3:10 --trials 30
+awac sweep … --address auto --cpus_per_run 2     on the cluster that this machine belongs to
+awac sweep … --dry_run                           list the runs and their commands
+awac sweep --resume sweeps/relocate-quick
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from awac_pl.commands.arguments import number
+from awac_pl.errors import AwacError
+from awac_pl.settings import Count, NotNegative, Positive
+
+if TYPE_CHECKING:
+    from awac_pl.sweeps.plan import Plan
+
+#: ``main`` leaves what is unknown here to ``run``, as ``options.others``.
+PASSES_ON = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``awac sweep``."""
+    parser.allow_abbrev = False  # --seed would be --seeds, and everything else is awac fit's
+    parser.add_argument("--seeds", default=None, metavar="0,1,2", help="of each setting; also 0-9 (default: 0)")
+    grid_help = "settings, each with all its values: every combination is run with every seed"
+    parser.add_argument("--grid", nargs="+", action="extend", default=[], metavar="KEY=A,B", help=grid_help)
+    search_help = "settings to search: KIND is uniform, loguniform, int (each LOW:HIGH) or choice (A:B:C)"
+    parser.add_argument("--search", nargs="+", action="extend", default=[], metavar="KEY=KIND:…", help=search_help)
+    parser.add_argument("--trials", type=number(Count), metavar="N", help="of --search")
+    metric_help = "what --search makes large, and what ranks settings (default: %(default)s)"
+    metrics = ["eval/success_rate", "eval/episode_return"]
+    parser.add_argument("--metric", choices=metrics, default=metrics[0], help=metric_help)
+    parser.add_argument("--cpus_per_run", type=number(Positive), default=None, metavar="N", help="(default: 1)")
+    parser.add_argument("--gpus_per_run", type=number(NotNegative), default=None, metavar="N", help="(default: 0)")
+    address_help = "a Ray cluster: auto, or HOST:PORT (default: Ray is started on this machine, for this command)"
+    parser.add_argument("--address", metavar="ADDRESS", help=address_help)
+    storage_help = (
+        "where the sweep's folder lies: a folder, best one that all machines see, or a URI such as s3://bucket/sweeps"
+    )
+    parser.add_argument("--storage", metavar="PLACE", default=None, help=f"{storage_help} (default: sweeps)")
+    parser.add_argument("--resume", type=Path, metavar="SWEEP", help="folder of a sweep to go on with")
+    parser.add_argument("--dry_run", action="store_true", help="list the runs and their commands, and stop")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run ``awac sweep``."""
+    from awac_pl.parallel import interruption
+    from awac_pl.sweeps import cluster
+
+    if not options.dry_run:
+        cluster.import_ray("awac sweep")
+    plan, text, config = (_resumed if options.resume else _planned)(options)
+    if options.dry_run:
+        from awac_pl.runs.manifest import shown_command
+
+        runs = plan.grid_runs() if not plan.search else [plan.trial(1, {key: ":".join(v) for key, v in plan.search.items()})]
+        print("\n".join(shown_command(plan.command(one.settings, one.seed)) for one in runs))
+        print(f"{plan.count} runs in {plan.folder}", file=sys.stderr)
+        return
+    with cluster.connected(options.address or plan.place.get("address"), "awac sweep") as ray:
+        cluster.check_resources(ray, plan.cpus, plan.gpus)
+        _prepare(plan, text, config)
+        _train(ray, plan, text)
+    if plan.storage is not None:
+        _fetch(plan)
+    from awac_pl.sweeps.results import finish
+
+    finish(plan)
+    if interruption.received():
+        print(f"awac: go on with: awac sweep --resume {plan.folder}", file=sys.stderr)
+        interruption.check()
+    failed = {name: entry["error"] for name, entry in sorted(plan.runs.items()) if entry["outcome"] == "failed"}
+    if failed:
+        first = next(iter(failed))
+        raise AwacError(f"{len(failed)} of {plan.count} runs failed, the others went on; {first}: {failed[first]} "
+                        f"(awac sweep --resume {plan.folder} tries again)")  # fmt: skip
+
+
+def _planned(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
+    """A new sweep, with every value checked as ``awac fit`` would."""
+    from awac_pl.commands.presets import run_name
+    from awac_pl.commands.resolving import resolve
+    from awac_pl.sweeps.plan import OWN_ARGUMENTS, Plan, parse_grid, parse_search, parse_seeds
+
+    for argument in options.others:
+        if (flag := argument.partition("=")[0]) in OWN_ARGUMENTS:
+            raise AwacError(f"{flag} is the sweep's to give; use {OWN_ARGUMENTS[flag]}")
+    if options.grid and options.search:
+        raise AwacError("--grid and --search exclude each other; --search data.n_step=choice:5:10 searches given values")
+    if bool(options.search) != bool(options.trials):
+        raise AwacError("--search and --trials N belong together")
+    seeds = parse_seeds(options.seeds or "0")
+    if options.search and len(seeds) > 1:
+        raise AwacError("--search takes one seed; its last line is the command that trains the best setting with more")
+    config, text = resolve(options.others)
+    plan = Plan(
+        name=run_name(config), folder="", arguments=options.others, seeds=seeds, grid=parse_grid(options.grid),
+        search=parse_search(options.search), trials=options.trials or 0, metric=options.metric,
+        cpus=options.cpus_per_run or 1, gpus=options.gpus_per_run or 0, key=uuid.uuid4().hex,
+        storage=options.storage if options.storage and "://" in options.storage else None,
+    )  # fmt: skip
+    for key, value in plan.candidates():
+        resolve([*options.others, f"--{key}={value}"])
+    data, epochs = config["data"], config["trainer"]["max_epochs"]
+    if epochs in (None, -1):
+        raise AwacError("trainer.max_epochs is without an end; a sweep needs one")
+    plan.totals = {
+        "updates": epochs * data["updates_per_epoch"], "offline_updates": data["offline_epochs"] * data["updates_per_epoch"],
+        "env_steps": max(0, epochs - data["offline_epochs"]) * config["interaction"]["env_steps_per_epoch"],
+    }  # fmt: skip
+    plan.folder = str(_free(Path("sweeps" if plan.storage else options.storage or "sweeps").absolute() / plan.name))
+    if plan.storage is not None:
+        plan.storage = f"{plan.storage.rstrip('/')}/{Path(plan.folder).name}"
+    plan.place = _place(config) | {"address": options.address}
+    return plan, text, config
+
+
+def _resumed(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
+    """The sweep of a folder. Where and how fast it runs may change; what it runs may not."""
+    from awac_pl.commands.resolving import resolve
+    from awac_pl.sweeps.plan import read_plan
+
+    given = [f"--{name}" for name in ("seeds", "grid", "search", "trials", "storage") if getattr(options, name)]
+    if given or options.others:
+        raise AwacError(f"--resume takes the sweep as it is; leave out {(given + options.others)[0]}")
+    plan = read_plan(options.resume)
+    plan.cpus, plan.gpus = options.cpus_per_run or plan.cpus, options.gpus_per_run or plan.gpus
+    path = Path(plan.folder) / "config.yaml"
+    config, text = resolve([f"--config={path}"])
+    plan.place = _place(config) | {"address": options.address or plan.place.get("address")}
+    return plan, text, config
+
+
+def _place(config: dict[str, Any]) -> dict[str, Any]:
+    """The working folder and the environment that runs on this machine would have."""
+    from awac_pl.sweeps.storage import store_places
+
+    return {
+        "cwd": os.getcwd(), "environment": store_places(os.environ),
+        "paths": [path for path in sys.path if Path(path).is_dir()],
+        "mlflow_uri": config["mlflow_uri"] or os.environ.get("MLFLOW_TRACKING_URI") or "", "threads": "",
+    }  # fmt: skip
+
+
+def _free(folder: Path) -> Path:
+    """The first of ``folder``, ``folder-2``, ``folder-3``, … that does not exist."""
+    candidates = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))]
+    return next(path for path in candidates if not path.exists())
+
+
+def _prepare(plan: Plan, text: str, config: dict[str, Any]) -> None:
+    """Make the sweep's folder, and the datasets that its runs would otherwise all make for themselves."""
+    from awac_pl.files import write_text
+    from awac_pl.replay.data_module import ReplayDataModule
+    from awac_pl.settings import settings_of
+    from awac_pl.sweeps.storage import UriStore
+
+    if plan.storage is not None:
+        UriStore(plan.storage)  # refuses one that cannot be written to
+    plan.place["threads"] = str(max(1, int(plan.cpus)))
+    plan.save()
+    write_text(Path(plan.folder) / "config.yaml", text)
+    known = settings_of(ReplayDataModule)
+    ReplayDataModule(**{name: value for name, value in config["data"].items() if name in known}).prepare_data()
+
+
+def _train(ray: Any, plan: Plan, text: str) -> None:
+    from awac_pl.sweeps.table import ProgressTable
+    from awac_pl.sweeps.tuning import tune_runs
+
+    table = ProgressTable(plan)
+    print(f"{plan.count} runs in {plan.folder}", file=sys.stderr, flush=True)
+    try:
+        tune_runs(ray, plan, text, table.show, table.draw)
+    finally:
+        table.clear()
+        print(table.summary(), file=sys.stderr, flush=True)
+
+
+def _fetch(plan: Plan) -> None:
+    """Copy the runs of an object store back."""
+    from awac_pl.sweeps.storage import UriStore, pull
+
+    for name in plan.runs:
+        pull(UriStore(str(plan.storage)), name, Path(plan.folder) / name)

@@ -1,0 +1,1 @@
+"""Many runs of ``awac fit`` on one machine or a cluster, through Ray Tune. Only ``awac sweep`` imports this folder."""
