@@ -99,13 +99,13 @@ def _planned(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
         raise AwacError("--grid and --search exclude each other; --search data.n_step=choice:5:10 searches given values")
     if bool(options.search) != bool(options.trials):
         raise AwacError("--search and --trials N belong together")
-    seeds = parse_seeds(options.seeds or "0")
+    seeds, grid, search = parse_seeds(options.seeds or "0"), parse_grid(options.grid), parse_search(options.search)
     if options.search and len(seeds) > 1:
         raise AwacError("--search takes one seed; its last line is the command that trains the best setting with more")
     config, text = resolve(options.others)
     plan = Plan(
-        name=run_name(config), folder="", arguments=options.others, seeds=seeds, grid=parse_grid(options.grid),
-        search=parse_search(options.search), trials=options.trials or 0, metric=options.metric,
+        name=run_name(config), folder="", arguments=options.others, seeds=seeds, grid=grid,
+        search=search, trials=options.trials or 0, metric=options.metric,
         cpus=options.cpus_per_run or 1, gpus=options.gpus_per_run or 0, key=uuid.uuid4().hex,
         storage=options.storage if options.storage and "://" in options.storage else None,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import ray
 from ray import tune
 
 from awac_pl.errors import AwacError, first_line
@@ -51,7 +52,7 @@ class RunTrial(tune.Trainable):
         self._sent: dict[str, Any] = {}
         self._reported: set[tuple[float, bool]] = set()
         self._last: dict[str, Any] = dict.fromkeys(("env_steps", "updates", "steps", "seconds", "pace"), 0.0)
-        self._last[plan.metric] = math.nan
+        self._last |= {plan.metric: math.nan, "node": ray.get_runtime_context().get_node_id()}
         if self.store is not None:
             pull(self.store, self.run.name, self.folder)
         self._wait_until_free()

@@ -181,6 +181,9 @@ def _observer(plan: Plan, show: Callable[[str, Mapping[str, Any]], None]) -> Any
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
+            nodes = plan.runs[str(trial)].setdefault("nodes", [])
+            if result["node"] not in nodes:
+                nodes.append(result["node"])
             show(str(trial), result)
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

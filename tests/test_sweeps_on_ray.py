@@ -1,0 +1,89 @@
+"""``awac sweep`` and the rollouts on a Ray cluster of two nodes. Skipped where Ray is not installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from awac_pl.commands.main import main
+from awac_pl.runs.metrics import read_metrics
+from tests.conftest import ROOT
+from tests.test_cli import fit, refused, workplace  # noqa: F401
+
+ray = pytest.importorskip("ray")
+pytest.importorskip("optuna")
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # Ray's own
+    pytest.mark.usefixtures("workplace"),
+]
+FILES = (f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml", "--mlflow_uri=none", "--data.workers=0")
+
+
+class Nodes:
+    """A head and another node, each with one CPU."""
+
+    def __init__(self) -> None:
+        from awac_pl.sweeps.cluster import import_ray
+
+        import_ray("the tests")
+        from ray.cluster_utils import Cluster
+
+        os.environ["PYTHONPATH"] = str(ROOT)
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        self.other = self.cluster.add_node(num_cpus=1)
+        ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        nodes = Nodes()
+        yield nodes
+        ray.shutdown()
+        nodes.cluster.shutdown()
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    """Metrics without those of time."""
+    rows = read_metrics(folder / "metrics.csv")
+    return [
+        {name: value for name, value in row.items() if name != "seconds" and not name.endswith("_per_s")} for row in rows
+    ]
+
+
+def test_a_node_dies_and_its_run_goes_on_elsewhere(nodes: Nodes, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = (*FILES, "--trainer.max_epochs=40")
+    lost = threading.Event()
+
+    def kill() -> None:
+        begun = [
+            tmp_path / f"sweeps/tests-toy-Reach-v0-small/tests-toy-Reach-v0-small-seed{seed}/metrics.csv" for seed in (0, 1)
+        ]
+        while not all(path.is_file() and len(path.read_text().splitlines()) > 3 for path in begun):
+            time.sleep(0.02)
+        nodes.cluster.remove_node(nodes.other, allow_graceful=False)
+        lost.set()
+
+    threading.Thread(target=kill, daemon=True).start()
+    assert main(["sweep", *options, "--seeds", "0,1,2"]) == 0
+    assert lost.is_set()
+    sweep = tmp_path / "sweeps/tests-toy-Reach-v0-small"
+    runs = json.loads((sweep / "sweep.json").read_text())["runs"]
+    assert [run["outcome"] for run in runs.values()] == ["finished"] * 3
+    assert len({node for run in runs.values() for node in run["nodes"]}) == 2
+    (moved,) = [name for name, run in runs.items() if len(run["nodes"]) == 2]
+    assert len(json.loads((sweep / moved / "manifest.json").read_text())["commands"]) == 2
+    for seed in (0, 1, 2):
+        assert main(["fit", *options, f"--seed_everything={seed}", f"--run_dir=alone/{seed}"]) == 0
+        assert rows_of(sweep / f"tests-toy-Reach-v0-small-seed{seed}") == rows_of(tmp_path / f"alone/{seed}")
+    printed = capsys.readouterr().out
+    assert "| as given | 3 |" in printed
+    assert (sweep / "report.html").stat().st_size > 10_000
