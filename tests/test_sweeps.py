@@ -104,8 +104,11 @@ def test_without_ray_one_line_says_how_to_get_it(workplace: Path) -> None:  # no
 
 def test_lines_instead_of_a_table_where_nobody_looks(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     table = ProgressTable(plan_of(tmp_path))
-    for result in ({"outcome": "starting"}, {"updates": 10.0, "steps": 0.0, "pace": 2.0, "eval/success_rate": 0.5},
-                   {"updates": 10.0, "steps": 0.0}, {"updates": 20.0, "steps": 20.0, "pace": 2.0}, {"outcome": "finished"}):  # fmt: skip
+    shown = [
+        {"outcome": "starting"}, {"updates": 10.0, "steps": 0.0, "pace": 2.0, "eval/success_rate": 0.5},
+        {"updates": 10.0, "steps": 0.0}, {"updates": 20.0, "steps": 20.0, "pace": 2.0}, {"outcome": "finished"},
+    ]  # fmt: skip
+    for result in shown:
         table.show("seed0", result)
     assert capsys.readouterr().err.splitlines() == [
         "seed0  starting",

@@ -146,6 +146,14 @@ class Hanging(Reach):
         return super().reset(seed=seed)
 
 
+class Slow(Reach):
+    """20 ms a step."""
+
+    def step(self, action):
+        time.sleep(0.02)
+        return super().step(action)
+
+
 class Pictures(Reach):
     """Can be seen: pictures 24 wide and 12 high, 20 brighter with each step."""
 
@@ -248,7 +256,7 @@ class Endless(Reach):
 for _class in (
     Reach, Wide, DiscreteReach, Ending, Deadly, AlwaysDeadly, Broken, Flaky, Unclosed, Hanging, Pictures, SizedPictures,
     DyingPictures,
-    Nested, Seldom, Locked, Huge, Raising,
+    Nested, Seldom, Locked, Huge, Raising, Slow,
 ):  # fmt: skip
     gymnasium.register(f"{_class.__name__}-v0", _class, max_episode_steps=10)
 gymnasium.register("Endless-v0", Endless)

@@ -20,7 +20,8 @@ FREE = (
     "trainer.max_", "trainer.min_", "trainer.devices", "trainer.accelerator", "trainer.strategy", "trainer.num_nodes",
     "trainer.enable_", "trainer.logger", "trainer.profiler", "trainer.default_root_dir", "trainer.callbacks",
     "trainer.plugins",
-    "data.workers", "data.progress", "data.device", "data.storage", "data.evaluation_episodes", "data.milestone_episodes",
+    "data.workers", "data.executor", "data.progress", "data.device", "data.storage",
+    "data.evaluation_episodes", "data.milestone_episodes",
     "model.compile", "model.matmul_", "video.", "checkpoint.", "interaction.synchronous", "mlflow_", "group", "preset",
     "run_dir", "ckpt_path", "resume", "weights_only", "config",
 )  # fmt: skip

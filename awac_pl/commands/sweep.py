@@ -54,8 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run ``awac sweep``."""
-    from awac_pl.parallel import interruption
-    from awac_pl.sweeps import cluster
+    from awac_pl.parallel import cluster, interruption
 
     if not options.dry_run:
         cluster.import_ray("awac sweep")

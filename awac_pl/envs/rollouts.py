@@ -39,7 +39,7 @@ from awac_pl.envs.tasks import (
 )  # fmt: skip
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
-from awac_pl.parallel.executor import Executor, WorkerError
+from awac_pl.parallel.executor import Executor, Kind, WorkerError
 from awac_pl.parallel.interruption import Interrupted
 from awac_pl.policies.policy import Policy
 
@@ -145,14 +145,17 @@ class RolloutWorkers(Executor):
         num_workers: processes; 0 runs in this process, without overlap (for debuggers).
         spaces: of the task's environment, if already known.
         timeout: longest time of an episode in seconds; see ``Executor``.
+        kind: of the processes; see ``Executor``.
     """
 
-    def __init__(self, task: Task, num_workers: int, spaces: Spaces | None = None, timeout: float | None = None) -> None:
+    def __init__(
+        self, task: Task, num_workers: int, spaces: Spaces | None = None, timeout: float | None = None, kind: Kind = "local"
+    ) -> None:
         if num_workers < 0:
             raise AwacError(f"data.workers is {num_workers}; it must be at least 0")
         self.task = task
         self.spaces = spaces or inspect_spaces(task)
-        super().__init__(partial(_Runner, self.spaces), num_workers, attempts=MAX_ATTEMPTS, timeout=timeout)
+        super().__init__(partial(_Runner, self.spaces), num_workers, attempts=MAX_ATTEMPTS, timeout=timeout, kind=kind)
 
     def rollout(
         self,

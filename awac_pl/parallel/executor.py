@@ -12,10 +12,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+if TYPE_CHECKING:
+    from awac_pl.parallel.ray_executor import RayWorkers
 
 #: Runs in a worker process; returns the function that does its jobs.
 Factory = Callable[[], Callable[[Any], Any]]
+#: Where the worker processes are.
+Kind = Literal["local", "ray"]
 
 
 #: Least limits of a job in seconds: of the first one of a process, and of others where ``timeout`` is None.
@@ -41,9 +46,12 @@ class Executor:
         attempts: how often a job is tried if its process dies or takes too long.
         timeout: longest time of a job in seconds, then its process is replaced; None for ``PATIENCE`` times the longest job
             so far, at least ``LEAST_TIMEOUT``. A job in this process has no limit.
+        kind: ``local`` for processes of this machine, ``ray`` for those of a Ray cluster.
     """
 
-    def __init__(self, factory: Factory, num_workers: int, attempts: int = 1, timeout: float | None = None) -> None:
+    def __init__(
+        self, factory: Factory, num_workers: int, attempts: int = 1, timeout: float | None = None, kind: Kind = "local"
+    ) -> None:
         self.factory = factory
         self.timeout = timeout
         self._longest = 0.0
@@ -54,6 +62,8 @@ class Executor:
         self._workers: dict[Connection, multiprocessing.process.BaseProcess] = {}
         self._here: Callable[[Any], Any] | None = None
         self._closed = False
+        self.kind = kind
+        self._remote: RayWorkers | None = None
 
     def map(
         self,
@@ -76,11 +86,15 @@ class Executor:
             if self._closed:
                 raise WorkerError("the workers are closed")
             done = on_result or (lambda: None)
-            return self._map_here(jobs, done) if self.num_workers == 0 else self._map_in_workers(jobs, done, name)
+            if self.num_workers == 0:
+                return self._map_here(jobs, done)
+            return (self._map_in_workers if self.kind == "local" else self._map_on_ray)(jobs, done, name)
 
     def close(self) -> None:
         """End the processes; unfinished jobs raise ``WorkerError``. May be called twice."""
         self._closed = True
+        if self._remote is not None:
+            self._remote.closed = True  # ends a ``map`` under way, which holds the lock
         processes = list(self._workers.values())
         for process in processes:
             process.terminate()
@@ -93,6 +107,8 @@ class Executor:
                 connection.close()
                 process.join()
             self._workers.clear()
+            if self._remote is not None:
+                self._remote.close()
             if (end := getattr(self._here, "close", None)) is not None:
                 end()
             self._here = None
@@ -152,6 +168,12 @@ class Executor:
             raise error
         return results
 
+    def _map_on_ray(self, jobs: Sequence[Any], done: Callable[[], object], name: Callable[[Any], str]) -> list[Any]:
+        from awac_pl.parallel.ray_executor import RayWorkers
+
+        self._remote = self._remote or RayWorkers(self.factory, self.num_workers, self.attempts, self.timeout)
+        return self._remote.map(jobs, done, name)
+
     def _limit(self, connection: Connection) -> float:
         """Longest time of a job in seconds. A process that has done none yet may have to load libraries first."""
         limit = max(LEAST_TIMEOUT, PATIENCE * self._longest) if self.timeout is None else self.timeout
@@ -188,7 +210,7 @@ def _serve(connection: Connection, factory: Factory) -> None:
                 work = work or factory()
                 outcome = False, work(job)
             except Exception as error:
-                outcome = True, _picklable(error)
+                outcome = True, picklable(error)
             connection.send(outcome)
 
 
@@ -200,7 +222,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _picklable(error: Exception) -> Exception:
+def picklable(error: Exception) -> Exception:
+    """The error, or one that says the same where it cannot travel between processes."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

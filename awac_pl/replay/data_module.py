@@ -22,6 +22,7 @@ from awac_pl.envs.tasks import RewardKind, find_task, inspect_spaces, uses_binar
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, SettingError
 from awac_pl.files import staging
+from awac_pl.parallel.executor import Kind
 from awac_pl.parallel.ranks import ending_together, gather_objects, own_state, rank, world_size
 from awac_pl.policies.policy import Policy
 from awac_pl.replay.buffer import Replay, check_device, check_rows, merge_states
@@ -79,6 +80,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         evaluation_episodes: episodes of one evaluation.
         milestone_episodes: of those after pretraining, at 50k, 100k, 200k, 300k and 500k online steps, and at the end.
         workers: processes that run episodes; 0 runs them in this process.
+        executor: where they are: ``local``, or ``ray`` for a Ray cluster; the episodes are the same.
         episode_timeout: longest time of an episode in seconds, in a worker process; then the process is replaced and the
             episode run again, three times at most. null is 20 times the longest one so far, at least a minute.
         discount: gamma, for the range of returns and n_step; linked from the model.
@@ -118,6 +120,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         evaluation_episodes: Episodes = 20,
         milestone_episodes: Episodes = 100,
         workers: Workers = 2,
+        executor: Kind = "local",
         episode_timeout: Positive | None = None,
         discount: Discount = 0.99,
         normalize_observations: bool = False,
@@ -139,7 +142,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         self._check_together()
         self.dataset_ids = [cloned_id(name, num_demonstrations, clip_actions, normalize_observations) for name in datasets]
         self.clone_options = CloneOptions(num_demonstrations, clone_episodes, clone_seed, normalize_observations)
-        self.workers = RolloutWorkers(self.task, workers, self.spaces, episode_timeout)
+        self.workers = RolloutWorkers(self.task, workers, self.spaces, episode_timeout, executor)
 
     def _check_together(self) -> None:
         """Check what the types of the arguments cannot say: how they fit each other, the task and this machine."""
@@ -215,16 +218,11 @@ class ReplayDataModule(lightning.LightningDataModule):
             self._remove_scratch = weakref.finalize(self, stack.close)
         self.replay = Replay(
             self.capacity,
-            device=training if self.device == "auto" else self.device,
-            seed=self.seed,
-            offline_ratio=self.offline_ratio,
-            demonstration_ratio=self.demonstration_ratio,
-            n_step=self.n_step,
-            discount=self.discount,
-            rank=rank(),
-            world_size=world_size(),
+            device=training if self.device == "auto" else self.device, seed=self.seed,
+            offline_ratio=self.offline_ratio, demonstration_ratio=self.demonstration_ratio,
+            n_step=self.n_step, discount=self.discount, rank=rank(), world_size=world_size(),
             scratch=None if scratch is None else str(scratch),
-        )
+        )  # fmt: skip
         self.datasets = [self._fill_from(*one) for one in zip(self.dataset_ids, self.weights, strict=True)]
 
     def _fill_from(self, name: str, weight: float) -> dict[str, Any]:
@@ -237,10 +235,8 @@ class ReplayDataModule(lightning.LightningDataModule):
         episodes, transitions, clipped = self.replay.fill(stream, weight, demonstrations=first)
         if clipped:
             values = transitions * self.action_dim
-            log.warning(
-                "%s: %d of %d action values (%.1f %%) lay outside the bounds and were clipped",
-                name, clipped, values, 100 * clipped / values,
-            )  # fmt: skip
+            log.warning("%s: %d of %d action values (%.1f %%) lay outside the bounds and were clipped",
+                        name, clipped, values, 100 * clipped / values)  # fmt: skip
         return manifest_entry(name, episodes, transitions, clipped) | ({"weight": weight} if weight != 1 else {})
 
     def train_dataloader(self) -> ChunkStream:
@@ -281,7 +277,8 @@ class ReplayDataModule(lightning.LightningDataModule):
         if stage == "fit" and self._remove_scratch is not None:
             self._remove_scratch()
         self.workers.close()
-        self.workers = RolloutWorkers(self.task, self.workers.num_workers, self.spaces, self.workers.timeout)
+        workers = self.workers
+        self.workers = RolloutWorkers(self.task, workers.num_workers, self.spaces, workers.timeout, workers.kind)
 
     def on_exception(self, exception: BaseException) -> None:
         """Close the workers after an error or Ctrl-C."""

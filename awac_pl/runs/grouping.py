@@ -14,7 +14,7 @@ LEARNING = ("model", "data", "interaction", "trainer")
 #: Settings in those parts that only decide how long a run takes, how fast it is, or what it prints.
 SPEED = (
     "trainer.max_epochs", "trainer.accelerator", "trainer.log_every_n_steps", "trainer.enable_progress_bar",
-    "data.workers", "data.progress", "data.device", "data.storage", "data.chunk_size", "model.compile",
+    "data.workers", "data.executor", "data.progress", "data.device", "data.storage", "data.chunk_size", "model.compile",
 )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ def tune_runs(
     """
     from ray import tune
 
-    for name in ("ray", "ray.tune", "optuna"):
+    for name in ("ray", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="awac-tune-") as scratch, _Stop() as stop:
         tuner = tune.Tuner(
@@ -109,9 +109,11 @@ def _tune_config(plan: Plan) -> Any:
     names = {"trial_name_creator": _Names(plan), "trial_dirname_creator": lambda trial: trial.trial_id}
     if not plan.search:
         return tune.TuneConfig(metric=plan.metric, mode="max", **names)
+    import optuna
     from ray.tune.schedulers import AsyncHyperBandScheduler
     from ray.tune.search.optuna import OptunaSearch
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     known = [run["values"] for _, run in sorted(plan.runs.items())]  # in the order in which they began
     search = OptunaSearch(metric=plan.metric, mode="max", seed=plan.seeds[0], points_to_evaluate=known or None)
     steps = max(1.0, plan.totals["env_steps"])

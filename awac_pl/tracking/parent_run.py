@@ -18,7 +18,7 @@ GROUP_TAG, PARENT_TAG, NOTE_TAG = "awac.group", "mlflow.parentRunId", "mlflow.no
 #: Metrics to average over the seeds, and the names of the averages.
 MEASURES = {"eval/success_rate": "success_rate", "eval/episode_return": "episode_return"}
 #: Parameters in which the runs of a group may differ.
-OWN_PARAMETERS = {*REPETITION, "data.seed", "data.workers", "data.progress", "mlflow_uri"}
+OWN_PARAMETERS = {*REPETITION, "data.seed", "data.workers", "data.executor", "data.progress", "mlflow_uri"}
 Curve = dict[int, float]
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,7 +45,7 @@ def connected(address: str | None, what: str) -> Iterator[Any]:
 
     Args:
         address: ``auto`` for the cluster that this machine belongs to, ``HOST:PORT``; None for a cluster of this machine
-            alone, which is started here.
+            alone, which is started here; empty for ``$RAY_ADDRESS``, the cluster that this machine belongs to, or a new one.
         what: needs it, for messages.
 
     Raises:
@@ -55,9 +56,11 @@ def connected(address: str | None, what: str) -> Iterator[Any]:
         yield ray
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    if not address:
+        options |= {"include_dashboard": False} if address is None else {}
     if address is None:
-        options |= {"address": "local", "include_dashboard": False}
-    else:
+        options["address"] = "local"
+    elif address:
         if address != "auto":
             _check(address)
         options["address"] = address
@@ -65,8 +68,9 @@ def connected(address: str | None, what: str) -> Iterator[Any]:
         ray.init(**options)
     except Exception as error:
         hint = "start one with ray start --head, or leave --address out" if address == "auto" else "is it a Ray cluster?"
-        raise AwacError(f"no cluster at --address {address}: {first_line(error)[:200]} ({hint})") from error
-    interruption.take_over()  # Ray has put its handlers in place of ours
+        raise AwacError(f"no cluster at address {address or 'local'}: {first_line(error)[:200]} ({hint})") from error
+    if threading.current_thread() is threading.main_thread():
+        interruption.take_over()  # Ray has put its handlers in place of ours
     try:
         yield ray
     finally:
