@@ -30,6 +30,10 @@ def known_options(command: tuple[str, ...], capsys: pytest.CaptureFixture) -> se
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help"])
     hidden = {"--task", "--print_config"} if command == ("fit",) else set()
+    if command == ("sweep",):  # passes on what it does not know
+        hidden = known_options(("fit",), capsys)
+        with pytest.raises(SystemExit, match="0"):
+            main(["sweep", "--help"])
     return set(re.findall(r"--[\w.]+", capsys.readouterr().out)) | hidden
 
 

@@ -92,6 +92,10 @@ def test_a_dry_run_lists_commands_that_are_awac_fits(workplace: Path, capsys: py
     assert lines[0].startswith("awac fit --config=")
     assert lines[0].endswith("--data.workers 0 --model.temperature=1 --data.n_step=1 --seed_everything=0")
     assert [path.name for path in workplace.iterdir() if path.name == "sweeps"] == []
+    passed = ["--overrides", "--grid model.temperature=1,3 --data.workers=0"]  # as mlflow run does
+    assert main(["sweep", *FILES, "--seeds", "0,1", "--dry_run", *passed]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith("--config=small.yaml --data.workers=0 --model.temperature=3 --seed_everything=1")
 
 
 def test_without_ray_one_line_says_how_to_get_it(workplace: Path) -> None:  # noqa: F811

@@ -494,8 +494,11 @@ def test_a_group_of_unlike_runs_says_so(tmp_path: Path, uri: str) -> None:
     zero, one = write_seed(tmp_path / "zero", 0, [0.2], [0]), write_seed(tmp_path / "one", 1, [0.4], [0])
     (one / "config.yaml").write_text((one / "config.yaml").read_text().replace("0.3", "0.5"))
     assert sync(zero, one, "--mlflow_uri", uri, "--group", "pens") == 0
-    note = parent_of(uri, "pens").data.tags["mlflow.note.content"]
-    assert "Not the same in all of them: `model.temperature`" in note
+    parent = parent_of(uri, "pens")
+    assert "Not the same in all of them: `model.temperature`" in parent.data.tags["mlflow.note.content"]
+    assert parent.data.metrics["seeds/finished"] == 2
+    last = parent.data.tags["mlflow.note.content"].splitlines()[0]
+    assert last == "Runs with different settings, therefore without means."
 
 
 def test_seeds_that_start_and_end_at_the_same_time(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,10 +39,7 @@ def expand(arguments: list[str]) -> list[str]:
     Raises:
         AwacError: ``--resume`` names a folder without a run, or stands beside another configuration.
     """
-    expanded: list[str] = []
-    following = iter(arguments)
-    for argument in following:
-        expanded += shlex.split(next(following, "")) if argument == "--overrides" else [argument]
+    expanded = with_overrides(arguments)
     command, *rest = expanded
     folders, others = _values(rest, "--resume")
     if command == "fit" and folders and folders[-1] != "auto":
@@ -73,6 +70,15 @@ def expand(arguments: list[str]) -> list[str]:
             if read_table(files[-1]).get("preset") != preset:  # a preset of one's own, perhaps copied from another
                 values.append(f"--preset={preset}")
     return [command, *(f"--config={file}" for file in files), *values, *others]
+
+
+def with_overrides(arguments: list[str]) -> list[str]:
+    """Replace ``--overrides "--a=1 --b=2"``, as ``mlflow run`` passes it, by its parts."""
+    expanded: list[str] = []
+    following = iter(arguments)
+    for argument in following:
+        expanded += shlex.split(next(following, "")) if argument == "--overrides" else [argument]
+    return expanded
 
 
 def run_name(config: Mapping[str, Any]) -> str:

@@ -56,6 +56,11 @@ def run(options: argparse.Namespace) -> None:
     """Run ``awac sweep``."""
     from awac_pl.parallel import cluster, interruption
 
+    if "--overrides" in options.others:
+        from awac_pl.commands.main import own_parser
+        from awac_pl.commands.presets import with_overrides
+
+        _, options.others = own_parser("sweep").parse_known_args(with_overrides(options.others), options)
     if not options.dry_run:
         cluster.import_ray("awac sweep")
     plan, text, config = (_resumed if options.resume else _planned)(options)

@@ -50,7 +50,7 @@ def summarise(client: MlflowClient, parent_id: str) -> None:
     ``seeds/finished`` counts the finished children; ``seeds/final_…`` are mean and sample standard deviation of their last
     evaluations. ``3_seeds/…`` are the curves of the first three to finish, over the environment steps that were due at each
     evaluation (episodes are whole, so the actual steps differ between seeds). The number is part of the name because MLflow
-    keeps every point that it receives.
+    keeps every point that it receives. Children with different settings have no means.
     """
     parent = client.get_run(parent_id)
     summarised, children = None, _children(client, parent)
@@ -64,7 +64,8 @@ def _write_summary(client: MlflowClient, parent_id: str, children: Sequence[Run]
 
     now = int(time.time() * 1000)
     finished = [child for child in children if child.info.status == "FINISHED"]
-    curves = {name: [_curve(client, child, measure) for child in finished] for measure, name in MEASURES.items()}
+    alike = [] if _differing(children) else finished  # a mean over settings says nothing
+    curves = {name: [_curve(client, child, measure) for child in alike] for measure, name in MEASURES.items()}
     points = aggregate(curves) | {("seeds/finished", 0): float(len(finished))}
     known = {name: latest_values(client.get_metric_history(parent_id, name)) for name in {name for name, _ in points}}
     new = [Metric(name, value, now, step) for (name, step), value in points.items() if known[name].get(step) != value]
@@ -130,9 +131,14 @@ def _describe(children: Sequence[Run]) -> str:
         cells = [child.info.run_name, child.data.tags.get("seed", "?"), child.info.status.lower()]
         cells += [f"{score:.4g}" if math.isfinite(score) else "" for score in scores]
         lines.append(f"| {' | '.join(cells)} |")
-    parameters = [child.data.params for child in children if child.data.params]
-    names = {name for run in parameters for name in run} - OWN_PARAMETERS
-    differing = sorted(name for name in names if len({run.get(name, "") for run in parameters}) > 1)
-    if differing:
+    if differing := _differing(children):
+        lines[0] = "Runs with different settings, therefore without means."
         lines += ["", f"**Not the same in all of them: {', '.join(f'`{name}`' for name in differing)}.**"]
     return "\n".join(lines)
+
+
+def _differing(children: Sequence[Run]) -> list[str]:
+    """Parameters, apart from their own, in which runs differ."""
+    parameters = [child.data.params for child in children if child.data.params]
+    names = {name for run in parameters for name in run} - OWN_PARAMETERS
+    return sorted(name for name in names if len({run.get(name, "") for run in parameters}) > 1)
