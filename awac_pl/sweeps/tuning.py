@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import tempfile
 import threading
@@ -106,7 +107,7 @@ def _space(plan: Plan) -> dict[str, Any]:
 def _tune_config(plan: Plan) -> Any:
     from ray import tune
 
-    names = {"trial_name_creator": _Names(plan), "trial_dirname_creator": lambda trial: trial.trial_id}
+    names = {"trial_name_creator": _names(plan), "trial_dirname_creator": lambda trial: trial.trial_id}
     if not plan.search:
         return tune.TuneConfig(metric=plan.metric, mode="max", **names)
     import optuna
@@ -124,15 +125,13 @@ def _tune_config(plan: Plan) -> Any:
     return tune.TuneConfig(num_samples=plan.trials, search_alg=search, scheduler=halving, **names)
 
 
-class _Names:
-    """Names trials as runs: Tune's name is the run's, by which a resumed sweep finds its folder."""
+def _names(plan: Plan) -> Callable[[Any], str]:
+    """Names trials as runs: Tune's name is the run's, by which a resumed sweep finds its folder.
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan, self.count = plan, 0
-
-    def __call__(self, trial: Any) -> str:
-        self.count += 1
-        return _run(self.plan, trial, self.count).name
+    A function, because Tune copies objects for each trial, and with them their counts.
+    """
+    numbers = itertools.count(1)
+    return lambda trial: _run(plan, trial, next(numbers)).name
 
 
 def _run(plan: Plan, trial: Any, number: int) -> SweepRun:
