@@ -64,17 +64,29 @@ def connected(address: str | None, what: str) -> Iterator[Any]:
         if address != "auto":
             _check(address)
         options["address"] = address
-    try:
-        ray.init(**options)
-    except Exception as error:
-        hint = "start one with ray start --head, or leave --address out" if address == "auto" else "is it a Ray cluster?"
-        raise AwacError(f"no cluster at address {address or 'local'}: {first_line(error)[:200]} ({hint})") from error
+    _init(ray, address, options)
     if threading.current_thread() is threading.main_thread():
         interruption.take_over()  # Ray has put its handlers in place of ours
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _init(ray: Any, address: str | None, options: dict[str, Any]) -> None:
+    for last in (False, True):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray gives itself 30 s to start, which a busy machine can need twice
+            if address is None and not last:
+                ray.shutdown()
+                continue
+            reason = first_line(error)[:200]
+            if not address:
+                raise AwacError(f"Ray cannot be started on this machine: {reason}") from error
+            hint = "start one with ray start --head, or leave --address out" if address == "auto" else "is it a Ray cluster?"
+            raise AwacError(f"no cluster at address {address}: {reason} ({hint})") from error
 
 
 def _check(address: str) -> None:

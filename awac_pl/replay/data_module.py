@@ -136,16 +136,16 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.offline_ratio, self.demonstration_ratio, self.n_step = offline_ratio, demonstration_ratio, n_step
         self.train_split, self.discount, self.seed, self.progress = train_split, discount, seed, progress
         self.evaluations = EvaluationPlan(evaluation_episodes, milestone_episodes, offline_epochs)
-        of_task: dict[str, Any] = {"horizon": horizon, "success_key": success_key, "reward": reward}
-        self.task = find_task(task, terminate_on_success=terminate_on_success, clip_actions=clip_actions, **of_task)
-        self.spaces = inspect_spaces(self.task)
+        how: dict[str, Any] = {"success_key": success_key, "reward": reward, "clip_actions": clip_actions}
+        self.task = find_task(task, terminate_on_success=terminate_on_success, horizon=horizon, **how)
         self._check_together()
         self.dataset_ids = [cloned_id(name, num_demonstrations, clip_actions, normalize_observations) for name in datasets]
         self.clone_options = CloneOptions(num_demonstrations, clone_episodes, clone_seed, normalize_observations)
         self.workers = RolloutWorkers(self.task, workers, self.spaces, episode_timeout, executor)
 
     def _check_together(self) -> None:
-        """Check what the types of the arguments cannot say: how they fit each other, the task and this machine."""
+        """Look at the task, and check what types cannot say: how arguments fit each other, the task and this machine."""
+        self.spaces = inspect_spaces(self.task)
         if not self.weights:
             raise SettingError("data.datasets is empty; name at least one, for example awac/pen/expert-v0")
         if (updates := self.updates_per_epoch) % self.chunk_size:
