@@ -93,7 +93,6 @@ def run(options: argparse.Namespace) -> None:
 def _planned(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
     """A new sweep, with every value checked as ``awac fit`` would."""
     from awac_pl.commands.presets import run_name
-    from awac_pl.commands.resolving import resolve
     from awac_pl.sweeps.plan import OWN_ARGUMENTS, Plan, parse_grid, parse_search, parse_seeds
 
     for argument in options.others:
@@ -106,6 +105,8 @@ def _planned(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
     seeds, grid, search = parse_seeds(options.seeds or "0"), parse_grid(options.grid), parse_search(options.search)
     if options.search and len(seeds) > 1:
         raise AwacError("--search takes one seed; its last line is the command that trains the best setting with more")
+    from awac_pl.commands.resolving import resolve  # slow to import
+
     config, text = resolve(options.others)
     plan = Plan(
         name=run_name(config), folder="", arguments=options.others, seeds=seeds, grid=grid,
