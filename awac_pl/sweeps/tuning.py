@@ -115,7 +115,9 @@ def _tune_config(plan: Plan) -> Any:
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    known = [run["values"] for _, run in sorted(plan.runs.items())]  # in the order in which they began
+    known = [
+        run["values"] for _, run in sorted(plan.runs.items(), key=lambda item: (len(item[0]), item[0]))
+    ]  # in the order in which they began
     search = OptunaSearch(metric=plan.metric, mode="max", seed=plan.seeds[0], points_to_evaluate=known or None)
     steps = max(1.0, plan.totals["env_steps"])
     halving = AsyncHyperBandScheduler(
