@@ -1,0 +1,101 @@
+"""Jobs in actors of Ray, against a stand-in of Ray: order, deaths, parts that travel once, errors. No Ray is needed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from awac_pl.parallel import ray_executor
+from awac_pl.parallel.ray_executor import RayWorkers
+
+PAYLOAD = b"x" * 5000
+
+
+class RayError(Exception):
+    pass
+
+
+class StandIn:
+    """Does every call when its answer is asked for. An actor that gets a job in ``deadly`` dies, once."""
+
+    exceptions = SimpleNamespace(RayError=RayError)
+
+    def __init__(self, deadly: list[int]) -> None:
+        self.deadly, self.shared = deadly, 0
+
+    def remote(self, cls: type) -> Any:
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *given: self._actor(cls(*given))))
+
+    def _actor(self, actor: Any) -> Any:
+        def do(*arguments: Any) -> Callable[[], Any]:
+            def answer() -> Any:
+                if arguments[-1] in self.deadly:
+                    self.deadly.remove(arguments[-1])
+                    raise RayError
+                return actor.do(*(getattr(argument, "content", argument) for argument in arguments))
+
+            return answer
+
+        return SimpleNamespace(ready=SimpleNamespace(remote=lambda: lambda: None), do=SimpleNamespace(remote=do))
+
+    def put(self, content: bytes) -> Any:
+        self.shared += 1
+        return SimpleNamespace(content=content)
+
+    def wait(self, refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return refs[:1], refs[1:]
+
+    def get(self, ref: Callable[[], Any]) -> Any:
+        return ref()
+
+    def kill(self, actor: Any) -> None:
+        pass
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+
+def multiply(job: tuple[bytes, int]) -> int:
+    payload, number = job
+    if number == 99:
+        raise ValueError("bad job")
+    return len(payload) * number
+
+
+def factory() -> Callable[[tuple[bytes, int]], int]:
+    return multiply
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    stand_in = StandIn([2])
+
+    @contextlib.contextmanager
+    def connected(*_: str) -> Iterator[StandIn]:
+        yield stand_in
+
+    monkeypatch.setattr(ray_executor, "connected", connected)
+    return stand_in
+
+
+def test_results_keep_their_order_though_an_actor_dies(ray: StandIn) -> None:
+    workers, done = RayWorkers(factory, 2, 3, None), []
+    jobs = [(PAYLOAD, number) for number in range(6)]
+    assert workers.map(jobs, lambda: done.append(1), str) == [5000 * number for number in range(6)]
+    assert (ray.shared, len(done), ray.deadly) == (1, 6, [])  # the policy travelled once
+    with pytest.raises(ValueError, match="bad job"):
+        workers.map([(PAYLOAD, 99), (PAYLOAD, 1)], lambda: None, str)
+    assert workers.map([(PAYLOAD, 3)], lambda: None, str) == [15_000]
+
+
+def test_a_job_that_kills_every_actor_is_an_error(ray: StandIn) -> None:
+    ray.deadly = [4, 4, 4]
+    with pytest.raises(ray_executor.WorkerError, match="seed 4: the worker died 3 times in a row"):
+        RayWorkers(factory, 1, 3, None).map([(PAYLOAD, 4)], lambda: None, lambda job: f"seed {job[1]}")
