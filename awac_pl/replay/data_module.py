@@ -70,6 +70,8 @@ class ReplayDataModule(lightning.LightningDataModule):
             uniformly from all data.
         demonstration_ratio: share of each batch from the first dataset, the demonstrations, whatever its size; the rest is
             drawn from all data. null draws no such share.
+        self_imitation: count every episode that succeeds, recorded or online, among the demonstrations of
+            ``demonstration_ratio`` (Oh et al., arXiv 1806.05635, keep the best episodes in the same spirit).
         chunk_size: K, updates per training step; changes the speed, not the numbers.
         updates_per_epoch: gradient updates of one epoch, a multiple of ``chunk_size``.
         offline_epochs: epochs of pretraining before the first online step.
@@ -109,6 +111,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         offline_batch_size: Count | None = None,
         offline_ratio: Share | None = None,
         demonstration_ratio: Share | None = None,
+        self_imitation: bool = False,
         chunk_size: Count = 50,
         updates_per_epoch: Count = 1000,
         offline_epochs: CountOrZero = 25,
@@ -131,6 +134,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.chunk_size, self.updates_per_epoch, self.offline_epochs = chunk_size, updates_per_epoch, offline_epochs
         self.capacity, self.device, self.storage = capacity, device, storage
         self.offline_ratio, self.demonstration_ratio, self.n_step = offline_ratio, demonstration_ratio, n_step
+        self.self_imitation = self_imitation
         self.train_split, self.discount, self.seed, self.progress = train_split, discount, seed, progress
         self.evaluations = EvaluationPlan(evaluation_episodes, milestone_episodes, offline_epochs)
         of_task: dict[str, Any] = {"horizon": horizon, "success_key": success_key, "reward": reward}
@@ -172,7 +176,7 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     def demonstrations(self) -> Tensor:
         """``[N, O]``: the observations of the first dataset in this rank's buffer."""
-        return self.replay.buffer.storage[: self.replay.sampler.demonstration_size]["observation"]
+        return self.replay.buffer.storage[: self.replay.demonstration_size]["observation"]
 
     def evaluate(self, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
         """Whole episodes of a policy, one per seed, without those that fail."""
@@ -219,6 +223,7 @@ class ReplayDataModule(lightning.LightningDataModule):
             seed=self.seed,
             offline_ratio=self.offline_ratio,
             demonstration_ratio=self.demonstration_ratio,
+            self_imitation=self.self_imitation,
             n_step=self.n_step,
             discount=self.discount,
             rank=rank(),
