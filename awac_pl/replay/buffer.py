@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tensordict import TensorDict
 
@@ -194,6 +193,8 @@ class Replay:
             return
         rows = TensorDict.from_dict(state["online"], auto_batch_size=True)
         rows.auto_batch_size_(1)
+        if "demonstration" not in rows:  # saved by version 0.1
+            rows["demonstration"] = torch.zeros(len(rows), dtype=torch.bool)
         if (size := self.offline_size + len(rows)) > self.capacity:
             raise AwacError(f"data.capacity is {self.capacity}, the checkpoint holds {size} transitions")
         written = state["online_written"]
@@ -206,7 +207,10 @@ class Replay:
     def _to_rows(self, episodes: Sequence[Episode], demonstrations: bool = False) -> TensorDict:
         transitions = to_transitions(episodes, self.n_step, self.discount)
         columns = {key: torch.from_numpy(column) for key, column in transitions.items()}
-        kind = [demonstrations or (self.self_imitation and episode.success is not None and bool(episode.success.any())) for episode in episodes]
+        kind = [
+            demonstrations or (self.self_imitation and episode.success is not None and bool(episode.success.any()))
+            for episode in episodes
+        ]
         columns["demonstration"] = torch.tensor(kind).repeat_interleave(torch.tensor([len(episode) for episode in episodes]))
         return TensorDict(columns, batch_size=[len(columns["reward"])]).to(self.device)
 

@@ -70,8 +70,7 @@ class ReplayDataModule(lightning.LightningDataModule):
             uniformly from all data.
         demonstration_ratio: share of each batch from the first dataset, the demonstrations, whatever its size; the rest is
             drawn from all data. null draws no such share.
-        self_imitation: count every episode that succeeds, recorded or online, among the demonstrations of
-            ``demonstration_ratio`` (Oh et al., arXiv 1806.05635, keep the best episodes in the same spirit).
+        self_imitation: count every recorded or online episode that succeeds among these demonstrations.
         chunk_size: K, updates per training step; changes the speed, not the numbers.
         updates_per_epoch: gradient updates of one epoch, a multiple of ``chunk_size``.
         offline_epochs: epochs of pretraining before the first online step.
@@ -132,10 +131,9 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.weights = list(datasets.values()) if isinstance(datasets, Mapping) else [1.0] * len(datasets)
         self.batch_size, self.offline_batch_size = batch_size, offline_batch_size or batch_size
         self.chunk_size, self.updates_per_epoch, self.offline_epochs = chunk_size, updates_per_epoch, offline_epochs
-        self.capacity, self.device, self.storage = capacity, device, storage
+        self.capacity, self.device, self.storage, self.progress = capacity, device, storage, progress
         self.offline_ratio, self.demonstration_ratio, self.n_step = offline_ratio, demonstration_ratio, n_step
-        self.self_imitation = self_imitation
-        self.train_split, self.discount, self.seed, self.progress = train_split, discount, seed, progress
+        self.self_imitation, self.train_split, self.discount, self.seed = self_imitation, train_split, discount, seed
         self.evaluations = EvaluationPlan(evaluation_episodes, milestone_episodes, offline_epochs)
         of_task: dict[str, Any] = {"horizon": horizon, "success_key": success_key, "reward": reward}
         self.task = find_task(task, terminate_on_success=terminate_on_success, clip_actions=clip_actions, **of_task)
@@ -218,18 +216,11 @@ class ReplayDataModule(lightning.LightningDataModule):
             scratch = stack.enter_context(staging(Path("." if self.trainer is None else self.trainer.default_root_dir)))
             self._remove_scratch = weakref.finalize(self, stack.close)
         self.replay = Replay(
-            self.capacity,
-            device=training if self.device == "auto" else self.device,
-            seed=self.seed,
-            offline_ratio=self.offline_ratio,
-            demonstration_ratio=self.demonstration_ratio,
-            self_imitation=self.self_imitation,
-            n_step=self.n_step,
-            discount=self.discount,
-            rank=rank(),
-            world_size=world_size(),
+            self.capacity, device=training if self.device == "auto" else self.device, seed=self.seed,
+            offline_ratio=self.offline_ratio, demonstration_ratio=self.demonstration_ratio, self_imitation=self.self_imitation,
+            n_step=self.n_step, discount=self.discount, rank=rank(), world_size=world_size(),
             scratch=None if scratch is None else str(scratch),
-        )
+        )  # fmt: skip
         self.datasets = [self._fill_from(*one) for one in zip(self.dataset_ids, self.weights, strict=True)]
 
     def _fill_from(self, name: str, weight: float) -> dict[str, Any]:
