@@ -217,8 +217,9 @@ class ReplayDataModule(lightning.LightningDataModule):
             self._remove_scratch = weakref.finalize(self, stack.close)
         self.replay = Replay(
             self.capacity, device=training if self.device == "auto" else self.device, seed=self.seed,
-            offline_ratio=self.offline_ratio, demonstration_ratio=self.demonstration_ratio, self_imitation=self.self_imitation,
-            n_step=self.n_step, discount=self.discount, rank=rank(), world_size=world_size(),
+            offline_ratio=self.offline_ratio, demonstration_ratio=self.demonstration_ratio,
+            self_imitation=self.self_imitation, n_step=self.n_step, discount=self.discount,
+            rank=rank(), world_size=world_size(),
             scratch=None if scratch is None else str(scratch),
         )  # fmt: skip
         self.datasets = [self._fill_from(*one) for one in zip(self.dataset_ids, self.weights, strict=True)]
