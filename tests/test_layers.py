@@ -62,7 +62,7 @@ def test_files_stay_readable(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 300
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
-            length = (node.end_lineno or 0) - node.lineno + 1
+            length = (node.end_lineno or 0) - node.body[0].lineno + 1  # without the list of arguments
             assert length <= 50, f"{node.name} has {length} lines"
 
 
