@@ -24,8 +24,15 @@ _ID = re.compile(r"(?:[A-Za-z0-9_][\w-]*/)*[A-Za-z0-9_][\w-]*-v\d+")
 
 
 def local_root() -> Path:
-    """Minari's folder of datasets: ``$MINARI_DATASETS_PATH``, or ``~/.minari/datasets``."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    """Minari's folder of datasets: ``$MINARI_DATASETS_PATH``, or ``~/.minari/datasets``.
+
+    Raises:
+        DatasetError: a file lies there.
+    """
+    root = Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    if root.exists() and not root.is_dir():
+        raise DatasetError(f"{root} is no folder; set MINARI_DATASETS_PATH to a folder for datasets")
+    return root
 
 
 def dataset_ids(pattern: str = "main_data.hdf5") -> list[str]:
@@ -134,6 +141,27 @@ def read_metadata(dataset_id: str) -> dict[str, Any]:
     path = beside if beside.exists() else data  # before Minari 0.5, metadata were attributes of the data file
     state = path.stat()
     return dict(_parse_metadata(path, state.st_ino, state.st_mtime_ns, state.st_size))
+
+
+def missing_episodes(dataset_id: str) -> int:
+    """How many episodes that its metadata count a dataset's file lacks."""
+    counted, path = read_metadata(dataset_id).get("total_episodes"), data_file(dataset_id)
+    with reading(path), h5py.File(path, "r") as file:
+        present = sum(name.startswith("episode_") for name in file)
+    return counted - present if isinstance(counted, int) and counted > present else 0
+
+
+def check_whole(dataset_id: str) -> None:
+    """Refuse a dataset whose file lacks episodes, for example because it was not copied to its end.
+
+    Raises:
+        DatasetError: the metadata count more episodes.
+    """
+    if missing := missing_episodes(dataset_id):
+        raise DatasetError(
+            f"dataset '{dataset_id}' lacks {missing} of the episodes that its metadata count; copy it anew, or correct "
+            f"total_episodes in {data_file(dataset_id).with_name('metadata.json')}"
+        )
 
 
 @functools.lru_cache(maxsize=256)

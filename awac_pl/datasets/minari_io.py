@@ -22,6 +22,7 @@ from awac_pl.datasets.catalog import (
     POLICY_FILE,
     check_environment,
     check_free,
+    check_whole,
     data_file,
     local_root,
     read_metadata,
@@ -102,6 +103,7 @@ def read_episodes(
         DatasetError: the dataset is missing, damaged, empty, or does not fit the task; names file, episode and key.
     """
     path = data_file(dataset_id)
+    check_whole(dataset_id)
     check_environment(dataset_id, task, spaces, any_environment=any_environment)
     if num_episodes is not None and num_episodes < 1:
         raise DatasetError(f"num_demonstrations is {num_episodes}; it must be at least 1")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from awac_pl import __version__
 from awac_pl.algorithms.base import Learner
-from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
+from awac_pl.algorithms.checkpoints import data_of, load_module, read_checkpoint
 from awac_pl.deploy.contract import EXAMPLES, ONNX, WEIGHTS, write_contract
 from awac_pl.deploy.mlflow_model import save_mlflow_model
 from awac_pl.deploy.runner import numpy_policy, onnx_policy
@@ -64,7 +64,7 @@ def export_policy(checkpoint: Path, target: Path, *, task_name: str | None = Non
         state = read_checkpoint(checkpoint)
         module = load_module(checkpoint, state)
         policy = module.mean_policy()
-        task, run = _training_run(checkpoint, task_name)
+        task, run = _training_run(checkpoint, task_name, state)
         _next(bar, "rollout")
         spaces = inspect_spaces(task)
         if module.sizes != (spaces.observation_dim, spaces.action_dim):
@@ -166,14 +166,19 @@ def check_parity(
     return {"observations": len(rows), "tolerance": PARITY_TOLERANCE, "largest_difference": differences}
 
 
-def _training_run(checkpoint: Path, name: str | None) -> tuple[Task, dict[str, Any]]:
-    """The task of a checkpoint, and its run by the run folder's manifest."""
+def _training_run(checkpoint: Path, name: str | None, state: Mapping[str, Any]) -> tuple[Task, dict[str, Any]]:
+    """The task of a checkpoint, and its run by the run folder's manifest. Outside of one the checkpoint names its task."""
     folder = run_of(checkpoint)
     if folder is None:
+        unknown = {
+            "checkpoint": checkpoint.name,
+            **dict.fromkeys(("folder", "preset", "seed", "commit", "status", "scores")),
+        }
+        if (data := data_of(state)) is not None and name in (None, data["task"]):
+            return recorded_task(data), unknown
         if name is None:
             raise AwacError(f"{checkpoint}: lies in no run folder, so its task is unknown; pass --task")
-        unknown = dict.fromkeys(("folder", "preset", "seed", "commit", "status", "scores"))
-        return find_task(name), {"checkpoint": checkpoint.name, **unknown}
+        return find_task(name), unknown
     try:
         manifest, data = read_manifest(folder), read_config(folder)["data"]
         tags, recorded = manifest["tags"], data["task"]

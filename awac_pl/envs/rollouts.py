@@ -25,6 +25,7 @@ from awac_pl.envs.faults import (
     check_outcome,
     close_environment,
     described,
+    is_fault,
     step_fault,
 )  # fmt: skip
 from awac_pl.envs.tasks import (
@@ -40,7 +41,6 @@ from awac_pl.envs.tasks import (
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
 from awac_pl.parallel.executor import Executor, WorkerError
-from awac_pl.parallel.interruption import Interrupted
 from awac_pl.policies.policy import Policy
 
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ def run_episode(
         return _run(environment, task, spaces, policy, seed, on_state, steps)
     except RolloutError as error:
         raise RolloutError(f"{task.env_id}: seed {seed}: step {len(steps)}: {error}") from error.__cause__
-    except Interrupted:
-        raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         fault, step = step_fault(error), f"step {len(steps)}"
         fault = f"{step}: {fault}" if fault == NO_STEP else f"{fault}, {step}"
         raise RolloutError(f"{task.env_id}: seed {seed}: {fault}") from error
@@ -197,7 +197,7 @@ class RolloutWorkers(Executor):
         if failed and not episodes:
             raise failed[0]
         for error in failed:
-            log.warning("an evaluation episode failed and is left out: %s", first_line(error))
+            log.warning("an evaluation episode failed and is left out, of the success rate, too: %s", first_line(error))
         return episodes
 
 
@@ -212,9 +212,9 @@ class _Runner:
         payload, task, seed, tolerant = job
         try:
             self.environment = self.environment or make_environment(task)
-        except Interrupted:
-            raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             told = isinstance(error, AwacError)  # by make_environment, with the place
             raise RolloutError(f"{task.env_id}: seed {seed}: {error if told else described(error)}") from error
         try:

@@ -31,6 +31,7 @@ from awac_pl.settings import (
     CountOrZero,
     Discount,
     Episodes,
+    Horizon,
     Positive,
     PositiveShare,
     Range,
@@ -100,7 +101,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         train_split: PositiveShare = 1.0,
         clone_episodes: Episodes = 500,
         clone_seed: RunSeed = 0,
-        horizon: Count | None = None,
+        horizon: Horizon | None = None,
         success_key: str | None = None,
         reward: RewardKind = "auto",
         terminate_on_success: bool = False,
@@ -128,6 +129,7 @@ class ReplayDataModule(lightning.LightningDataModule):
     ) -> None:
         check_arguments(ReplayDataModule.__init__, locals(), "data")
         super().__init__()
+        self.save_hyperparameters(logger=False)  # so that a checkpoint can be evaluated without its run folder
         self.weights = list(datasets.values()) if isinstance(datasets, Mapping) else [1.0] * len(datasets)
         self.batch_size, self.offline_batch_size = batch_size, offline_batch_size or batch_size
         self.chunk_size, self.updates_per_epoch, self.offline_epochs = chunk_size, updates_per_epoch, offline_epochs
@@ -186,13 +188,14 @@ class ReplayDataModule(lightning.LightningDataModule):
         return epoch >= self.offline_epochs
 
     def prepare_data(self) -> None:
-        """Download remote datasets, and make missing cloned ones.
+        """Download remote datasets, and make missing cloned ones. An evaluation needs none.
 
         Raises:
             DatasetError: a dataset is missing and cannot be downloaded, or is of another environment.
         """
-        cloned = [name for name in self.dataset_ids[1:] if is_cloned(name)]
-        for name in self.dataset_ids:
+        ids = self.dataset_ids if self.trainer is None or self.trainer.state.fn == "fit" else []
+        cloned = [name for name in ids[1:] if is_cloned(name)]
+        for name in ids:
             if name not in cloned:
                 fetch_dataset(name)
             if find_dataset(name) is not None:
@@ -233,10 +236,9 @@ class ReplayDataModule(lightning.LightningDataModule):
         stream = read_episodes(name, self.task, self.spaces, num_episodes=number, share=self.train_split)
         episodes, transitions, clipped = self.replay.fill(stream, weight, demonstrations=first)
         if clipped:
-            values = transitions * self.action_dim
             log.warning(
                 "%s: %d of %d action values (%.1f %%) lay outside the bounds and were clipped",
-                name, clipped, values, 100 * clipped / values,
+                name, clipped, transitions * self.action_dim, 100 * clipped / transitions / self.action_dim,
             )  # fmt: skip
         return manifest_entry(name, episodes, transitions, clipped) | ({"weight": weight} if weight != 1 else {})
 
@@ -248,9 +250,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         """This rank's evaluation seeds; at milestones there are more."""
         return SeedStream(self._evaluation_episodes, self.workers.num_workers)
 
-    def test_dataloader(self) -> SeedStream:
-        """``milestone_episodes`` evaluation seeds."""
-        return SeedStream(lambda: self.evaluations.milestone_episodes, self.workers.num_workers)
+    test_dataloader = val_dataloader  # without a fit there are ``milestone_episodes``
 
     def state_dict(self) -> dict[str, Any]:
         """The replay buffers of all ranks, the digests of the datasets, and the last evaluation, for a checkpoint."""

@@ -102,6 +102,8 @@ def checked_uri(uri: str | None) -> str:
         if database.exists() and not (database.is_file() and os.access(database, os.R_OK | os.W_OK)):
             raise AwacError(f"MLflow URI '{uri}' is no file that can be read and written; name another one")
         return f"sqlite:///{database}"
+    if uri == "none":
+        raise AwacError("MLflow is switched off (--mlflow_uri or MLFLOW_TRACKING_URI is none); name a database or a server")
     is_folder = uri.startswith("file:") or (":" not in uri and uri != "databricks")
     if is_folder and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
         raise AwacError(
