@@ -28,7 +28,7 @@ from awac_pl.files import replacing
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.onnx_graph import policy_graph
 from awac_pl.runs.folder import run_of
-from awac_pl.runs.manifest import git_commit, read_config, read_manifest
+from awac_pl.runs.manifest import git_commit, layout_of_run, read_config, read_manifest
 
 if TYPE_CHECKING:
     import gymnasium
@@ -100,7 +100,7 @@ def _act(
     try:
         episode = run_episode(environment, task, spaces, policy, seed=0)
         interface = _interface(environment, task, spaces, np.concatenate([*online, episode.observations]))
-        layout = [] if spaces.observation_layout else _recorded_layout(checkpoint)
+        layout = [] if spaces.observation_layout else layout_of_run(checkpoint)
         if layout and sum(part["size"] for part in layout) == spaces.observation_dim:
             interface["observation"] |= {"names": value_names(layout), "layout": layout}
         return episode, interface
@@ -193,13 +193,6 @@ def _training_run(checkpoint: Path, name: str | None, state: Mapping[str, Any]) 
         "status": manifest.get("status"),
         "scores": manifest.get("scores"),  # of the run's end, also for best.ckpt, which is older
     }
-
-
-def _recorded_layout(checkpoint: Path) -> list[dict[str, Any]]:
-    """The names of the observations of the datasets that a run learned from, by its manifest."""
-    folder = run_of(checkpoint)
-    entries = [] if folder is None else read_manifest(folder).get("datasets", [])
-    return next((entry["observation_layout"] for entry in entries if entry.get("observation_layout")), [])
 
 
 def _interface(environment: gymnasium.Env, task: Task, spaces: Spaces, seen: np.ndarray) -> dict[str, Any]:
