@@ -262,5 +262,7 @@ def collect_block(workers: RolloutWorkers, policy: Policy, first_seed: int, env_
         first, count = first_seed + len(episodes) + len(failed), math.ceil(missing / workers.spaces.horizon)
         episodes += workers.rollout(policy, range(first, first + count), failed=failed)
         if len(failed) > max_failed:
-            raise failed[max_failed]
+            raise RolloutError(
+                f"too many episodes failed (interaction.max_failed_episodes), this one, too: {failed[max_failed]}"
+            )
     return Block(episodes, time.perf_counter() - start, failed)
