@@ -34,6 +34,14 @@ def _file(kind: str, name: str) -> Path:
     return own if own.is_file() else conf() / kind / own.name
 
 
+def _environment_id(task: str, file: Path) -> str:
+    """A task that is a Gymnasium id; names of files are of other words."""
+    if ":" in task or "-v" in task:
+        return task
+    hint = nearest(task, names_of("task"))
+    raise AwacError(f"unknown task '{task}': neither a file {file} nor a Gymnasium environment id.{hint}")
+
+
 def expand(arguments: list[str]) -> list[str]:
     """``fit --task pen --preset quick`` as ``fit --config`` of base, algorithm/awac, task/pen and preset/quick.
 
@@ -73,14 +81,10 @@ def expand(arguments: list[str]) -> list[str]:
     algorithm, others = algorithm_of(rest), _values(others, "--algorithm")[1]
     files, values = [conf() / "base.yaml", *_algorithm_file(algorithm)], []
     for task in tasks[-1:]:
-        file = _file("task", task)
-        if file.is_file():
+        if (file := _file("task", task)).is_file():
             files.append(file)
-        elif ":" in task or "-v" in task:
-            values.append(f"--data.task={task}")  # a Gymnasium id
         else:
-            hint = nearest(task, names_of("task"))
-            raise AwacError(f"unknown task '{task}': neither a file {file} nor a Gymnasium environment id.{hint}")
+            values.append(f"--data.task={_environment_id(task, file)}")
     for preset in presets[-1:]:
         files.append(_file("preset", preset))
         with contextlib.suppress(AwacError):  # check_files will tell

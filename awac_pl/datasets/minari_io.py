@@ -103,7 +103,6 @@ def read_episodes(
         DatasetError: the dataset is missing, damaged, empty, or does not fit the task; names file, episode and key.
     """
     path = data_file(dataset_id)
-    check_whole(dataset_id)
     check_environment(dataset_id, task, spaces, any_environment=any_environment)
     if num_episodes is not None and num_episodes < 1:
         raise DatasetError(f"num_demonstrations is {num_episodes}; it must be at least 1")
@@ -112,6 +111,7 @@ def read_episodes(
     read = partial(_read_episode, task=task, spaces=spaces)
     for raw, where in stored_episodes(path, read, num_episodes, share):
         yield relabel_episode(raw, where, task, spaces)
+    check_whole(dataset_id)  # last: damage within the file is named first
 
 
 def stored_episodes(

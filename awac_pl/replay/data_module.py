@@ -133,12 +133,12 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.weights = list(datasets.values()) if isinstance(datasets, Mapping) else [1.0] * len(datasets)
         self.batch_size, self.offline_batch_size = batch_size, offline_batch_size or batch_size
         self.chunk_size, self.updates_per_epoch, self.offline_epochs = chunk_size, updates_per_epoch, offline_epochs
-        self.capacity, self.device, self.storage, self.progress = capacity, device, storage, progress
+        self.capacity, self.device, self.storage, self.discount, self.seed = capacity, device, storage, discount, seed
         self.offline_ratio, self.demonstration_ratio, self.n_step = offline_ratio, demonstration_ratio, n_step
-        self.self_imitation, self.train_split, self.discount, self.seed = self_imitation, train_split, discount, seed
+        self.self_imitation = self_imitation
         self.evaluations = EvaluationPlan(evaluation_episodes, milestone_episodes, offline_epochs)
-        of_task: dict[str, Any] = {"horizon": horizon, "success_key": success_key, "reward": reward}
-        self.task = find_task(task, terminate_on_success=terminate_on_success, clip_actions=clip_actions, **of_task)
+        ends: dict[str, Any] = {"horizon": horizon, "terminate_on_success": terminate_on_success}
+        self.task = find_task(task, success_key=success_key, reward=reward, clip_actions=clip_actions, **ends)
         self.spaces = inspect_spaces(self.task)
         self._check_together()
         self.dataset_ids = [cloned_id(name, num_demonstrations, clip_actions, normalize_observations) for name in datasets]
@@ -202,7 +202,7 @@ class ReplayDataModule(lightning.LightningDataModule):
                 check_environment(name, self.task, self.spaces)
         recorded_layout(*(name for name in self.dataset_ids if find_dataset(name) is not None))  # refuses those that differ
         how = {"evaluation_episodes": self.evaluations.milestone_episodes, "num_workers": self.workers.num_workers}
-        make_missing(self.dataset_ids[0], cloned, self.task, self.clone_options, progress=self.progress, **how)
+        make_missing(self.dataset_ids[0], cloned, self.task, self.clone_options, progress=self.hparams["progress"], **how)
 
     def setup(self, stage: str) -> None:
         """Load the datasets into the buffer, once. An evaluation needs none.
@@ -233,7 +233,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         if not first:
             check_recipe(name, self.dataset_ids[0], self.task, self.clone_options)
         number = self.clone_options.num_demonstrations if first else None
-        stream = read_episodes(name, self.task, self.spaces, num_episodes=number, share=self.train_split)
+        stream = read_episodes(name, self.task, self.spaces, num_episodes=number, share=self.hparams["train_split"])
         episodes, transitions, clipped = self.replay.fill(stream, weight, demonstrations=first)
         if clipped:
             log.warning(
