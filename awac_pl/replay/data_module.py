@@ -250,7 +250,9 @@ class ReplayDataModule(lightning.LightningDataModule):
         """This rank's evaluation seeds; at milestones there are more."""
         return SeedStream(self._evaluation_episodes, self.workers.num_workers)
 
-    test_dataloader = val_dataloader  # without a fit there are ``milestone_episodes``
+    def test_dataloader(self) -> SeedStream:
+        """``milestone_episodes`` evaluation seeds."""
+        return SeedStream(lambda: self.evaluations.milestone_episodes, self.workers.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
         """The replay buffers of all ranks, the digests of the datasets, and the last evaluation, for a checkpoint."""
