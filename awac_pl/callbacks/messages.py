@@ -60,7 +60,7 @@ def _plan(trainer: lightning.Trainer, data: ReplayDataModule) -> list[str]:
     every, evaluations = trainer.check_val_every_n_epoch, data.evaluations
     plan.append(
         f"evaluation: every {number_of(every or 1, 'epoch')}, {number_of(evaluations.episodes, 'episode')}; "
-        f"{evaluations.milestone_episodes} at milestones and at the end"
+        f"{evaluations.milestone_episodes} at milestones"
     )
     done = int(cast(Learner, trainer.lightning_module).updates)
     return plan + ([f"goes on after {done:,} updates"] if done else [])
