@@ -15,7 +15,7 @@ HOUSE = Path(awac_pl.__file__).parent
 #: Folders, and files of the root, from below; those of one line do not know each other.
 LAYERS = [
     ["__init__", "errors"],
-    ["files", "episode", "settings"],
+    ["files", "settings_files", "episode", "settings"],
     ["parallel", "policies", "runs"],
     ["envs", "algorithms", "tracking", "report"],
     ["datasets", "deploy"],

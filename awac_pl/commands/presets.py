@@ -13,8 +13,8 @@ import yaml
 
 from awac_pl.commands.resuming import with_run
 from awac_pl.errors import AwacError, nearest
-from awac_pl.files import read_table, shipped
 from awac_pl.runs.folder import run_of
+from awac_pl.settings_files import read_table, shipped
 
 
 def conf() -> Path:

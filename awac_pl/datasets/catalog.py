@@ -16,6 +16,7 @@ import h5py
 from awac_pl.datasets.safe_hdf5 import reading
 from awac_pl.envs.tasks import Spaces, Task, uses_binary_reward
 from awac_pl.errors import DatasetError, first_line, nearest
+from awac_pl.files import read_text
 
 #: The policy that acted in a dataset, in the folder of the dataset.
 POLICY_FILE = "policy.safetensors"
@@ -87,17 +88,10 @@ def find_dataset(dataset_id: str) -> Path | None:
     return next((folder for folder in folders if (folder / "main_data.hdf5").is_file()), None)
 
 
-def _text(path: Path) -> str:
-    """The text of a file. A pipe in a stranger's folder would be waited for."""
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no file")
-    return path.read_text()
-
-
 def other_storage(dataset_id: str) -> str | None:
     """Minari's name of the format of a local dataset that is not HDF5; None if there is none."""
     try:
-        form = json.loads(_text(local_root() / dataset_id / "data" / "metadata.json"))["data_format"]
+        form = json.loads(read_text(local_root() / dataset_id / "data" / "metadata.json"))["data_format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return form if isinstance(form, str) and form != "hdf5" else None
@@ -172,7 +166,7 @@ def _parse_metadata(path: Path, *_state: int) -> dict[str, Any]:
             with h5py.File(path, "r") as file:
                 return {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
         try:
-            metadata = json.loads(_text(path))
+            metadata = json.loads(read_text(path))
             if not isinstance(metadata, dict):
                 raise ValueError("a list, or a single value")
         except (ValueError, RecursionError) as error:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import signal
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,17 @@ def is_fault(error: BaseException) -> bool:
     if isinstance(error, KeyboardInterrupt):
         return signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # else it is Ctrl-C
     return isinstance(error, Exception | SystemExit) and not isinstance(error, Interrupted)
+
+
+@contextlib.contextmanager
+def own_errors(told: Callable[[BaseException], AwacError]) -> Iterator[None]:
+    """Around the calls of an environment: raise what ``told`` makes of its own errors; a user's wish to end passes."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_fault(error):
+            raise
+        raise told(error) from error
 
 
 def described(error: BaseException) -> str:

@@ -25,7 +25,7 @@ from awac_pl.envs.faults import (
     check_outcome,
     close_environment,
     described,
-    is_fault,
+    own_errors,
     step_fault,
 )  # fmt: skip
 from awac_pl.envs.tasks import (
@@ -74,16 +74,15 @@ def run_episode(
         RolloutError: the environment raised, or returned what it must not; the message names seed, step, file and line.
     """
     steps: list[tuple] = []
-    try:
+
+    def told(error: BaseException) -> RolloutError:
+        fault, step = str(error) if isinstance(error, RolloutError) else step_fault(error), f"step {len(steps)}"
+        where_is_told = not isinstance(error, RolloutError) and fault != NO_STEP
+        fault = f"{fault}, {step}" if where_is_told else f"{step}: {fault}"
+        return RolloutError(f"{task.env_id}: seed {seed}: {fault}")
+
+    with own_errors(told):
         return _run(environment, task, spaces, policy, seed, on_state, steps)
-    except RolloutError as error:
-        raise RolloutError(f"{task.env_id}: seed {seed}: step {len(steps)}: {error}") from error.__cause__
-    except BaseException as error:
-        if not is_fault(error):
-            raise
-        fault, step = step_fault(error), f"step {len(steps)}"
-        fault = f"{step}: {fault}" if fault == NO_STEP else f"{fault}, {step}"
-        raise RolloutError(f"{task.env_id}: seed {seed}: {fault}") from error
 
 
 def _run(
@@ -210,13 +209,13 @@ class _Runner:
 
     def __call__(self, job: tuple[bytes, Task, int, bool]) -> Episode | RolloutError:
         payload, task, seed, tolerant = job
-        try:
+
+        def told(error: BaseException) -> RolloutError:
+            reason = str(error) if isinstance(error, AwacError) else described(error)  # the former by make_environment
+            return RolloutError(f"{task.env_id}: seed {seed}: {reason}")
+
+        with own_errors(told):
             self.environment = self.environment or make_environment(task)
-        except BaseException as error:
-            if not is_fault(error):
-                raise
-            told = isinstance(error, AwacError)  # by make_environment, with the place
-            raise RolloutError(f"{task.env_id}: seed {seed}: {error if told else described(error)}") from error
         try:
             return run_episode(self.environment, task, self.spaces, pickle.loads(payload), seed)
         except RolloutError as error:

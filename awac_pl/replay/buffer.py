@@ -253,7 +253,7 @@ def check_rows(what: str, rows: int, spaces: Spaces) -> None:
     Raises:
         SettingError: they do not fit.
     """
-    check_memory(what, rows * (4 * (2 * spaces.observation_dim + spaces.action_dim + 2) + 2 + 16))
+    check_memory(what, rows * (4 * (2 * spaces.observation_dim + spaces.action_dim + 2) + 3 + 16))
 
 
 def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:

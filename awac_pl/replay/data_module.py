@@ -151,6 +151,8 @@ class ReplayDataModule(lightning.LightningDataModule):
             raise SettingError("data.datasets is empty; name at least one, for example awac/pen/expert-v0")
         if (updates := self.updates_per_epoch) % self.chunk_size:
             raise SettingError(f"data.updates_per_epoch {updates} is no multiple of data.chunk_size {self.chunk_size}")
+        if self.self_imitation and not self.demonstration_ratio:
+            raise SettingError("data.self_imitation is true; it needs a data.demonstration_ratio, for example 0.25")
         check_device(self.device)
         if self.n_step > self.spaces.horizon:
             raise SettingError(f"data.n_step is {self.n_step}; an episode has {self.spaces.horizon} steps at most")
@@ -222,8 +224,7 @@ class ReplayDataModule(lightning.LightningDataModule):
             self.capacity, device=training if self.device == "auto" else self.device, seed=self.seed,
             offline_ratio=self.offline_ratio, demonstration_ratio=self.demonstration_ratio,
             self_imitation=self.self_imitation, n_step=self.n_step, discount=self.discount,
-            rank=rank(), world_size=world_size(),
-            scratch=None if scratch is None else str(scratch),
+            rank=rank(), world_size=world_size(), scratch=None if scratch is None else str(scratch),
         )  # fmt: skip
         self.datasets = [self._fill_from(*one) for one in zip(self.dataset_ids, self.weights, strict=True)]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from awac_pl.errors import AwacError
-from awac_pl.files import read_table
 from awac_pl.runs.folder import run_of
+from awac_pl.settings_files import read_table
 
 #: Format of the manifests that this version reads; a manifest without the entry has format 1.
 FORMAT = 1
