@@ -52,6 +52,8 @@ OpenShare = Annotated[float, Range(0, 1, open="both")]
 #: 1 itself is left out: the range of returns divides by 1 - gamma.
 Discount = Annotated[float, Range(0, 1, open="high")]
 Episodes = Annotated[int, Range(1, 100_000)]
+#: Steps of an episode: it is kept in memory as a whole.
+Horizon = Annotated[int, Range(1, 1_000_000)]
 Workers = Annotated[int, Range(0, 1000)]
 Port = Annotated[int, Range(0, 65_535)]
 #: Of a random choice; and of a run, whose episodes have seeds of their own (``envs/seeds.py``).

@@ -20,11 +20,13 @@ class DieOnRankOne(Callback):
 class Announce(Callback):
     """Writes into the file ``phase`` of the working folder what the run does now."""
 
-    def on_train_start(self, trainer, pl_module) -> None:
-        self._say(trainer, "pretraining")
-
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        self._say(trainer, "online" if trainer.datamodule.is_online(trainer.current_epoch) else "pretraining")
+        if trainer.datamodule.is_online(trainer.current_epoch):
+            self._say(trainer, "online")
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if not trainer.datamodule.is_online(trainer.current_epoch):
+            self._say(trainer, "pretraining")  # once there is something to save
 
     def on_validation_start(self, trainer, pl_module) -> None:
         self._say(trainer, "evaluation")

@@ -106,5 +106,5 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(reach, reach_d
         clone_dataset(reach_dataset, "toy/cloned-v0", reach[0])
     (tmp_path / "file").touch()
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "file"))
-    with pytest.raises(DatasetError, match="file cannot be written"):
+    with pytest.raises(DatasetError, match="file is no folder; set MINARI_DATASETS_PATH"):
         clone_dataset(reach_dataset, "toy/cloned-v0", reach[0])

@@ -159,19 +159,24 @@ def test_a_policy_that_has_diverged_is_refused(checkpoint: Path, tmp_path: Path,
     assert "nan.ckpt: its policy cannot act: tests.toy:Wide-v0: seed 0: step 0: the action is not finite" in line
 
 
-def test_a_checkpoint_outside_a_run_folder_needs_its_task(
+def test_a_checkpoint_outside_a_run_folder_knows_its_task(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     moved = tmp_path / "moved.ckpt"
     shutil.copy(checkpoint, moved)
-    line = refused(capsys, "--ckpt_path", moved, "--to", tmp_path / "out")
-    assert "moved.ckpt: lies in no run folder, so its task is unknown; pass --task" in line
     opened, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda path, **options: opened.append(path) or load(path, **options))
-    assert main(["export", "--ckpt_path", str(moved), "--to", str(tmp_path / "out"), "--task", WIDE]) == 0
+    assert main(["export", "--ckpt_path", str(moved), "--to", str(tmp_path / "out")]) == 0
     run = read_contract(tmp_path / "out").facts["training_run"]
     assert (run["folder"], run["scores"], run["updates"]) == (None, None, 200)
     assert opened == [moved]
+    monkeypatch.undo()
+    state = torch.load(checkpoint, weights_only=True)
+    del state["datamodule_hyper_parameters"]
+    torch.save(state, moved)  # as version 0.1 saved it
+    line = refused(capsys, "--ckpt_path", moved, "--to", tmp_path / "old")
+    assert "moved.ckpt: lies in no run folder, so its task is unknown; pass --task" in line
+    assert main(["export", "--ckpt_path", str(moved), "--to", str(tmp_path / "old"), "--task", WIDE]) == 0
 
 
 def test_wrong_files_are_refused(wide_run: Path, checkpoint: Path, tmp_path: Path, capsys) -> None:

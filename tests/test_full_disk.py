@@ -101,7 +101,7 @@ def test_nothing_dies_on_a_full_disk_and_nothing_is_left(tmp_path: Path, reach, 
             lambda: write_video(Path("x.mp4"), noise): "x.mp4: cannot be written (No space left",
             lambda: write_video(Path("x.gif"), noise): "x.gif: cannot be written (No space left",
             plain_hdf5: "plain.hdf5: cannot be written (No space left",
-            buffer: "data.storage memmap: no room for 100000 transitions, 3.8 MB, in run (No space left",
+            buffer: "data.storage memmap: no room for 100000 transitions, 3.9 MB, in run (No space left",
         }.items():
             with pytest.raises(WriteError) as error:
                 write()

@@ -56,6 +56,8 @@ def test_a_goal_dataset_is_read_and_inspected_with_success_from_its_goals(goal_d
     assert any(episode.success.any() for episode in dataset.episodes)
     report = inspect_dataset(goal_dataset, task)
     assert (report["observation_dim"], report["fits"]) == ([3], True)
+    successes = sum(bool(episode.success.any()) for episode in dataset.episodes)
+    assert (report["success"], report["training"]["succeed"]) == ({"stored": None, "recomputed": successes}, successes)
     save_dataset("toy/flat-v0", dataset.episodes, task, spaces, {})
     assert read_metadata("toy/flat-v0")["observation_layout"] == spaces.observation_layout
     other = replace(spaces, observation_layout=spaces.observation_layout[::-1])

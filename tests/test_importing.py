@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, episode: dict, message: str)
         (
             "what.bin",
             b"",
-            "its suffix tells no format; pass --format, one of lerobot, minari, robomimic,",
+            "neither its content nor its suffix tells a format; pass --format, one of lerobot, minari, robomimic,",
         ),
     ],
 )

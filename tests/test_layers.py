@@ -15,7 +15,7 @@ HOUSE = Path(awac_pl.__file__).parent
 #: Folders, and files of the root, from below; those of one line do not know each other.
 LAYERS = [
     ["__init__", "errors"],
-    ["files", "episode", "settings"],
+    ["files", "settings_files", "episode", "settings"],
     ["parallel", "policies", "runs"],
     ["envs", "algorithms", "tracking", "report"],
     ["datasets", "deploy"],
@@ -62,7 +62,7 @@ def test_files_stay_readable(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 300
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
-            length = (node.end_lineno or 0) - node.lineno + 1
+            length = (node.end_lineno or 0) - node.body[0].lineno + 1  # without the list of arguments
             assert length <= 50, f"{node.name} has {length} lines"
 
 

@@ -13,7 +13,7 @@ from awac_pl.commands.fit import run
 from awac_pl.commands.main import main
 from awac_pl.commands.presets import conf, expand
 from awac_pl.errors import AwacError
-from awac_pl.files import shipped
+from awac_pl.settings_files import shipped
 
 ROOT = Path(__file__).parents[1]
 

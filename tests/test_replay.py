@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,11 @@ def numbered(first: int, steps: int = 4):
     """An episode whose observations count from ``first``."""
     observations = np.arange(first, first + steps + 1, dtype=np.float32)[:, None]
     return make_episode(steps, observations=observations, actions=np.zeros((steps, 1), np.float32))
+
+
+def failing(first: int, steps: int = 4):
+    """The same, of an episode that does not succeed."""
+    return dataclasses.replace(numbered(first, steps), success=np.zeros(steps, bool))
 
 
 def stored(replay: Replay) -> list[int]:
@@ -181,6 +188,35 @@ def test_without_a_share_of_demonstrations_the_draws_are_those_of_before() -> No
     for replay in (plain, shared):
         replay.add_offline([numbered(0, steps=32)])  # nobody said that these are demonstrations
     torch.testing.assert_close(plain.sample(3, 8)["observation"], shared.sample(3, 8)["observation"], rtol=0, atol=0)
+
+
+def test_with_self_imitation_episodes_that_succeed_are_demonstrations() -> None:
+    """By hand: the demonstration, the recorded success, the online successes while the ring holds them; no failure."""
+    replay = Replay(24, seed=1, demonstration_ratio=0.5, self_imitation=True)
+    replay.add_offline([failing(0)], demonstrations=True)
+    replay.add_offline([failing(10), numbered(20)])
+
+    def apart() -> list[int]:
+        return sorted(replay.sample(100, 8)["observation"][:, :4, 0].unique().tolist())
+
+    assert apart() == [0, 1, 2, 3, 20, 21, 22, 23]
+    replay.add_online([failing(100), numbered(110), failing(120)])
+    assert apart() == [0, 1, 2, 3, 20, 21, 22, 23, 110, 111, 112, 113]
+    again = Replay(24, demonstration_ratio=0.5, self_imitation=True)
+    again.add_offline([failing(0)], demonstrations=True)
+    again.add_offline([failing(10), numbered(20)])
+    again.load_state_dict(replay.state_dict())
+    assert again.sampler.demonstrations.tolist() == replay.sampler.demonstrations.tolist()
+    replay.add_online([failing(130), failing(140)])  # in the places of 100 to 113
+    assert apart() == [0, 1, 2, 3, 20, 21, 22, 23]
+
+
+def test_without_self_imitation_no_success_is_a_demonstration() -> None:
+    replay = Replay(24, demonstration_ratio=0.5)
+    replay.add_offline([failing(0)], demonstrations=True)
+    replay.add_offline([numbered(20)])
+    replay.add_online([numbered(110)])
+    assert replay.sampler.demonstrations.tolist() == [0, 1, 2, 3]
 
 
 def test_a_memory_mapped_buffer_holds_the_same(tmp_path) -> None:

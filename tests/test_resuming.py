@@ -99,6 +99,7 @@ def test_a_resumption_that_is_refused_changes_nothing(fit, capsys: pytest.Captur
         ),
         ([], b"epoch,updates,env_steps\n0,abc,0\n", "metrics.csv is no table of numbers: could not convert string to float"),
         ([], b"epoch,updates,env_steps\n0,1,2,3\n", "metrics.csv is no table of numbers: float() argument"),
+        ([], b"", "metrics.csv is empty, after 300 updates; restore it, or remove it to go on without it"),
         ([], b"epoch\n0\n", "metrics.csv: line 2 has no 'updates'; it is no run's table of metrics"),
         ([], b"\xe9poch\n0\n", "metrics.csv is no table of numbers: 'utf-8' codec"),
     ):

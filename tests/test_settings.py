@@ -18,8 +18,8 @@ from awac_pl.callbacks.video_recorder import VideoRecorder
 from awac_pl.commands.main import main
 from awac_pl.commands.parser import SECTIONS, check_ranges
 from awac_pl.errors import AwacError, SettingError
-from awac_pl.files import read_table
 from awac_pl.settings import Range, check_memory, settings_of
+from awac_pl.settings_files import read_table
 from tests.conftest import REACH, ROOT
 
 NAN, INF = math.nan, math.inf
@@ -161,6 +161,7 @@ def test_the_other_classes_refuse_them_too() -> None:
         ({"capacity": 10**12}, "data.capacity 1000000000000 needs "),
         ({"n_step": 10**9}, "data.n_step is 1000000000; an episode has 10 steps at most"),
         ({"updates_per_epoch": 30}, "data.updates_per_epoch 30 is no multiple of data.chunk_size 50"),
+        ({"self_imitation": True}, "data.self_imitation is true; it needs a data.demonstration_ratio"),
         ({"datasets": []}, "data.datasets is empty"),
         ({"device": "banana"}, "data.device is banana; use auto, cpu, or a device of this machine"),
     ],

@@ -66,8 +66,8 @@ class RealRun:
     def rank(self, number: int) -> int:
         if number == 0:
             return self.process.pid
-        (other,) = [pid for pid, command in self.processes().items() if " fit " in command and pid != self.process.pid]
-        return other
+        others = [pid for pid, command in self.processes().items() if " fit " in command and pid != self.process.pid]
+        return min(others)  # a child of either looks like its parent until it has its own program
 
     def reach(self, phase: str) -> None:
         deadline = time.monotonic() + 240

@@ -74,6 +74,8 @@ def in_a_process(work: Callable[[], object], fault: Fault = Fault()) -> int:
             status = 0
         except Interrupted as error:
             status = int(error.code or 0)
+        except KeyboardInterrupt:  # before the run handles its signals; the command does so from its start
+            status = 128 + signal.SIGINT
         except BaseException:
             traceback.print_exc()
         os._exit(status)

@@ -245,6 +245,18 @@ def test_the_variable_names_the_experiment_of_a_new_run(tmp_path: Path, uri: str
     assert find_destination(tmp_path / "new", uri).experiment == "awac"
 
 
+def test_the_variable_names_the_experiment_by_its_id(tmp_path: Path, uri: str, monkeypatch) -> None:
+    number = MlflowClient(uri).create_experiment("robots")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", number)
+    folder = write_run(tmp_path / "run")
+    assert find_destination(folder, uri, experiment="mine").experiment_id is None
+    mirrored(folder, uri).destination.save(folder)
+    (run,) = MlflowClient(uri).search_runs([number])
+    assert run.info.experiment_id == find_destination(folder, None).experiment_id == number
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "others")
+    assert find_destination(tmp_path / "new", uri).experiment_id is None
+
+
 @pytest.mark.parametrize(
     ("uri", "run_id", "expected"),
     [

@@ -223,7 +223,7 @@ def test_failed_episodes_are_counted_and_seeds_go_on(tmp_path: Path, reach, capl
     interaction = EnvironmentInteraction(20)
     module = fit(tmp_path, data, interaction, max_epochs=4)
     assert (interaction.own_episodes, interaction.own_failed, int(module.env_steps)) == (4, 2, 40)
-    assert "an episode failed and is left out (2 of at most 10): tests.toy:Flaky-v0: seed 4: OSError" in caplog.text
+    assert "and the success rate (2 of at most 10): tests.toy:Flaky-v0: seed 4: OSError" in caplog.text
     assert "an evaluation episode failed and is left out" in caplog.text
     with pytest.raises(RuntimeError, match="seed 4: OSError"):
         fit(

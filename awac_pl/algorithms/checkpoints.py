@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,15 @@ def load_module(checkpoint: Path, state: dict[str, Any] | None = None) -> Learne
         module.load_state_dict(state["state_dict"])
         module.on_load_checkpoint(state)
     return module
+
+
+def data_of(state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The section ``data`` of the configuration of a checkpoint's run; None in checkpoints of earlier versions."""
+    data = state.get("datamodule_hyper_parameters")
+    if not isinstance(data, dict) or not isinstance(data.get("task"), str):
+        return None
+    linked = ("discount", "normalize_observations", "seed")  # to other sections
+    return {key: value for key, value in data.items() if key[0] != "_" and key not in linked}
 
 
 def check_module(checkpoint: Path, state: dict[str, Any]) -> None:

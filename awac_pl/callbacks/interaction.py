@@ -90,7 +90,7 @@ class EnvironmentInteraction(Callback):
         self.own_episodes += len(block.episodes)
         self.own_failed += len(block.failed)
         for error in block.failed:
-            log.warning("an episode failed and is left out (%d of at most %d): %s",
+            log.warning("an episode failed and is left out, of the data and the success rate (%d of at most %d): %s",
                         self.own_failed, self.max_failed_episodes, first_line(error))  # fmt: skip
         self.own_env_steps += block.env_steps
         self._count_and_log(block, module)

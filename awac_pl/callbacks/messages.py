@@ -42,7 +42,8 @@ def _dataset(entry: Mapping[str, Any]) -> str:
         succeed = f"{successes} succeed"
     else:
         succeed = f"{successes} of all {all_episodes} succeed"
-    return f"{entry['id']}: {entry['episodes']} episodes, {entry['transitions']:,} steps, {succeed}{weighted(entry)}"
+    size = f"{number_of(entry['episodes'], 'episode')}, {entry['transitions']:,} steps"
+    return f"{entry['id']}: {size}, {succeed}{weighted(entry)}"
 
 
 def _plan(trainer: lightning.Trainer, data: ReplayDataModule) -> list[str]:
@@ -58,8 +59,8 @@ def _plan(trainer: lightning.Trainer, data: ReplayDataModule) -> list[str]:
         plan.append(f"fine-tuning: {online} of {updates}{acting}")
     every, evaluations = trainer.check_val_every_n_epoch, data.evaluations
     plan.append(
-        f"evaluation: every {number_of(every or 1, 'epoch')}, {evaluations.episodes} episodes; "
-        f"{evaluations.milestone_episodes} at milestones and at the end"
+        f"evaluation: every {number_of(every or 1, 'epoch')}, {number_of(evaluations.episodes, 'episode')}; "
+        f"{evaluations.milestone_episodes} at milestones"
     )
     done = int(cast(Learner, trainer.lightning_module).updates)
     return plan + ([f"goes on after {done:,} updates"] if done else [])
@@ -70,8 +71,8 @@ def evaluation_line(row: Mapping[str, float]) -> str:
     rate, episode_return = row["eval/success_rate"], f"return {row['eval/episode_return']:.1f}"
     result = f"{episode_return} (success unavailable)" if math.isnan(rate) else f"success {rate:.2f}, {episode_return}"
     return (
-        f"epoch {row['epoch'] + 1:.0f}, {row['updates']:.0f} updates, {row['env_steps']:.0f} env steps: {result} over "
-        f"{row['eval/episodes']:.0f} episodes"
+        f"epoch {row['epoch'] + 1:.0f}, {row['updates']:,.0f} updates, {row['env_steps']:,.0f} env steps: {result} over "
+        + number_of(int(row["eval/episodes"]), "episode")
     )
 
 

@@ -24,7 +24,7 @@ from awac_pl.callbacks.messages import evaluation_line, introduction, summary
 from awac_pl.callbacks.usage import Usage
 from awac_pl.datasets.cloned import cloning_result
 from awac_pl.datasets.minari_io import data_file
-from awac_pl.errors import WriteError, first_line, without_credentials
+from awac_pl.errors import AwacError, WriteError, first_line, without_credentials
 from awac_pl.files import write_text
 from awac_pl.parallel import interruption
 from awac_pl.parallel.interruption import Interrupted
@@ -96,6 +96,8 @@ class RunWriter(Callback):
         data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
         path, updates = Path(trainer.default_root_dir) / "metrics.csv", int(pl_module.updates)  # type: ignore[arg-type]
         if resumed := bool(updates and path.exists()):
+            if not path.stat().st_size:
+                raise AwacError(f"{path} is empty, after {updates:,} updates; restore it, or remove it to go on without it")
             self.rows = [row for row in read_rows(path) if row["updates"] <= updates]
             self._started -= self.rows[-1].get("seconds", 0.0) if self.rows else 0.0
         commands = [*self._commands_before(trainer, updates), sys.argv]

@@ -30,6 +30,10 @@ def help_from(documented: Any) -> dict[str, Any]:
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = re.compile(r"-[\d.]")  # argparse knows single numbers, not -0.5,0.5
+
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing.
 

@@ -49,7 +49,7 @@ def _copy_options(lightning: argparse.ArgumentParser, parser: argparse.ArgumentP
 
 def _add_values(parser: argparse.ArgumentParser, file: object) -> None:
     """Name the tasks, the presets, and the arguments that are files, of a parser and of those below it."""
-    from awac_pl.commands.presets import conf
+    from awac_pl.commands.presets import names_of
 
     for action in parser._actions:
         kind = action.dest.split(".")[-1]
@@ -57,6 +57,6 @@ def _add_values(parser: argparse.ArgumentParser, file: object) -> None:
             for below in action.choices.values():
                 _add_values(below, file)
         elif kind in ("task", "preset"):
-            action.choices = sorted(path.stem for path in (conf() / kind).glob("*.yaml"))
+            action.choices = sorted(names_of(kind))
         elif action.type is Path or kind in ("config", "ckpt_path", "source", "run_dir"):
             action.complete = file  # type: ignore[attr-defined]

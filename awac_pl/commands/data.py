@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from awac_pl.commands.arguments import help_from, number
 from awac_pl.commands.data_options import add_reading_arguments, add_rollout_arguments, reading_of, source_of
-from awac_pl.settings import Count, OpenShare, Seed
+from awac_pl.settings import Count, Horizon, OpenShare, Seed
 
 if TYPE_CHECKING:
     from awac_pl.envs.tasks import Spaces, Task
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reward["help"] = "auto (the default) is success - 1 where success is known, else the environment's own"
     add(f"{from_source} clone", "--reward", **reward)
     horizon_help = "time limit of an episode in steps (default: the environment's)"
-    add(f"{from_source} clone", "--horizon", type=number(Count), metavar="N", help=horizon_help)
+    add(f"{from_source} clone", "--horizon", type=number(Horizon), metavar="N", help=horizon_help)
     key_help = "key of info that says whether a step succeeded (default: success, else is_success)"
     add(f"{from_source} clone", "--success_key", metavar="KEY", help=key_help)
     add("clone", "--from", dest="source", help="dataset of demonstrations (default: awac/TASK/expert-v0)")

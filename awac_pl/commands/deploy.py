@@ -34,7 +34,7 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what names an exported policy and the limits of its actions."""
     parser.add_argument("folder", type=Path, help="what awac export wrote")
     parser.add_argument(
-        "--action_limits", required=True, type=_limits, metavar="contract|=LOW,HIGH",
+        "--action_limits", required=True, type=_limits, metavar="contract|LOW,HIGH",
         help="of every action, in the environment's units; contract: the bounds of the training",
     )  # fmt: skip
     parser.add_argument("--backend", choices=["onnxruntime", "numpy"], default="onnxruntime", help="(default: %(default)s)")

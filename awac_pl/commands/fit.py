@@ -133,6 +133,7 @@ class AwacCLI(LightningCLI):
             read_checkpoint(Path(config.ckpt_path), to_resume=self.subcommand == "fit")
         if self.subcommand != "fit":
             config.trainer.logger = config.verbose = False  # its table has no intervals
+            config.data.device, config.data.storage = "auto", "memmap"  # a buffer is not made, so it need not fit here
             return
         check_options(config.trainer)
         if config.checkpoint.monitor is None:
@@ -147,12 +148,10 @@ class AwacCLI(LightningCLI):
         config.run_dir = str(self._take_run_folder(config))
         config.trainer.default_root_dir = config.run_dir
         config.checkpoint.dirpath = str(Path(config.run_dir) / "checkpoints")
-        last = last_checkpoint(Path(config.run_dir))
-        if config.ckpt_path == "last":
-            if not last.exists():
-                raise AwacError(f"there is nothing to resume: no {last}; pass --run_dir or start without --ckpt_path")
-            config.ckpt_path = str(last)
-        elif config.resume == "auto" and config.ckpt_path is None and last.exists():
+        last, named = last_checkpoint(Path(config.run_dir)), config.ckpt_path == "last"
+        if named and not last.exists():
+            raise AwacError(f"there is nothing to resume: no {last}; pass --run_dir or start without --ckpt_path")
+        if named or (config.resume == "auto" and config.ckpt_path is None and last.exists()):
             config.ckpt_path = str(last)
         if config.ckpt_path is not None and run_of(config.ckpt_path) == Path(config.run_dir).resolve():
             log.info("going on in %s", config.run_dir)
@@ -274,7 +273,7 @@ def run(arguments: list[str]) -> None:
         r"You called `self.log\(.*no logger configured.*",  # validate, test
         ".*LeafSpec.* is deprecated",  # inside Lightning
         "Be aware that when using `ckpt_path`.*",  # evaluation needs no callbacks
-        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*Checkpoint directory .* exists and is not empty.*|The dirpath has changed.*",  # of another run's checkpoint
     ):
         warnings.filterwarnings("ignore", message=message)
     arguments = expand(arguments)

@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> None:
     """Run ``awac init``."""
     import shutil
 
-    from awac_pl.files import shipped
+    from awac_pl.settings_files import shipped
 
     target = options.folder / "conf"
     if target.exists() or target.is_symlink():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Annotated, Any
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -24,6 +25,9 @@ SECTIONS: dict[str, type] = {
 #: Ranges of the Trainer's numbers that Lightning does not check itself; -1 is without an end there.
 TRAINER: dict[str, Any] = dict.fromkeys(("min_epochs", "min_steps", "log_every_n_steps"), CountOrZero | None)
 TRAINER |= dict.fromkeys(("max_epochs", "max_steps", "num_sanity_val_steps"), Annotated[int, Range(-1, 10**12)] | None)
+#: Where Lightning has the classes of these options of the Trainer.
+LIGHTNING = {name: name if name[-1] == "s" else f"{name}s" for name in ("callbacks", "logger", "plugins", "profiler")}
+LIGHTNING["strategy"] = "strategies"
 #: Type of ``seed_everything``.
 SEED = settings_of(ReplayDataModule)["seed"]
 
@@ -58,6 +62,8 @@ class AwacParser(LightningArgumentParser):
         )
         if unknown:
             key = unknown[unknown.lastindex or 0].lstrip("-").split("=")[0]
+            if re.match(r"optimizer|lr_scheduler", key):
+                raise AwacError(f"unknown key '{key}': a learner has its own optimizer; set model.learning_rate")
             parsers = [self, *(getattr(self._subcommands_action, "choices", None) or {}).values()]
             text = f"unknown key '{key}'.{nearest(key, {action.dest for parser in parsers for action in parser._actions})}"
             raise AwacError(text)
@@ -72,6 +78,8 @@ def _wrong_value(parser: Any, text: str) -> str | None:
     if found is None:
         return None
     key, value = found.groups()
+    if problem := _class_problem(key, value, text):
+        return problem
     section, _, name = key.partition(".")
     classes = LEARNERS.values() if section == "model" else [SECTIONS[section]] if section in SECTIONS else []
     hints = [hint for cls in classes if (hint := settings_of(cls).get(name)) is not None]
@@ -80,6 +88,25 @@ def _wrong_value(parser: Any, text: str) -> str | None:
         return wrong(key, value or "''", hint)
     actions = [action for below in [parser, *_below(parser)] for action in below._actions if action.dest == key]
     return wrong(key, value, getattr(actions[-1], "_typehint", "")) if actions else None
+
+
+def _class_problem(key: str, value: str, text: str) -> str | None:
+    """What is wrong with a class that the Trainer is to have; jsonargparse lists a complaint for each type of a Union."""
+    complaints = re.findall(r" - (.*?)(?= - |$)", text.partition(" Errors:")[2].partition(" Given value")[0])
+    complaint = next((one for one in complaints if not one.startswith(("Expected a <", "Not a valid subclass"))), None)
+    name = key.removeprefix("trainer.").split(".")[0]
+    if complaint is None or not key.startswith("trainer."):
+        return None
+    if missing := re.match(
+        r"Problem with given class_path '(.*?)': (.*)|Expected a dot import path string: (.*)", complaint
+    ):
+        wanted, reason, alone = missing.groups()
+        folder = import_module(f"lightning.pytorch.{LIGHTNING[name]}") if name in LIGHTNING else None
+        hint = nearest((wanted or alone).rpartition(".")[2], getattr(folder, "__all__", ()))
+        return f"{key}: there is no class '{wanted or alone}'{f' ({reason})' if reason else ''}.{hint}"
+    if kind := re.match(r"Import path (\S* ?)does not correspond to a subclass of (\S+)", complaint):
+        return f"{key}: {kind[1].strip() or value} is no {kind[2]}"
+    return f"{key}: {complaint}"
 
 
 def _below(parser: Any) -> list[Any]:

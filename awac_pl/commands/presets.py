@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -15,8 +16,8 @@ import yaml
 
 from awac_pl.commands.resuming import with_run
 from awac_pl.errors import AwacError, nearest
-from awac_pl.files import read_table, shipped
 from awac_pl.runs.folder import run_of
+from awac_pl.settings_files import read_table, shipped
 
 
 def conf() -> Path:
@@ -25,19 +26,39 @@ def conf() -> Path:
     return own if (own / "base.yaml").is_file() else shipped()
 
 
+def names_of(kind: str) -> set[str]:
+    """Names that ``--task`` or ``--preset`` takes."""
+    return {path.stem for folder in (conf(), Path("conf")) for path in (folder / kind).glob("*.yaml")}
+
+
+def _file(kind: str, name: str) -> Path:
+    """The file of a task or a preset; one of your own needs no base.yaml beside it."""
+    own = Path("conf", kind, f"{name}.yaml")
+    return own if own.is_file() else conf() / kind / own.name
+
+
+def _environment_id(task: str, file: Path) -> str:
+    """A task that is a Gymnasium id; names of files are of other words."""
+    if ":" in task or "-v" in task:
+        return task
+    hint = nearest(task, names_of("task"))
+    raise AwacError(f"unknown task '{task}': neither a file {file} nor a Gymnasium environment id.{hint}")
+
+
 def expand(arguments: list[str]) -> list[str]:
     """``fit --task pen --preset quick`` as ``fit --config`` of base, algorithm/awac, task/pen and preset/quick.
 
     The files come before every other argument, in this order, so ``--config`` and single values change them. Beside a
     ``--config``, ``--preset`` alone names the run and loads nothing, as it did in version 0.1. ``validate`` and ``test`` of
-    a checkpoint in a run folder get that run's configuration, unless they have a ``--config``; so does ``--resume FOLDER``.
+    a checkpoint get its run's configuration, unless they have a ``--config``; so does ``--resume FOLDER``.
 
     Args:
         arguments: start with the subcommand. ``--overrides "--model.temperature=0.3 --trainer.max_epochs=40"``, as
             ``mlflow run`` passes it, is replaced by its parts.
 
     Raises:
-        AwacError: ``--resume`` names a folder without a run, or stands beside another configuration.
+        AwacError: ``--resume`` names a folder without a run, or stands beside another configuration; there is no such task,
+            or no task of the checkpoint.
     """
     expanded = with_overrides(arguments)
     command, *rest = expanded
@@ -54,18 +75,18 @@ def expand(arguments: list[str]) -> list[str]:
     if command != "fit" and checkpoints and not Path(checkpoints[-1]).is_file():
         raise AwacError(f"no checkpoint {checkpoints[-1]}")
     if not tasks and (not presets or configured):
-        run = run_of(checkpoints[-1]) if checkpoints and command != "fit" and not configured else None
-        return expanded if run is None else [command, f"--config={run / 'config.yaml'}", *rest]
+        if command == "fit" or configured or not checkpoints:
+            return expanded
+        return [command, *_of_checkpoint(Path(checkpoints[-1]), others), *rest]
     algorithm, others = algorithm_of(rest), _values(others, "--algorithm")[1]
     files, values = [conf() / "base.yaml", *_algorithm_file(algorithm)], []
     for task in tasks[-1:]:
-        file = conf() / "task" / f"{task}.yaml"
-        if file.is_file():
+        if (file := _file("task", task)).is_file():
             files.append(file)
         else:
-            values.append(f"--data.task={task}")  # a Gymnasium id, or a mistake that the task's own error explains
+            values.append(f"--data.task={_environment_id(task, file)}")
     for preset in presets[-1:]:
-        files.append(conf() / "preset" / f"{preset}.yaml")
+        files.append(_file("preset", preset))
         with contextlib.suppress(AwacError):  # check_files will tell
             if read_table(files[-1]).get("preset") != preset:  # a preset of one's own, perhaps copied from another
                 values.append(f"--preset={preset}")
@@ -85,6 +106,23 @@ def run_name(config: Mapping[str, Any]) -> str:
     """The name of a configuration's runs, without the seed: task, algorithm if it is not AWAC, preset."""
     algorithm = "" if config["algorithm"] == "awac" else f"-{config['algorithm']}"
     return re.sub(r"[^A-Za-z0-9]+", "-", config["data"]["task"]) + f"{algorithm}-{config['preset']}"
+
+
+def _of_checkpoint(checkpoint: Path, others: list[str]) -> list[str]:
+    """The configuration with which to evaluate a checkpoint: its run folder's, else what it holds itself."""
+    run = run_of(checkpoint)
+    if run is not None:
+        return [f"--config={run / 'config.yaml'}"]
+    if _values(others, "--data.task")[0]:
+        return []
+    from awac_pl.algorithms.checkpoints import data_of, read_checkpoint
+
+    if (data := data_of(read_checkpoint(checkpoint))) is None:
+        raise AwacError(
+            f"{checkpoint}: lies in no run folder, and does not name its task (it is of an earlier version); pass the "
+            "config.yaml of its run with --config"
+        )
+    return [f"--data={json.dumps(data)}"]
 
 
 def algorithm_of(arguments: list[str]) -> str:
@@ -133,7 +171,7 @@ def check_files(arguments: list[str]) -> None:
     for path in map(Path, _values(arguments, "--config", "-c")[0]):
         if not path.is_file():
             kind = path.parent.name if path.parent.name in ("task", "preset", "algorithm") else "configuration"
-            others = [other.stem for other in path.parent.glob("*.yaml")]
+            others = {other.stem for other in path.parent.glob("*.yaml")} | names_of(kind)
             what = "is a folder" if path.is_dir() else "no file"
             raise AwacError(f"unknown {kind} '{path.stem}': {what} {path}.{nearest(path.stem, others)}")
         read_table(path)

@@ -16,6 +16,7 @@ import h5py
 from awac_pl.datasets.safe_hdf5 import reading
 from awac_pl.envs.tasks import Spaces, Task, uses_binary_reward
 from awac_pl.errors import DatasetError, first_line, nearest
+from awac_pl.files import read_text
 
 #: The policy that acted in a dataset, in the folder of the dataset.
 POLICY_FILE = "policy.safetensors"
@@ -24,8 +25,15 @@ _ID = re.compile(r"(?:[A-Za-z0-9_][\w-]*/)*[A-Za-z0-9_][\w-]*-v\d+")
 
 
 def local_root() -> Path:
-    """Minari's folder of datasets: ``$MINARI_DATASETS_PATH``, or ``~/.minari/datasets``."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    """Minari's folder of datasets: ``$MINARI_DATASETS_PATH``, or ``~/.minari/datasets``.
+
+    Raises:
+        DatasetError: a file lies there.
+    """
+    root = Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    if root.exists() and not root.is_dir():
+        raise DatasetError(f"{root} is no folder; set MINARI_DATASETS_PATH to a folder for datasets")
+    return root
 
 
 def dataset_ids(pattern: str = "main_data.hdf5") -> list[str]:
@@ -80,17 +88,10 @@ def find_dataset(dataset_id: str) -> Path | None:
     return next((folder for folder in folders if (folder / "main_data.hdf5").is_file()), None)
 
 
-def _text(path: Path) -> str:
-    """The text of a file. A pipe in a stranger's folder would be waited for."""
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no file")
-    return path.read_text()
-
-
 def other_storage(dataset_id: str) -> str | None:
     """Minari's name of the format of a local dataset that is not HDF5; None if there is none."""
     try:
-        form = json.loads(_text(local_root() / dataset_id / "data" / "metadata.json"))["data_format"]
+        form = json.loads(read_text(local_root() / dataset_id / "data" / "metadata.json"))["data_format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return form if isinstance(form, str) and form != "hdf5" else None
@@ -136,6 +137,27 @@ def read_metadata(dataset_id: str) -> dict[str, Any]:
     return dict(_parse_metadata(path, state.st_ino, state.st_mtime_ns, state.st_size))
 
 
+def missing_episodes(dataset_id: str) -> int:
+    """How many episodes that its metadata count a dataset's file lacks."""
+    counted, path = read_metadata(dataset_id).get("total_episodes"), data_file(dataset_id)
+    with reading(path), h5py.File(path, "r") as file:
+        present = sum(name.startswith("episode_") for name in file)
+    return counted - present if isinstance(counted, int) and counted > present else 0
+
+
+def check_whole(dataset_id: str) -> None:
+    """Refuse a dataset whose file lacks episodes, for example because it was not copied to its end.
+
+    Raises:
+        DatasetError: the metadata count more episodes.
+    """
+    if missing := missing_episodes(dataset_id):
+        raise DatasetError(
+            f"dataset '{dataset_id}' lacks {missing} of the episodes that its metadata count; copy it anew, or correct "
+            f"total_episodes in {data_file(dataset_id).with_name('metadata.json')}"
+        )
+
+
 @functools.lru_cache(maxsize=256)
 def _parse_metadata(path: Path, *_state: int) -> dict[str, Any]:
     """Opens the file only if it is new or has changed: a start of ``awac fit`` needs the same metadata many times."""
@@ -144,7 +166,7 @@ def _parse_metadata(path: Path, *_state: int) -> dict[str, Any]:
             with h5py.File(path, "r") as file:
                 return {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
         try:
-            metadata = json.loads(_text(path))
+            metadata = json.loads(read_text(path))
             if not isinstance(metadata, dict):
                 raise ValueError("a list, or a single value")
         except (ValueError, RecursionError) as error:

@@ -36,7 +36,8 @@ def store(
     target: str, episodes: Sequence[Episode], task: Task, spaces: Spaces, origin: Any, what: str, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """Save episodes with a description and their origin; returns the new dataset's id and counts."""
-    layouts = [entry["observation_layout"] for entry in origin if isinstance(entry, dict) and "observation_layout" in entry]
+    entries = [origin] if isinstance(origin, dict) else origin
+    layouts = [entry["observation_layout"] for entry in entries if isinstance(entry, dict) and "observation_layout" in entry]
     named = {"observation_layout": layouts[0]} if layouts else {}
     save_dataset(target, episodes, task, spaces, {"description": what, "origin": origin, **named}, overwrite=overwrite)
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, scale_action
 from awac_pl.episode import Episode, score_episodes
 from awac_pl.errors import DatasetError
 from awac_pl.files import check_room
+from awac_pl.runs.manifest import layout_of_run
 
 
 def record_policy(
@@ -54,7 +56,7 @@ def record_policy(
     with closing(RolloutWorkers(task, num_workers, spaces)) as workers:
         policy, seeds = module.policy(deterministic), range(first, first + num_episodes)
         episodes = roll_out(workers, policy, seeds, f"recording {target}", progress)
-    origin = {"checkpoint": str(checkpoint), "deterministic": deterministic}
+    origin = _origin(checkpoint, deterministic=deterministic)
     what = f"{num_episodes} episodes of {checkpoint.name}"
     store(target, episodes, task, spaces, origin, what, overwrite=overwrite)
     return score_episodes(episodes)
@@ -78,9 +80,15 @@ def record_replay(checkpoint: Path, target: str, task: Task, *, overwrite: bool 
     episodes = list(_online_episodes(checkpoint, task, spaces))
     if not episodes:
         raise DatasetError(f"{checkpoint}: holds no online transitions; it is from before the first online step")
-    origin, what = {"checkpoint": str(checkpoint), "replay": True}, f"the online episodes of {checkpoint.name}"
+    origin, what = _origin(checkpoint, replay=True), f"the online episodes of {checkpoint.name}"
     store(target, episodes, task, spaces, origin, what, overwrite=overwrite)
     return score_episodes(episodes)
+
+
+def _origin(checkpoint: Path, **how: bool) -> dict[str, Any]:
+    """What the metadata say of a checkpoint's episodes; with the names of its run's observations, where they have some."""
+    layout = layout_of_run(checkpoint)
+    return {"checkpoint": str(checkpoint), **how, **({"observation_layout": layout} if layout else {})}
 
 
 def _online_episodes(checkpoint: Path, task: Task, spaces: Spaces) -> Iterator[Episode]:

@@ -143,7 +143,9 @@ def _check(recording: RawEpisode, where: str, stored_success: bool, binary: bool
     """Finite float32 columns of equal length, without a last action whose outcome is unknown."""
     observations = to_float32(recording.observations, f"{where}: observations")
     actions = to_float32(recording.actions, f"{where}: actions", integers=False)
-    steps = len(actions) if actions.ndim else 0
+    if actions.ndim != 2:
+        raise DatasetError(f"{where}: actions are {list(actions.shape)}; expected [T, A]")
+    steps = len(actions)
     rewards = _column(recording, "rewards", steps, where)
     if rewards is not None and not binary:  # else the task makes its own
         rewards = to_float32(rewards, f"{where}: rewards")

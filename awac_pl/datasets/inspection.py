@@ -12,13 +12,21 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from awac_pl.datasets.catalog import data_file, environment_mismatch, read_metadata, recorded_environment, reward_mismatch
+from awac_pl.datasets.catalog import (
+    data_file,
+    environment_mismatch,
+    missing_episodes,
+    read_metadata,
+    recorded_environment,
+    reward_mismatch,
+)  # fmt: skip
 from awac_pl.datasets.formats import Reading, choose_format, read_recordings
 from awac_pl.datasets.minari_io import read_observations, stored_episodes
 from awac_pl.datasets.relabelling import RawEpisode
 from awac_pl.datasets.safe_hdf5 import read_array, read_group
 from awac_pl.datasets.suitability import expectations, suitability_findings, training_facts
 from awac_pl.envs.faults import LARGEST_VALUE
+from awac_pl.envs.goals import goal_success
 from awac_pl.envs.tasks import SUCCESS_KEYS, Spaces, Task, inspect_spaces, unscale_action
 from awac_pl.errors import DatasetError
 from awac_pl.files import replacing
@@ -160,6 +168,9 @@ def _contents(recordings: Sequence[RawEpisode], task: Task, spaces: Spaces, size
         stored_steps = []
     stored = [bool(np.any(success)) for success in stored_steps]
     judged = [task.success(r.observations) for r in recordings] if fits and task.success is not None else []
+    if fits and not judged and not stored_steps:  # by the goals, where there are some
+        of_goals = [goal_success(task, spaces, r.observations) for r in recordings]
+        judged = [success for success in of_goals if success is not None]
     recomputed = [bool(np.any(success[1:])) for success in judged]
     report["success"] = {
         "stored": sum(stored) if stored else None,
@@ -262,6 +273,8 @@ def _findings(report: dict[str, Any], source: str | Path, task: Task) -> Iterato
         yield f"{len(duplicates)} episodes repeat another one's actions ({pairs})", "leave them out"
     if (difference := report["next_observations"]["largest_difference"]) and difference > 1e-4:
         yield f"next observation t differs from observation t + 1 by up to {difference:.3g}", "episodes were joined wrongly"
+    if isinstance(source, str) and (missing := missing_episodes(source)):
+        yield f"{missing} of the episodes that its metadata count are missing", "copy the dataset anew"
     if mismatch := report["environment"]["mismatch"]:
         yield mismatch, f"name the right --task; if you know that it fits: {relabel}"
 

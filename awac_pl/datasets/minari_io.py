@@ -22,6 +22,7 @@ from awac_pl.datasets.catalog import (
     POLICY_FILE,
     check_environment,
     check_free,
+    check_whole,
     data_file,
     local_root,
     read_metadata,
@@ -110,6 +111,7 @@ def read_episodes(
     read = partial(_read_episode, task=task, spaces=spaces)
     for raw, where in stored_episodes(path, read, num_episodes, share):
         yield relabel_episode(raw, where, task, spaces)
+    check_whole(dataset_id)  # last: damage within the file is named first
 
 
 def stored_episodes(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from awac_pl.errors import AwacError, first_line
-from awac_pl.files import file_digest
+from awac_pl.files import file_digest, read_text
 
 #: Version of the folder's format; readers refuse others.
 FORMAT = 1
@@ -64,10 +64,8 @@ def read_contract(folder: Path) -> Contract:
         AwacError: the folder is no export, its format is unknown, or a file was changed.
     """
     path = folder / CONTRACT
-    if path.exists() and not path.is_file():
-        raise AwacError(f"{path}: is no file; export the policy anew")
     try:
-        body = json.loads(path.read_text())
+        body = json.loads(read_text(path))
     except FileNotFoundError:
         raise AwacError(f"{folder}: is no exported policy: no {CONTRACT}") from None
     except (OSError, ValueError, RecursionError) as error:

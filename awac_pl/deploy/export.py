@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from awac_pl import __version__
 from awac_pl.algorithms.base import Learner
-from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
+from awac_pl.algorithms.checkpoints import data_of, load_module, read_checkpoint
 from awac_pl.deploy.contract import EXAMPLES, ONNX, WEIGHTS, write_contract
 from awac_pl.deploy.mlflow_model import save_mlflow_model
 from awac_pl.deploy.runner import numpy_policy, onnx_policy
@@ -28,7 +28,7 @@ from awac_pl.files import replacing
 from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.onnx_graph import policy_graph
 from awac_pl.runs.folder import run_of
-from awac_pl.runs.manifest import git_commit, read_config, read_manifest
+from awac_pl.runs.manifest import git_commit, layout_of_run, read_config, read_manifest
 
 if TYPE_CHECKING:
     import gymnasium
@@ -64,7 +64,7 @@ def export_policy(checkpoint: Path, target: Path, *, task_name: str | None = Non
         state = read_checkpoint(checkpoint)
         module = load_module(checkpoint, state)
         policy = module.mean_policy()
-        task, run = _training_run(checkpoint, task_name)
+        task, run = _training_run(checkpoint, task_name, state)
         _next(bar, "rollout")
         spaces = inspect_spaces(task)
         if module.sizes != (spaces.observation_dim, spaces.action_dim):
@@ -100,7 +100,7 @@ def _act(
     try:
         episode = run_episode(environment, task, spaces, policy, seed=0)
         interface = _interface(environment, task, spaces, np.concatenate([*online, episode.observations]))
-        layout = [] if spaces.observation_layout else _recorded_layout(checkpoint)
+        layout = [] if spaces.observation_layout else layout_of_run(checkpoint)
         if layout and sum(part["size"] for part in layout) == spaces.observation_dim:
             interface["observation"] |= {"names": value_names(layout), "layout": layout}
         return episode, interface
@@ -166,14 +166,19 @@ def check_parity(
     return {"observations": len(rows), "tolerance": PARITY_TOLERANCE, "largest_difference": differences}
 
 
-def _training_run(checkpoint: Path, name: str | None) -> tuple[Task, dict[str, Any]]:
-    """The task of a checkpoint, and its run by the run folder's manifest."""
+def _training_run(checkpoint: Path, name: str | None, state: Mapping[str, Any]) -> tuple[Task, dict[str, Any]]:
+    """The task of a checkpoint, and its run by the run folder's manifest. Outside of one the checkpoint names its task."""
     folder = run_of(checkpoint)
     if folder is None:
+        unknown = {
+            "checkpoint": checkpoint.name,
+            **dict.fromkeys(("folder", "preset", "seed", "commit", "status", "scores")),
+        }
+        if (data := data_of(state)) is not None and name in (None, data["task"]):
+            return recorded_task(data), unknown
         if name is None:
             raise AwacError(f"{checkpoint}: lies in no run folder, so its task is unknown; pass --task")
-        unknown = dict.fromkeys(("folder", "preset", "seed", "commit", "status", "scores"))
-        return find_task(name), {"checkpoint": checkpoint.name, **unknown}
+        return find_task(name), unknown
     try:
         manifest, data = read_manifest(folder), read_config(folder)["data"]
         tags, recorded = manifest["tags"], data["task"]
@@ -188,13 +193,6 @@ def _training_run(checkpoint: Path, name: str | None) -> tuple[Task, dict[str, A
         "status": manifest.get("status"),
         "scores": manifest.get("scores"),  # of the run's end, also for best.ckpt, which is older
     }
-
-
-def _recorded_layout(checkpoint: Path) -> list[dict[str, Any]]:
-    """The names of the observations of the datasets that a run learned from, by its manifest."""
-    folder = run_of(checkpoint)
-    entries = [] if folder is None else read_manifest(folder).get("datasets", [])
-    return next((entry["observation_layout"] for entry in entries if entry.get("observation_layout")), [])
 
 
 def _interface(environment: gymnasium.Env, task: Task, spaces: Spaces, seen: np.ndarray) -> dict[str, Any]:

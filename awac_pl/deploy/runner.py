@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from awac_pl.deploy.contract import ONNX, WEIGHTS, Contract, read_contract
-from awac_pl.envs.faults import check_number, step_fault
+from awac_pl.envs.faults import check_number, own_errors, step_fault
 from awac_pl.envs.observations import as_vector, environment_layout
 from awac_pl.envs.tasks import SUCCESS_KEYS, scale_action
 from awac_pl.errors import AwacError, first_line
-from awac_pl.parallel.interruption import Interrupted
 from awac_pl.policies.numpy_policy import NumpyPolicy
 
 if TYPE_CHECKING:
@@ -240,12 +239,8 @@ def _asked(call: Callable[[], Any], values: int, where: str) -> tuple[Any, ...]:
     Raises:
         AwacError: it raises, or returns something else.
     """
-    try:
+    with own_errors(lambda error: AwacError(f"{where}: {step_fault(error)}")):
         answer = call()
-    except Interrupted:
-        raise
-    except (Exception, SystemExit) as error:
-        raise AwacError(f"{where}: {step_fault(error)}") from error
     if not isinstance(answer, tuple) or len(answer) != values:
         raise AwacError(f"{where}: the environment returned no tuple of {values} values")
     return answer

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+import signal
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from awac_pl.errors import AwacError, first_line, without_credentials
+from awac_pl.parallel.interruption import Interrupted
 
 if TYPE_CHECKING:
     import gymnasium
@@ -29,6 +33,24 @@ class RolloutError(AwacError, RuntimeError):
     """An episode failed: the environment raised or broke its contract, or a worker died or hung repeatedly."""
 
 
+def is_fault(error: BaseException) -> bool:
+    """Whether this is an environment's own error, ``sys.exit`` and KeyboardInterrupt included, not a user's wish to end."""
+    if isinstance(error, KeyboardInterrupt):
+        return signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # else it is Ctrl-C
+    return isinstance(error, Exception | SystemExit) and not isinstance(error, Interrupted)
+
+
+@contextlib.contextmanager
+def own_errors(told: Callable[[BaseException], AwacError]) -> Iterator[None]:
+    """Around the calls of an environment: raise what ``told`` makes of its own errors; a user's wish to end passes."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_fault(error):
+            raise
+        raise told(error) from error
+
+
 def described(error: BaseException) -> str:
     """An error, and the file and line of the environment where it came from."""
     if isinstance(error, SyntaxError):
@@ -36,7 +58,8 @@ def described(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not (frame.filename.startswith(_PACKAGE) or _LIBRARIES.search(frame.filename))]
     where = "".join(f" at {frame.filename}:{frame.lineno}" for frame in (own or frames)[-1:])
-    return without_credentials(repr(error)) + where
+    statement = f" ({frames[-1].line})" if isinstance(error, AssertionError) and not error.args and frames else ""
+    return without_credentials(repr(error)) + statement + where
 
 
 def close_environment(environment: gymnasium.Env) -> None:

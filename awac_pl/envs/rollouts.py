@@ -25,6 +25,7 @@ from awac_pl.envs.faults import (
     check_outcome,
     close_environment,
     described,
+    own_errors,
     step_fault,
 )  # fmt: skip
 from awac_pl.envs.tasks import (
@@ -40,7 +41,6 @@ from awac_pl.envs.tasks import (
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, first_line
 from awac_pl.parallel.executor import Executor, Kind, WorkerError
-from awac_pl.parallel.interruption import Interrupted
 from awac_pl.policies.policy import Policy
 
 if TYPE_CHECKING:
@@ -74,16 +74,15 @@ def run_episode(
         RolloutError: the environment raised, or returned what it must not; the message names seed, step, file and line.
     """
     steps: list[tuple] = []
-    try:
+
+    def told(error: BaseException) -> RolloutError:
+        fault, step = str(error) if isinstance(error, RolloutError) else step_fault(error), f"step {len(steps)}"
+        where_is_told = not isinstance(error, RolloutError) and fault != NO_STEP
+        fault = f"{fault}, {step}" if where_is_told else f"{step}: {fault}"
+        return RolloutError(f"{task.env_id}: seed {seed}: {fault}")
+
+    with own_errors(told):
         return _run(environment, task, spaces, policy, seed, on_state, steps)
-    except RolloutError as error:
-        raise RolloutError(f"{task.env_id}: seed {seed}: step {len(steps)}: {error}") from error.__cause__
-    except Interrupted:
-        raise
-    except (Exception, SystemExit) as error:
-        fault, step = step_fault(error), f"step {len(steps)}"
-        fault = f"{step}: {fault}" if fault == NO_STEP else f"{fault}, {step}"
-        raise RolloutError(f"{task.env_id}: seed {seed}: {fault}") from error
 
 
 def _run(
@@ -157,6 +156,11 @@ class RolloutWorkers(Executor):
         self.spaces = spaces or inspect_spaces(task)
         super().__init__(partial(_Runner, self.spaces), num_workers, attempts=MAX_ATTEMPTS, timeout=timeout, kind=kind)
 
+    def renewed(self) -> RolloutWorkers:
+        """Others like these, which are closed."""
+        self.close()
+        return RolloutWorkers(self.task, self.num_workers, self.spaces, self.timeout, self.kind)
+
     def rollout(
         self,
         policy: Policy,
@@ -200,7 +204,7 @@ class RolloutWorkers(Executor):
         if failed and not episodes:
             raise failed[0]
         for error in failed:
-            log.warning("an evaluation episode failed and is left out: %s", first_line(error))
+            log.warning("an evaluation episode failed and is left out, of the success rate, too: %s", first_line(error))
         return episodes
 
 
@@ -213,13 +217,13 @@ class _Runner:
 
     def __call__(self, job: tuple[bytes, Task, int, bool]) -> Episode | RolloutError:
         payload, task, seed, tolerant = job
-        try:
+
+        def told(error: BaseException) -> RolloutError:
+            reason = str(error) if isinstance(error, AwacError) else described(error)  # the former by make_environment
+            return RolloutError(f"{task.env_id}: seed {seed}: {reason}")
+
+        with own_errors(told):
             self.environment = self.environment or make_environment(task)
-        except Interrupted:
-            raise
-        except (Exception, SystemExit) as error:
-            told = isinstance(error, AwacError)  # by make_environment, with the place
-            raise RolloutError(f"{task.env_id}: seed {seed}: {error if told else described(error)}") from error
         try:
             return run_episode(self.environment, task, self.spaces, pickle.loads(payload), seed)
         except RolloutError as error:
@@ -265,5 +269,7 @@ def collect_block(workers: RolloutWorkers, policy: Policy, first_seed: int, env_
         first, count = first_seed + len(episodes) + len(failed), math.ceil(missing / workers.spaces.horizon)
         episodes += workers.rollout(policy, range(first, first + count), failed=failed)
         if len(failed) > max_failed:
-            raise failed[max_failed]
+            raise RolloutError(
+                f"too many episodes failed (interaction.max_failed_episodes), this one, too: {failed[max_failed]}"
+            )
     return Block(episodes, time.perf_counter() - start, failed)

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from awac_pl.envs import adroit
-from awac_pl.envs.faults import close_environment, step_fault, why_not_made
+from awac_pl.envs.faults import close_environment, own_errors, step_fault, why_not_made
 from awac_pl.envs.graphics import import_mujoco
 from awac_pl.envs.observations import environment_layout, layout_of
 from awac_pl.errors import AwacError, nearest
-from awac_pl.parallel.interruption import Interrupted
 
 if TYPE_CHECKING:
     import gymnasium
@@ -160,12 +159,8 @@ def make_environment(task: Task, **kwargs: Any) -> gymnasium.Env:
     register_environments()
     if task.horizon is not None:
         kwargs["max_episode_steps"] = task.horizon
-    try:
+    with own_errors(lambda error: AwacError(f"{task.env_id}: cannot be made: {why_not_made(task.env_id, error)}")):
         environment = gymnasium.make(task.env_id, disable_env_checker=True, **kwargs)
-    except Interrupted:
-        raise
-    except (Exception, SystemExit) as error:
-        raise AwacError(f"{task.env_id}: cannot be made: {why_not_made(task.env_id, error)}") from error
     observation_space, action_space = environment.observation_space, environment.action_space
     try:
         if not isinstance(action_space, Box):
@@ -206,13 +201,9 @@ def _inspect(environment: gymnasium.Env, task: Task) -> Spaces:
             f"{task.env_id}: has no time limit; set one: --horizon 200 for awac data, --data.horizon=200 for awac fit"
         )
     low, high = environment.action_space.low, environment.action_space.high  # type: ignore[attr-defined]
-    try:
+    with own_errors(lambda error: AwacError(f"{task.env_id}: its first step fails: {step_fault(error)}")):
         environment.reset(seed=0)
         info = environment.step((low + high) / 2)[4]
-    except Interrupted:
-        raise
-    except (Exception, SystemExit) as error:
-        raise AwacError(f"{task.env_id}: its first step fails: {step_fault(error)}") from error
     try:
         env_spec = environment.spec.to_json()  # type: ignore[union-attr]
     except ValueError:

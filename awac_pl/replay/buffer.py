@@ -61,6 +61,7 @@ class Replay:
         seed: of the sampler.
         offline_ratio: see ``OfflineOnlineSampler``.
         demonstration_ratio: see ``OfflineOnlineSampler``.
+        self_imitation: count every episode that succeeds among the demonstrations.
         n_step: steps that a transition spans.
         discount: gamma.
         rank: number of this process.
@@ -76,6 +77,7 @@ class Replay:
         seed: int = 0,
         offline_ratio: float | None = None,
         demonstration_ratio: float | None = None,
+        self_imitation: bool = False,
         n_step: int = 1,
         discount: float = 0.99,
         rank: int = 0,
@@ -84,6 +86,7 @@ class Replay:
     ) -> None:
         self.capacity = capacity // world_size
         self.n_step, self.discount = n_step, discount
+        self.self_imitation = self_imitation
         self.rank, self.world_size = rank, world_size
         self.device = torch.device(device if scratch is None else "cpu")  # training moves the chunks of a file
         own_seed = seed + 1000 * rank  # seeds of runs are below 1000
@@ -94,6 +97,7 @@ class Replay:
         else:
             storage = ReservedMemmapStorage(self.capacity, scratch_dir=scratch)
         self.buffer = TensorDictReplayBuffer(storage=storage, sampler=self.sampler, batch_size=1)
+        self.demonstration_size = 0  #: rows of the demonstrations; they are the first ones
         self._online_written = 0
 
     def __len__(self) -> int:
@@ -136,7 +140,7 @@ class Replay:
         Raises:
             AwacError: the capacity is too small for them and one online transition.
         """
-        rows = self._to_rows(episodes)[self.rank :: self.world_size]
+        rows = self._to_rows(episodes, demonstrations)[self.rank :: self.world_size]
         if (size := self.offline_size + len(rows)) >= self.capacity:
             ranks = self.world_size
             raise AwacError(
@@ -145,8 +149,8 @@ class Replay:
             )
         self.buffer.extend(rows)
         self.sampler.add_offline(len(rows), weight)
-        if demonstrations:
-            self.sampler.demonstration_size += len(rows)
+        self.demonstration_size += len(rows) if demonstrations else 0
+        self._find_demonstrations()
 
     def add_online(self, episodes: Sequence[Episode]) -> None:
         """Add online episodes. In a full buffer they replace the oldest online transitions."""
@@ -155,7 +159,7 @@ class Replay:
     def sample(self, num_batches: int, batch_size: int) -> TensorDict:
         """``[K, B]`` transitions, each batch drawn with replacement."""
         index = self.sampler.rows(len(self), num_batches, batch_size).flatten()
-        rows = self.buffer.storage[: len(self)].exclude("index")  # views, without TorchRL's own row number
+        rows = self.buffer.storage[: len(self)].exclude("index", "demonstration")  # views, without the row's number and kind
         # One index_select per column is several times as fast as indexing a TensorDict.
         columns = {key: column.index_select(0, index) for key, column in rows.items()}
         return TensorDict(columns, [num_batches * batch_size], device=self.device).reshape(num_batches, batch_size)
@@ -189,6 +193,8 @@ class Replay:
             return
         rows = TensorDict.from_dict(state["online"], auto_batch_size=True)
         rows.auto_batch_size_(1)
+        if "demonstration" not in rows:  # saved by version 0.1
+            rows["demonstration"] = torch.zeros(len(rows), dtype=torch.bool)
         if (size := self.offline_size + len(rows)) > self.capacity:
             raise AwacError(f"data.capacity is {self.capacity}, the checkpoint holds {size} transitions")
         written = state["online_written"]
@@ -198,9 +204,14 @@ class Replay:
         self._write_online(rows.to(self.device))
         self._online_written = written
 
-    def _to_rows(self, episodes: Sequence[Episode]) -> TensorDict:
+    def _to_rows(self, episodes: Sequence[Episode], demonstrations: bool = False) -> TensorDict:
         transitions = to_transitions(episodes, self.n_step, self.discount)
         columns = {key: torch.from_numpy(column) for key, column in transitions.items()}
+        kind = [
+            demonstrations or (self.self_imitation and episode.success is not None and bool(episode.success.any()))
+            for episode in episodes
+        ]
+        columns["demonstration"] = torch.tensor(kind).repeat_interleave(torch.tensor([len(episode) for episode in episodes]))
         return TensorDict(columns, batch_size=[len(columns["reward"])]).to(self.device)
 
     def _write_online(self, rows: TensorDict) -> None:
@@ -211,6 +222,10 @@ class Replay:
         number = torch.arange(self._online_written - len(rows), self._online_written, device=self.device)
         index = self.offline_size + number % ring
         self.buffer.storage.set(index, rows.set("index", index))  # TorchRL's writer would continue at row 0 after the end
+        self._find_demonstrations()
+
+    def _find_demonstrations(self) -> None:
+        self.sampler.demonstrations = self.buffer.storage["demonstration"][: len(self)].nonzero().flatten()
 
 
 def check_device(name: str) -> None:
@@ -238,7 +253,7 @@ def check_rows(what: str, rows: int, spaces: Spaces) -> None:
     Raises:
         SettingError: they do not fit.
     """
-    check_memory(what, rows * (4 * (2 * spaces.observation_dim + spaces.action_dim + 2) + 2 + 16))
+    check_memory(what, rows * (4 * (2 * spaces.observation_dim + spaces.action_dim + 2) + 3 + 16))
 
 
 def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:

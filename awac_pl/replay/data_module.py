@@ -32,6 +32,7 @@ from awac_pl.settings import (
     CountOrZero,
     Discount,
     Episodes,
+    Horizon,
     Positive,
     PositiveShare,
     Range,
@@ -71,6 +72,7 @@ class ReplayDataModule(lightning.LightningDataModule):
             uniformly from all data.
         demonstration_ratio: share of each batch from the first dataset, the demonstrations, whatever its size; the rest is
             drawn from all data. null draws no such share.
+        self_imitation: count every recorded or online episode that succeeds among these demonstrations.
         chunk_size: K, updates per training step; changes the speed, not the numbers.
         updates_per_epoch: gradient updates of one epoch, a multiple of ``chunk_size``.
         offline_epochs: epochs of pretraining before the first online step.
@@ -101,7 +103,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         train_split: PositiveShare = 1.0,
         clone_episodes: Episodes = 500,
         clone_seed: RunSeed = 0,
-        horizon: Count | None = None,
+        horizon: Horizon | None = None,
         success_key: str | None = None,
         reward: RewardKind = "auto",
         terminate_on_success: bool = False,
@@ -111,6 +113,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         offline_batch_size: Count | None = None,
         offline_ratio: Share | None = None,
         demonstration_ratio: Share | None = None,
+        self_imitation: bool = False,
         chunk_size: Count = 50,
         updates_per_epoch: Count = 1000,
         offline_epochs: CountOrZero = 25,
@@ -129,27 +132,30 @@ class ReplayDataModule(lightning.LightningDataModule):
     ) -> None:
         check_arguments(ReplayDataModule.__init__, locals(), "data")
         super().__init__()
+        self.save_hyperparameters(logger=False)  # so that a checkpoint can be evaluated without its run folder
         self.weights = list(datasets.values()) if isinstance(datasets, Mapping) else [1.0] * len(datasets)
         self.batch_size, self.offline_batch_size = batch_size, offline_batch_size or batch_size
         self.chunk_size, self.updates_per_epoch, self.offline_epochs = chunk_size, updates_per_epoch, offline_epochs
-        self.capacity, self.device, self.storage = capacity, device, storage
+        self.capacity, self.device, self.storage, self.discount, self.seed = capacity, device, storage, discount, seed
         self.offline_ratio, self.demonstration_ratio, self.n_step = offline_ratio, demonstration_ratio, n_step
-        self.train_split, self.discount, self.seed, self.progress = train_split, discount, seed, progress
+        self.self_imitation = self_imitation
         self.evaluations = EvaluationPlan(evaluation_episodes, milestone_episodes, offline_epochs)
-        how: dict[str, Any] = {"success_key": success_key, "reward": reward, "clip_actions": clip_actions}
-        self.task = find_task(task, terminate_on_success=terminate_on_success, horizon=horizon, **how)
+        ends: dict[str, Any] = {"horizon": horizon, "terminate_on_success": terminate_on_success}
+        self.task = find_task(task, success_key=success_key, reward=reward, clip_actions=clip_actions, **ends)
+        self.spaces = inspect_spaces(self.task)
         self._check_together()
         self.dataset_ids = [cloned_id(name, num_demonstrations, clip_actions, normalize_observations) for name in datasets]
         self.clone_options = CloneOptions(num_demonstrations, clone_episodes, clone_seed, normalize_observations)
         self.workers = RolloutWorkers(self.task, workers, self.spaces, episode_timeout, executor)
 
     def _check_together(self) -> None:
-        """Look at the task, and check what types cannot say: how arguments fit each other, the task and this machine."""
-        self.spaces = inspect_spaces(self.task)
+        """Check what the types of the arguments cannot say: how they fit each other, the task and this machine."""
         if not self.weights:
             raise SettingError("data.datasets is empty; name at least one, for example awac/pen/expert-v0")
         if (updates := self.updates_per_epoch) % self.chunk_size:
             raise SettingError(f"data.updates_per_epoch {updates} is no multiple of data.chunk_size {self.chunk_size}")
+        if self.self_imitation and not self.demonstration_ratio:
+            raise SettingError("data.self_imitation is true; it needs a data.demonstration_ratio, for example 0.25")
         check_device(self.device)
         if self.n_step > self.spaces.horizon:
             raise SettingError(f"data.n_step is {self.n_step}; an episode has {self.spaces.horizon} steps at most")
@@ -175,7 +181,7 @@ class ReplayDataModule(lightning.LightningDataModule):
 
     def demonstrations(self) -> Tensor:
         """``[N, O]``: the observations of the first dataset in this rank's buffer."""
-        return self.replay.buffer.storage[: self.replay.sampler.demonstration_size]["observation"]
+        return self.replay.buffer.storage[: self.replay.demonstration_size]["observation"]
 
     def evaluate(self, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
         """Whole episodes of a policy, one per seed, without those that fail."""
@@ -187,20 +193,21 @@ class ReplayDataModule(lightning.LightningDataModule):
         return epoch >= self.offline_epochs
 
     def prepare_data(self) -> None:
-        """Download remote datasets, and make missing cloned ones.
+        """Download remote datasets, and make missing cloned ones. An evaluation needs none.
 
         Raises:
             DatasetError: a dataset is missing and cannot be downloaded, or is of another environment.
         """
-        cloned = [name for name in self.dataset_ids[1:] if is_cloned(name)]
-        for name in self.dataset_ids:
+        ids = self.dataset_ids if self.trainer is None or self.trainer.state.fn == "fit" else []
+        cloned = [name for name in ids[1:] if is_cloned(name)]
+        for name in ids:
             if name not in cloned:
                 fetch_dataset(name)
             if find_dataset(name) is not None:
                 check_environment(name, self.task, self.spaces)
         recorded_layout(*(name for name in self.dataset_ids if find_dataset(name) is not None))  # refuses those that differ
         how = {"evaluation_episodes": self.evaluations.milestone_episodes, "num_workers": self.workers.num_workers}
-        make_missing(self.dataset_ids[0], cloned, self.task, self.clone_options, progress=self.progress, **how)
+        make_missing(self.dataset_ids[0], cloned, self.task, self.clone_options, progress=self.hparams["progress"], **how)
 
     def setup(self, stage: str) -> None:
         """Load the datasets into the buffer, once. An evaluation needs none.
@@ -217,11 +224,10 @@ class ReplayDataModule(lightning.LightningDataModule):
             scratch = stack.enter_context(staging(Path("." if self.trainer is None else self.trainer.default_root_dir)))
             self._remove_scratch = weakref.finalize(self, stack.close)
         self.replay = Replay(
-            self.capacity,
-            device=training if self.device == "auto" else self.device, seed=self.seed,
+            self.capacity, device=training if self.device == "auto" else self.device, seed=self.seed,
             offline_ratio=self.offline_ratio, demonstration_ratio=self.demonstration_ratio,
-            n_step=self.n_step, discount=self.discount, rank=rank(), world_size=world_size(),
-            scratch=None if scratch is None else str(scratch),
+            self_imitation=self.self_imitation, n_step=self.n_step, discount=self.discount,
+            rank=rank(), world_size=world_size(), scratch=None if scratch is None else str(scratch),
         )  # fmt: skip
         self.datasets = [self._fill_from(*one) for one in zip(self.dataset_ids, self.weights, strict=True)]
 
@@ -231,12 +237,14 @@ class ReplayDataModule(lightning.LightningDataModule):
         if not first:
             check_recipe(name, self.dataset_ids[0], self.task, self.clone_options)
         number = self.clone_options.num_demonstrations if first else None
-        stream = read_episodes(name, self.task, self.spaces, num_episodes=number, share=self.train_split)
+        stream = read_episodes(name, self.task, self.spaces, num_episodes=number, share=self.hparams["train_split"])
         episodes, transitions, clipped = self.replay.fill(stream, weight, demonstrations=first)
         if clipped:
             values = transitions * self.action_dim
-            log.warning("%s: %d of %d action values (%.1f %%) lay outside the bounds and were clipped",
-                        name, clipped, values, 100 * clipped / values)  # fmt: skip
+            share = f"{100 * clipped / values:.1f} %"
+            log.warning(
+                "%s: %d of %d action values (%s) lay outside the bounds and were clipped", name, clipped, values, share
+            )
         return manifest_entry(name, episodes, transitions, clipped) | ({"weight": weight} if weight != 1 else {})
 
     def train_dataloader(self) -> ChunkStream:
@@ -276,9 +284,7 @@ class ReplayDataModule(lightning.LightningDataModule):
         """Close the workers, prepare new ones for the next stage, and delete a memory-mapped buffer's file."""
         if stage == "fit" and self._remove_scratch is not None:
             self._remove_scratch()
-        self.workers.close()
-        workers = self.workers
-        self.workers = RolloutWorkers(self.task, workers.num_workers, self.spaces, workers.timeout, workers.kind)
+        self.workers = self.workers.renewed()
 
     def on_exception(self, exception: BaseException) -> None:
         """Close the workers after an error or Ctrl-C."""

@@ -23,8 +23,8 @@ class OfflineOnlineSampler(RandomSampler):
         seed: of the sampler's own generator, so that other draws do not change its draws.
         offline_ratio: share of each batch from the offline rows; None draws from all rows. While there are no online rows,
             all rows are offline.
-        demonstration_ratio: share of each batch from the demonstrations, which are the first rows; the rest of the batch is
-            drawn from all rows. None draws no such share.
+        demonstration_ratio: share of each batch from ``demonstrations``; the rest of the batch is drawn from all rows. None
+            draws no such share.
         device: of the generator; the device of the rows saves a copy per batch.
     """
 
@@ -40,7 +40,7 @@ class OfflineOnlineSampler(RandomSampler):
         self.offline_ratio = offline_ratio
         self.demonstration_ratio = demonstration_ratio
         self.offline_size = 0
-        self.demonstration_size = 0
+        self.demonstrations = torch.zeros(0, dtype=torch.int64, device=device)  # row numbers
         self._parts: list[tuple[int, float]] = []  # offline rows and their weight, in the order of the rows
 
     def add_offline(self, rows: int, weight: float) -> None:
@@ -61,8 +61,9 @@ class OfflineOnlineSampler(RandomSampler):
         draws = [torch.rand(batch_size, generator=self.generator, dtype=torch.float64, device=device)
                  for _ in range(num_batches)]  # fmt: skip
         point = torch.stack(draws)
-        share = round((self.demonstration_ratio or 0) * batch_size) if self.demonstration_size else 0
-        demonstrations = (point[:, :share] * self.demonstration_size).long()
+        number = len(self.demonstrations)
+        share = round((self.demonstration_ratio or 0) * batch_size) if number else 0
+        demonstrations = self.demonstrations[(point[:, :share] * number).long()]
         return torch.cat([demonstrations, self._from_all(point[:, share:], size - self.offline_size)], dim=1)
 
     def _from_all(self, point: Tensor, online: int) -> Tensor:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from awac_pl.errors import AwacError
-from awac_pl.files import read_table
+from awac_pl.runs.folder import run_of
+from awac_pl.settings_files import read_table
 
 #: Format of the manifests that this version reads; a manifest without the entry has format 1.
 FORMAT = 1
@@ -116,3 +117,10 @@ def git_commit() -> str:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def layout_of_run(checkpoint: Path) -> list[dict[str, Any]]:
+    """The names of the observations of the datasets that a checkpoint's run learned from, by its manifest."""
+    folder = run_of(checkpoint)
+    entries = [] if folder is None else read_manifest(folder).get("datasets", [])
+    return next((entry["observation_layout"] for entry in entries if entry.get("observation_layout")), [])

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from awac_pl.errors import AwacError, first_line
-from awac_pl.files import read_table, shipped
 from awac_pl.runs.folder import RunFolder
 from awac_pl.runs.manifest import REPETITION, Manifest, flatten, read_config, read_manifest
 from awac_pl.runs.metrics import read_metrics, x_axis
+from awac_pl.settings_files import read_table, shipped
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")

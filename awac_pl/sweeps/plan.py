@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from awac_pl.errors import AwacError, nearest
-from awac_pl.files import read_table, write_text
+from awac_pl.files import write_text
 from awac_pl.settings import RunSeed, fits, wrong
+from awac_pl.settings_files import read_table
 
 #: Kinds of ``--search``, with the number of their values; None for any number of at least two.
 KINDS: dict[str, int | None] = {"uniform": 2, "loguniform": 2, "int": 2, "choice": None}

@@ -19,7 +19,7 @@ class Destination:
 
     Args:
         uri: of the server or database.
-        experiment: name of the experiment for a new run.
+        experiment: name of the experiment for a new run; unused where there is ``experiment_id``.
         group: name of the parent run for runs that differ only in their seed; None for no parent.
         run_id: None until MLflow has answered.
         key: a tag that finds the run if the answer to its creation was lost.
@@ -34,6 +34,7 @@ class Destination:
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     description: str = ""
     files: dict[str, list[int]] = field(default_factory=dict)
+    experiment_id: str | None = None
 
     @property
     def shown_uri(self) -> str:
@@ -62,7 +63,8 @@ def find_destination(
     Args:
         folder: the run folder.
         uri: the user's; None for none.
-        experiment: the user's, for a new run; None for the one before, ``$MLFLOW_EXPERIMENT_NAME``, or ``awac``.
+        experiment: the user's, for a new run; None for the one before, ``$MLFLOW_EXPERIMENT_NAME``,
+            ``$MLFLOW_EXPERIMENT_ID``, or ``awac``.
         group: the user's; None for the one before, or none.
 
     Raises:
@@ -73,14 +75,17 @@ def find_destination(
     stored = _stored_destination(folder / "mlflow.json")
     run_id = os.environ.get("MLFLOW_RUN_ID") if uri is None else None
     uri = checked_uri(uri or (stored.uri if stored is not None and run_id is None else None))
-    destination = stored or Destination(uri, os.environ.get("MLFLOW_EXPERIMENT_NAME") or "awac", run_id=run_id)
+    name, number = (os.environ.get(f"MLFLOW_EXPERIMENT_{kind}") for kind in ("NAME", "ID"))
+    destination = stored or Destination(uri, name or "awac", run_id=run_id, experiment_id=None if name else number)
     environment = os.environ.get("MLFLOW_TRACKING_URI", "")
     uri = environment if without_credentials(environment) == uri else uri
     if destination.shown_uri == without_credentials(uri):
         destination = replace(destination, uri=uri)
     if destination.uri != uri or (run_id is not None and destination.run_id != run_id):
         destination = destination.elsewhere(uri, run_id)
-    return replace(destination, experiment=experiment or destination.experiment, group=group or destination.group)
+    if experiment is not None:
+        destination = replace(destination, experiment=experiment, experiment_id=None)
+    return replace(destination, group=group or destination.group)
 
 
 def _stored_destination(path: Path) -> Destination | None:
@@ -102,6 +107,8 @@ def checked_uri(uri: str | None) -> str:
         if database.exists() and not (database.is_file() and os.access(database, os.R_OK | os.W_OK)):
             raise AwacError(f"MLflow URI '{uri}' is no file that can be read and written; name another one")
         return f"sqlite:///{database}"
+    if uri == "none":
+        raise AwacError("MLflow is switched off (--mlflow_uri or MLFLOW_TRACKING_URI is none); name a database or a server")
     is_folder = uri.startswith("file:") or (":" not in uri and uri != "databricks")
     if is_folder and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
         raise AwacError(

@@ -157,7 +157,7 @@ class Mirror:
         """A new run, or one that was created but whose id did not arrive."""
         from mlflow.tracking.context.registry import resolve_tags
 
-        experiment = self._experiment()
+        experiment = self.destination.experiment_id or self._experiment()
         created = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{self.destination.key}'", max_results=1)
         if created:
             return created[0]

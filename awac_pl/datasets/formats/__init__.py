@@ -5,6 +5,7 @@ Code in a file is never run.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,27 @@ FORMATS: dict[str, Format] = {
 }
 
 
+#: How the content of a file begins, whatever its name is, and the suffix for it.
+BEGINNINGS = {b"\x89HDF\r\n\x1a\n": ".hdf5", b"\x93NUMPY": ".npy", b"PAR1": ".parquet"}
+BEGINNINGS |= {bytes([0x80, protocol]): ".pkl" for protocol in range(2, 6)}
+
+
+def _suffix(file: Path) -> str | None:
+    """The suffix by the content, where that tells it, else that of the name; "" for a folder."""
+    if file.is_dir():
+        return ""
+    with reading(file), file.open("rb") as stream:
+        beginning = stream.read(8)
+    if beginning.startswith(b"PK\x03\x04") and zipfile.is_zipfile(file):
+        with reading(file), zipfile.ZipFile(file) as archive:
+            if all(name.endswith(".npy") for name in archive.namelist()):
+                return ".npz"
+    known = (suffix for start, suffix in BEGINNINGS.items() if beginning.startswith(start))
+    return next(known, file.suffix.lower() or None)
+
+
 def choose_format(file: Path, form: str | None = None) -> str:
-    """The given format, else the one that the file or folder is built like, else that of its suffix.
+    """The given format, else the one that the file or folder is built like, else that of its content or its suffix.
 
     Raises:
         DatasetError: there is no such file, or nothing tells its format.
@@ -55,13 +75,15 @@ def choose_format(file: Path, form: str | None = None) -> str:
         raise DatasetError(f"{file}: is no file, but a pipe or a device; save its content to a file first")
     if form is not None:
         return form
+    suffix = _suffix(file)
     for name, known in FORMATS.items():
-        suffix = "" if file.is_dir() else file.suffix.lower() or None
         if suffix in known.suffixes and (known.recognise is None or _is_built_like(known.recognise, file)):
             return name
     if file.is_dir():
         raise DatasetError(f"{file}: is the folder of no known dataset (no meta/info.json of LeRobot, no data of Minari)")
-    raise DatasetError(f"{file}: its suffix tells no format; pass --format, one of {', '.join(FORMATS)}")
+    raise DatasetError(
+        f"{file}: neither its content nor its suffix tells a format; pass --format, one of {', '.join(FORMATS)}"
+    )
 
 
 def _is_built_like(recognise: Callable[[Path], bool], file: Path) -> bool:

@@ -31,13 +31,13 @@ def read_arrays(named: Mapping[str, Any], how: Reading) -> Iterator[RawEpisode]:
         raise DatasetError(f"no array '{missing}'; it has {', '.join(map(str, named)) or 'nothing'}")
     columns = {name: value if isinstance(value, Mapping) else np.asarray(value) for name, value in columns.items()}
     actions, facts = columns["actions"], _facts(named)
+    _check_dimensions(columns["observations"], actions)
     if actions.dtype.kind == "O" or actions.ndim == 3:
         rows = {name: column for name, column in columns.items() if name not in ("ends", "episode", "episode_ends")}
         for name, column in rows.items():
             if not isinstance(column, Mapping) and len(column) != len(actions):
-                raise DatasetError(
-                    f"'{name}' has {len(column)} rows, 'actions' has {len(actions)}; expected one per episode"
-                )
+                shapes = f"'{name}' is {list(column.shape)}, 'actions' is {list(actions.shape)}"
+                raise DatasetError(f"{shapes}; expected a row for each of N episodes: [N, …] and [N, T, A]")
         for index in range(len(actions)):
             row = {name: _row(column, index) for name, column in rows.items()}
             yield from one_episode(row, how, f"episode {index}: ", facts)
@@ -45,6 +45,16 @@ def read_arrays(named: Mapping[str, Any], how: Reading) -> Iterator[RawEpisode]:
         yield from one_episode(columns, how, "", facts)
     else:
         yield from cut(columns, how, facts)
+
+
+def _check_dimensions(observations: Any, actions: np.ndarray) -> None:
+    """Refuse ``[N, T]`` and ``[T]`` actions, which could be many things; ragged ones are judged episode by episode."""
+    numbers = not isinstance(observations, Mapping) and observations.dtype.kind != "O" != actions.dtype.kind
+    if numbers and not (actions.ndim in (2, 3) and observations.ndim == actions.ndim):
+        raise DatasetError(
+            f"'actions' is {list(actions.shape)}, 'observations' is {list(observations.shape)}; expected [N, T, A] and "
+            "[N, T + 1, O] for N episodes, or [T, A] and [T + 1, O] for one; one action value has A = 1"
+        )
 
 
 def _row(column: Any, index: int) -> Any:
