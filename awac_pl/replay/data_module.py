@@ -240,11 +240,8 @@ class ReplayDataModule(lightning.LightningDataModule):
         stream = read_episodes(name, self.task, self.spaces, num_episodes=number, share=self.hparams["train_split"])
         episodes, transitions, clipped = self.replay.fill(stream, weight, demonstrations=first)
         if clipped:
-            values = transitions * self.action_dim
-            share = f"{100 * clipped / values:.1f} %"
-            log.warning(
-                "%s: %d of %d action values (%s) lay outside the bounds and were clipped", name, clipped, values, share
-            )
+            share = f"{100 * clipped / (values := transitions * self.action_dim):.1f} %"
+            log.warning("%s: %d of %d action values (%s) are out of bounds and were clipped", name, clipped, values, share)
         return manifest_entry(name, episodes, transitions, clipped) | ({"weight": weight} if weight != 1 else {})
 
     def train_dataloader(self) -> ChunkStream:
