@@ -116,9 +116,9 @@ def test_lines_instead_of_a_table_where_nobody_looks(tmp_path: Path, capsys: pyt
         table.show("seed0", result)
     assert capsys.readouterr().err.splitlines() == [
         "seed0  starting",
-        "seed0  offline  0 of 40  0.50  0:00:40",
-        "seed0  online  20 of 40  0.50  0:00:20",
-        "seed0  finished  20 of 40  0.50",
+        "seed0  offline  10 of 10 updates  0.50  0:00:40",
+        "seed0  online  20 of 40 steps  0.50  0:00:20",
+        "seed0  finished  20 of 40 steps  0.50",
     ]
     assert table.summary() == "2 runs: 1 finished, 1 waiting"
 
@@ -134,8 +134,8 @@ def test_the_table_is_drawn_in_place_of_the_one_before(
     table.show("seed0", {"outcome": "finished", "updates": 30.0, "steps": 40.0})
     table.draw()
     first, second = capsys.readouterr().err.split("\x1b[3F\x1b[J")
-    assert first.splitlines()[0].split() == ["run", "phase", "steps", "success", "time", "left"]
-    assert first.splitlines()[1].split() == ["seed1", "online", "20", "of", "40", "0.25", "1:06:40"]
+    assert first.splitlines()[0].split() == ["run", "phase", "done", "success", "time", "left"]
+    assert first.splitlines()[1].split() == ["seed1", "online", "20", "of", "40", "steps", "0.25", "1:06:40"]
     assert second.splitlines()[-1] == "2 runs: 1 running, 1 finished"
 
 

@@ -19,6 +19,7 @@ from awac_pl.runs.metrics import read_metrics
 from tests.conftest import ROOT
 from tests.test_cli import workplace  # noqa: F401
 from tests.test_rollouts import assert_equal
+from tests.test_sweeps import plan_of
 from tests.toy import constant_policy
 
 ray = pytest.importorskip("ray")
@@ -113,3 +114,20 @@ def test_episodes_are_the_same_on_a_cluster_even_if_a_node_dies(nodes: Nodes) ->
     broken = RolloutWorkers(find_task("tests.toy:Broken-v0"), 1, kind="ray")
     with closing(broken), pytest.raises(RolloutError, match=r"seed 3: .*the simulator exploded"):
         broken.rollout(constant_policy(), [3])
+
+
+def test_a_resumed_search_begins_with_what_it_had_and_draws_other_values_then(tmp_path: Path) -> None:
+    from awac_pl.sweeps.tuning import _space, _tune_config
+
+    plan = plan_of(tmp_path, seeds=[0], search={"model.temperature": ["uniform", "0.5", "2"]}, trials=4)
+
+    def values() -> list[float]:
+        search = _tune_config(plan).search_alg
+        search.set_search_properties(plan.metric, "max", _space(plan))
+        return [search.suggest(str(number))["model.temperature"] for number in range(4)]
+
+    first = values()
+    plan.runs = {f"trial00{number}": {"values": {"model.temperature": value}} for number, value in enumerate(first[:2])}
+    again = values()
+    assert again[:2] == pytest.approx(first[:2])
+    assert not set(again[2:]) & set(first)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from awac_pl.runs.metrics import x_axis
 from awac_pl.sweeps.plan import Plan
 
 #: Seconds between two pictures of the table, and between two lines of a run elsewhere.
@@ -19,7 +18,7 @@ PHASES = ("online", "offline", "starting", "failed", "finished", "stopped early"
 
 
 class ProgressTable:
-    """Run, phase, steps, success and time left of every run that has begun.
+    """Run, phase, what is done, success or return, and time left of every run that has begun.
 
     Args:
         plan: of the sweep.
@@ -52,7 +51,8 @@ class ProgressTable:
         self._drawn = time.monotonic()
         width, height = shutil.get_terminal_size()
         rows = [self._row(name) for name in sorted(self.results, key=lambda name: (PHASES.index(self._phase(name)), name))]
-        rows = [["run", "phase", "steps", "success", "time left"], *rows[: max(1, height - 4)]]
+        measure = "success" if self.plan.metric == "eval/success_rate" else "return"
+        rows = [["run", "phase", "done", measure, "time left"], *rows[: max(1, height - 4)]]
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True))[: width - 1] for row in rows]
         self.clear()
@@ -84,11 +84,12 @@ class ProgressTable:
     def _row(self, name: str) -> list[str]:
         result, totals = self.results[name], self.plan.totals
         updates, phase = result.get("updates", 0), self._phase(name)
-        steps = x_axis({"env_steps": result.get("steps", 0), "updates": updates}, int(totals["offline_updates"]))
-        success = result.get(self.plan.metric, math.nan)
+        offline = phase == "offline"
+        done, total = (updates, totals["offline_updates"]) if offline else (result.get("steps", 0), totals["env_steps"])
+        value = result.get(self.plan.metric, math.nan)
         left = result.get("pace", 0.0) * max(0.0, totals["updates"] - updates)
         return [
-            name, phase, f"{steps:,} of {totals['env_steps']:,.0f}" if updates else "",
-            f"{success:.2f}" if math.isfinite(success) else "",
+            name, phase, f"{done:,.0f} of {total:,.0f} {'updates' if offline else 'steps'}" if updates else "",
+            f"{value:.2f}" if math.isfinite(value) else "",
             f"{left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f}" if left and phase in PHASES[:2] else "",
         ]  # fmt: skip

@@ -118,7 +118,8 @@ def _tune_config(plan: Plan) -> Any:
     known = [
         run["values"] for _, run in sorted(plan.runs.items(), key=lambda item: (len(item[0]), item[0]))
     ]  # in the order in which they began
-    search = OptunaSearch(metric=plan.metric, mode="max", seed=plan.seeds[0], points_to_evaluate=known or None)
+    seed = plan.seeds[0] + 1000 * len(known)  # with the same seed it would draw the known values again
+    search = OptunaSearch(metric=plan.metric, mode="max", seed=seed, points_to_evaluate=known or None)
     steps = max(1.0, plan.totals["env_steps"])
     halving = AsyncHyperBandScheduler(
         time_attr="env_steps", metric=plan.metric, mode="max", max_t=steps * 10,  # the run ends itself
