@@ -303,8 +303,8 @@ def test_numbers_of_the_other_commands(command: str, capsys: pytest.CaptureFixtu
 
 def test_mistakes_of_the_other_commands_are_one_line_too(capsys: pytest.CaptureFixture) -> None:
     assert refused(capsys, "dtaa") == (
-        "command is dtaa; it must be one of fit, validate, test, sweep, init, sync, data, video, export, deploy, serve, report, "
-        "completion, record"
+        "command is dtaa; it must be one of fit, validate, test, sweep, init, sync, data, video, export, deploy, serve, "
+        "report, completion, record"
     )
     assert refused(capsys, "export") == "the following arguments are required: --ckpt_path, --to (awac export --help)"
     assert refused(capsys, "data", "list", "--all") == "unrecognized arguments: --all (awac data --help)"
