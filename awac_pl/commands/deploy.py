@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
     environment = make_environment(task)
     seeds = range(options.seed, options.seed + options.episodes)
     try:
-        with tqdm(total=options.episodes, desc="acting", unit="episode", leave=False) as bar:
+        with tqdm(total=options.episodes, desc="acting", unit="episode", leave=False, disable=None) as bar:
             report = runner.run(environment, seeds, rate_hz=options.rate, on_episode=bar.update)
     finally:
         close_environment(environment)

@@ -72,7 +72,7 @@ def _sync(folder: Path, options: argparse.Namespace) -> str:
         mirror.update()
         files = mirror.missing_files()
         size = sum(path.stat().st_size for path in files)
-        with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=not files) as bar:
+        with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=not files or None) as bar:
             for path in files:
                 bar.set_description(path.name)
                 mirror.send_file(path)
