@@ -167,13 +167,9 @@ def push(store: Store, name: str, folder: Path, sent: dict[str, Any]) -> None:
             link = Path(held) / str(number)
             os.link(path, link)
             checkpoints[str(path.relative_to(folder))] = link
-        others = {
-            str(path.relative_to(folder)): path for path in folder.rglob("*") if _is_content(path.relative_to(folder), path)
-        }
-        for file, path in [
-            *((file, path) for file, path in others.items() if file not in checkpoints),
-            *checkpoints.items(),
-        ]:
+        inside = ((path.relative_to(folder), path) for path in folder.rglob("*"))
+        others = {str(relative): path for relative, path in inside if _is_content(relative, path)}
+        for file, path in [*others.items(), *checkpoints.items()]:
             state = path.stat()
             if sent.get(file) != (identity := (state.st_size, state.st_mtime_ns)):
                 store.send(name, file, path)
