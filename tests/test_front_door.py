@@ -181,6 +181,14 @@ def test_no_mlflow_is_no_folder() -> None:
         checked_uri("none")
 
 
+def test_a_folder_that_would_end_the_address_of_its_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a?b").mkdir()
+    monkeypatch.chdir(tmp_path / "a?b")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(AwacError, match=r"cannot keep mlflow.db in .*a\?b, which has a '\?'"):
+        checked_uri(None)
+
+
 def test_an_interrupt_of_the_environment_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)  # as in a worker
     assert is_fault(KeyboardInterrupt())

@@ -104,6 +104,9 @@ def checked_uri(uri: str | None) -> str:
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///")).absolute()
+        if "?" in str(database.parent):  # where the path of an address ends
+            raise AwacError(f"MLflow cannot keep {database.name} in {database.parent}, which has a '?' in its name; "
+                            "pass --mlflow_uri sqlite:////another/folder/mlflow.db, or none")  # fmt: skip
         if database.exists() and not (database.is_file() and os.access(database, os.R_OK | os.W_OK)):
             raise AwacError(f"MLflow URI '{uri}' is no file that can be read and written; name another one")
         return f"sqlite:///{database}"
