@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import fcntl
@@ -18,6 +19,8 @@ from awac_pl.errors import WriteError, first_line
 
 #: Start of the names of all temporary folders.
 PREFIX = ".awac-"
+#: Temporary folders in use, with the process that made them.
+_in_use: dict[Path, int] = {}
 #: Names in a temporary folder: its lock, and the folder for what was moved aside.
 LOCK, ASIDE = "lock", "aside"
 
@@ -76,6 +79,7 @@ def staging(beside: Path) -> Iterator[Path]:
 def _new_folder(beside: Path, stack: contextlib.ExitStack) -> Path:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=beside))
+        _in_use[folder] = os.getpid()
         stack.callback(_discard, folder)
         try:
             if os.fstat(stack.enter_context(lock(folder / LOCK)).fileno()).st_nlink:
@@ -108,6 +112,14 @@ def _discard(folder: Path) -> None:
         if not os.path.lexists(folder.parent / path.name):
             path.rename(folder.parent / path.name)
     shutil.rmtree(folder, ignore_errors=True)
+    _in_use.pop(folder, None)
+
+
+@atexit.register
+def _remove_own() -> None:
+    """Remove what a thread was still using that does not keep the process alive."""
+    for folder in [folder for folder, process in _in_use.items() if process == os.getpid()]:
+        _discard(folder)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.metrics import read_metrics
 from awac_pl.tracking.destination import Destination
 from awac_pl.tracking.logger import RunFolderLogger, Sender
+from tests.conftest import ROOT
 from tests.test_training import fit, make_data, make_module
 
 
@@ -185,3 +186,44 @@ def test_a_signal_shortens_the_wait_for_mlflow(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(Interrupted):
             logger.finalize()
     assert time.monotonic() - began < 4
+
+
+ENDING = """
+import os, signal
+from awac_pl.parallel import interruption
+with interruption.handled(last=True):
+    pass
+for signum in (*interruption.SIGNALS, interruption.RELAYED):
+    os.kill(os.getpid(), signum)
+print("still here", flush=True)
+interruption.ended(7)
+os.kill(os.getpid(), signal.SIGTERM)
+print("not any more", flush=True)
+"""
+
+
+def test_after_the_work_a_signal_changes_no_exit_status() -> None:
+    ended = subprocess.run([sys.executable, "-c", ENDING], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (7, "still here\n", "")
+
+
+#: A thread that does not keep the process alive, as the one that makes MLflow's file.
+STAGING = """
+import threading, time
+from pathlib import Path
+from awac_pl.files import staging
+def work():
+    with staging(Path(".")) as folder:
+        (folder / "half").touch()
+        ready.set()
+        time.sleep(60)
+ready = threading.Event()
+threading.Thread(target=work, daemon=True).start()
+ready.wait()
+"""
+
+
+def test_the_end_of_a_process_removes_what_its_threads_had_begun(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", STAGING], cwd=tmp_path, env=environment, check=True)
+    assert not list(tmp_path.iterdir())

@@ -72,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit status: 2 for a mistake of the user, after one line that explains it; 128 + its number after a signal.
     """
+    is_program = arguments is None  # else a test, or somebody's script
     given = sys.argv[1:] if arguments is None else arguments
     arguments = [argument for argument in given if argument != DEBUG]
     for stream in (sys.stdout, sys.stderr):
@@ -87,19 +88,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", choices=[*commands, "record"], metavar="command", help="one of these")
     try:
         command = parser.parse_args(arguments[:1]).command.replace("record", "video")  # record is its old name
-        status = _run(command, arguments)
+        status = _run(command, arguments, is_program)
         sys.stdout.flush()
-        return status
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            return 128 + signal.SIGPIPE
-        line = _one_line(error)
-        if line is None:
-            raise
-        if DEBUG in given:
-            sys.excepthook(type(error), error, error.__traceback__)
-        print(f"awac: error: {without_credentials(line)}", file=sys.stderr)
-        return 2
+        status = _told(error, debug=DEBUG in given)
+    if is_program:
+        from awac_pl.parallel import interruption
+
+        interruption.ended(status)
+    return status
+
+
+def _told(error: Exception, *, debug: bool) -> int:
+    """Tell the user of an error; returns the exit status."""
+    if isinstance(error, BrokenPipeError) and _nobody_reads():
+        return 128 + signal.SIGPIPE
+    line = _one_line(error)
+    if line is None:
+        raise error
+    if debug:
+        sys.excepthook(type(error), error, error.__traceback__)
+    print(f"awac: error: {without_credentials(line)}", file=sys.stderr)
+    return 2
 
 
 def _one_line(error: Exception) -> str | None:
@@ -130,12 +140,12 @@ def _nobody_reads() -> bool:
     return gone
 
 
-def _run(command: str, arguments: list[str]) -> int:
+def _run(command: str, arguments: list[str], is_program: bool) -> int:
     """Run a command to its end or to a signal; returns the exit status."""
     from awac_pl.parallel import interruption  # imports threading, which `awac --help` can do without
 
     try:
-        with interruption.handled():
+        with interruption.handled(last=is_program):
             _dispatch(command, arguments)
     except interruption.Interrupted as error:
         print(f"awac: {error}", file=sys.stderr)

@@ -83,10 +83,13 @@ def undecided(chunk_seconds: float = 0.0) -> None:
 
 
 @contextlib.contextmanager
-def handled() -> Iterator[None]:
+def handled(*, last: bool = False) -> Iterator[None]:
     """Handle ``SIGNALS`` until the end of the block: the first one raises ``Interrupted``, the second ends at once.
 
     Inside ``deferred`` the first one waits for ``check`` or ``allowed``. Outside the main thread this does nothing.
+
+    Args:
+        last: the process has nothing to do after the block; signals are ignored then, until ``ended``.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -103,11 +106,20 @@ def handled() -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(fd_before)
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            signal.signal(signum, signal.SIG_IGN if last else handler)
         _reset(active=False)
         os.close(theirs)
         watch.join()
         os.close(ours)
+
+
+def ended(status: int) -> None:
+    """All is done, and Python only has to end, which takes a second: from now on a signal ends it at once, with this status.
+
+    A rank that such a signal killed would look like one that had failed, and the others would be killed for it.
+    """
+    for signum in (*SIGNALS, RELAYED):
+        signal.signal(signum, lambda *_: os._exit(status))
 
 
 @contextlib.contextmanager

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 1.0
 #: How long the end of a run waits for a server, and for a SQLite file, which may be new or in use.
 PATIENCE_SECONDS, FILE_PATIENCE_SECONDS = 10.0, 60.0
-#: The same after a signal: enough for the run's status; files may be missing.
-HURRY_SECONDS = 3.0
+#: The same after a signal: enough for the run's status, and to make the file; artifacts may be missing.
+HURRY_SECONDS, FILE_HURRY_SECONDS = 3.0, 6.0
 #: An artifact gets more time, as much as it needs at this speed.
 SLOWEST_BYTES_PER_SECOND = 1e6
 
@@ -127,7 +127,9 @@ class Sender(threading.Thread):
         self._complete = False
         self.stopped: Interrupted | None = None  # during the wait at the end
         self._ended_at = self._deadline = 0.0  # of time.monotonic
-        self._patience = PATIENCE_SECONDS if mirror.destination.database is None else FILE_PATIENCE_SECONDS
+        is_file = mirror.destination.database is not None
+        self._patience = FILE_PATIENCE_SECONDS if is_file else PATIENCE_SECONDS
+        self._hurry = FILE_HURRY_SECONDS if is_file else HURRY_SECONDS
 
     def wake(self) -> None:
         """Send soon what is new in the folder."""
@@ -144,7 +146,7 @@ class Sender(threading.Thread):
         self._ending.set()
         self._news.set()
         announce_at = self._ended_at + 2
-        hurry = self._ended_at + HURRY_SECONDS if interruption.received() else math.inf
+        hurry = self._ended_at + self._hurry if interruption.received() else math.inf
         while self.is_alive() and (now := time.monotonic()) < min(self._deadline, hurry):
             if now > announce_at:
                 log.info("waiting for MLflow at %s to take the rest", self.mirror.destination.shown_uri)
@@ -152,7 +154,7 @@ class Sender(threading.Thread):
             try:
                 self.join(0.1)
             except Interrupted as error:
-                self.stopped, hurry = error, now + HURRY_SECONDS
+                self.stopped, hurry = error, now + self._hurry
             except KeyboardInterrupt:
                 break
         return self._complete
