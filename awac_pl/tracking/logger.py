@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 1.0
 #: How long the end of a run waits for a server, and for a SQLite file, which may be new or in use.
 PATIENCE_SECONDS, FILE_PATIENCE_SECONDS = 10.0, 60.0
-#: The same after a signal: enough for the run's status, and to make the file; artifacts may be missing.
-HURRY_SECONDS, FILE_HURRY_SECONDS = 3.0, 6.0
+#: The same after a signal: enough for the run's status; files may be missing.
+HURRY_SECONDS = 3.0
 #: An artifact gets more time, as much as it needs at this speed.
 SLOWEST_BYTES_PER_SECOND = 1e6
 
@@ -124,12 +124,10 @@ class Sender(threading.Thread):
         self.mirror = mirror
         self._news = threading.Event()
         self._ending = threading.Event()
-        self._complete = False
+        self._complete = self._given_up = False
         self.stopped: Interrupted | None = None  # during the wait at the end
         self._ended_at = self._deadline = 0.0  # of time.monotonic
-        is_file = mirror.destination.database is not None
-        self._patience = FILE_PATIENCE_SECONDS if is_file else PATIENCE_SECONDS
-        self._hurry = FILE_HURRY_SECONDS if is_file else HURRY_SECONDS
+        self._patience = PATIENCE_SECONDS if mirror.destination.database is None else FILE_PATIENCE_SECONDS
 
     def wake(self) -> None:
         """Send soon what is new in the folder."""
@@ -146,7 +144,7 @@ class Sender(threading.Thread):
         self._ending.set()
         self._news.set()
         announce_at = self._ended_at + 2
-        hurry = self._ended_at + self._hurry if interruption.received() else math.inf
+        hurry = self._ended_at + HURRY_SECONDS if interruption.received() else math.inf
         while self.is_alive() and (now := time.monotonic()) < min(self._deadline, hurry):
             if now > announce_at:
                 log.info("waiting for MLflow at %s to take the rest", self.mirror.destination.shown_uri)
@@ -154,15 +152,16 @@ class Sender(threading.Thread):
             try:
                 self.join(0.1)
             except Interrupted as error:
-                self.stopped, hurry = error, now + self._hurry
+                self.stopped, hurry = error, now + HURRY_SECONDS
             except KeyboardInterrupt:
                 break
+        self._given_up = not self._complete
         return self._complete
 
     def run(self) -> None:
         """See the class."""
         answers = True
-        while not self._complete:
+        while not (self._complete or self._given_up):
             ending = self._ending.is_set()  # before the update, so that it covers all that was written until the end
             try:
                 self.mirror.update()
@@ -173,6 +172,8 @@ class Sender(threading.Thread):
                     log.info("MLflow at %s answers again, and has everything", self.mirror.destination.shown_uri)
                 answers = True
             except Exception as error:  # of MLflow, in any of its libraries
+                if self._given_up:
+                    return
                 if answers:
                     log.warning(
                         "MLflow at %s: %s. The run goes on; what is missing is sent when MLflow answers",
