@@ -335,7 +335,7 @@ def test_paths_that_cannot_be_are_one_line_too(capsys: pytest.CaptureFixture, tm
     ],
 )
 def test_what_the_machine_lacks_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture, monkeypatch) -> None:
-    def fails(command: str, arguments: list[str]) -> int:
+    def fails(command: str, arguments: list[str], is_program: bool) -> int:
         raise error
 
     monkeypatch.setattr("awac_pl.commands.main._run", fails)
