@@ -76,10 +76,11 @@ def run_episode(
     steps: list[tuple] = []
 
     def told(error: BaseException) -> RolloutError:
-        fault, step = str(error) if isinstance(error, RolloutError) else step_fault(error), f"step {len(steps)}"
-        where_is_told = not isinstance(error, RolloutError) and fault != NO_STEP
-        fault = f"{fault}, {step}" if where_is_told else f"{step}: {fault}"
-        return RolloutError(f"{task.env_id}: seed {seed}: {fault}")
+        where, step = f"{task.env_id}: seed {seed}", f"step {len(steps)}"
+        fault = str(error) if isinstance(error, RolloutError) else step_fault(error)
+        if isinstance(error, RolloutError) or fault == NO_STEP:  # without a place in the environment's file
+            return RolloutError(f"{where}: {step}: {fault}")
+        return RolloutError(f"{where}: {fault}, {step}")
 
     with own_errors(told):
         return _run(environment, task, spaces, policy, seed, on_state, steps)
