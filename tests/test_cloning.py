@@ -71,10 +71,13 @@ def test_a_bad_target_is_refused_before_the_work(reach, reach_dataset: str) -> N
 
 
 @pytest.mark.usefixtures("short_cloning")
-def test_cloned_dataset(reach, reach_dataset: str, datasets_root: Path) -> None:
+def test_cloned_dataset(reach, reach_dataset: str, datasets_root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "awac_pl")
     result = clone_dataset(
         reach_dataset, "toy/cloned-v0", reach[0], num_episodes=12, evaluation_episodes=20, num_workers=1, progress=False
     )
+    success = f"success {result['success_deterministic']:.2f} by mean actions (20 episodes)"
+    assert f"toy/cloned-v0: cloned in {result['updates']:,.0f} updates; {success}" in caplog.messages[-1]
     dataset = load_dataset("toy/cloned-v0", *reach)
     assert [episode.seed for episode in dataset.episodes] == list(range(1_000_000_000, 1_000_000_012))
     assert result["success_deterministic"] > 0.8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import types
@@ -77,6 +78,19 @@ def test_seeds_are_listed_or_given_as_a_range() -> None:
 def test_mistakes_are_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture) -> None:
     assert line in refused(capsys, "sweep", "--dry_run", *FILES, *arguments)
     assert not Path("sweeps").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "no.such.host.invalid:6379", "machine", "127.0.0.1:99999"])
+def test_an_address_without_a_cluster_is_refused_before_the_settings_are_read(
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("awac_pl.parallel.cluster.import_ray", lambda what: None)
+    line = f"no cluster answers at --address {address}; ray start --head prints the address"
+    assert line in refused(capsys, "sweep", "--address", address, "--config=not_there.yaml")
+    with socket.create_server(("127.0.0.1", 0)) as nothing_of_ray:  # something listens, and Ray's own question fails
+        monkeypatch.setattr(subprocess, "run", lambda *args, **more: subprocess.CompletedProcess(args, 1))
+        address = f"127.0.0.1:{nothing_of_ray.getsockname()[1]}"
+        assert f"no cluster answers at --address {address}" in refused(capsys, "sweep", "--address", address)
 
 
 def test_a_folder_without_a_sweep_is_not_resumed(capsys: pytest.CaptureFixture) -> None:

@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
         print("\n".join(shown_command(plan.command(one.settings, one.seed)) for one in runs))
         print(f"{plan.count} runs in {plan.folder}", file=sys.stderr)
         return
-    with cluster.connected(options.address or plan.place.get("address"), "awac sweep") as ray:
+    with cluster.connected(plan.place["address"], "awac sweep") as ray:
         cluster.check_resources(ray, plan.cpus, plan.gpus)
         _prepare(plan, text, config)
         _train(ray, plan, text)
@@ -102,6 +102,7 @@ def _planned(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
         raise AwacError("--grid and --search exclude each other; --search data.n_step=choice:5:10 searches given values")
     if bool(options.search) != bool(options.trials):
         raise AwacError("--search and --trials N belong together")
+    _check_address(options, options.address)
     seeds, grid, search = parse_seeds(options.seeds or "0"), parse_grid(options.grid), parse_search(options.search)
     if options.search and len(seeds) > 1:
         raise AwacError("--search takes one seed; its last line is the command that trains the best setting with more")
@@ -140,10 +141,19 @@ def _resumed(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
         raise AwacError(f"--resume takes the sweep as it is; leave out {(given + options.others)[0]}")
     plan = read_plan(options.resume)
     plan.cpus, plan.gpus = options.cpus_per_run or plan.cpus, options.gpus_per_run or plan.gpus
-    path = Path(plan.folder) / "config.yaml"
+    path, address = Path(plan.folder) / "config.yaml", options.address or plan.place.get("address")
+    _check_address(options, address)
     config, text = resolve([f"--config={path}"])
-    plan.place = _place(config) | {"address": options.address or plan.place.get("address")}
+    plan.place = _place(config) | {"address": address}
     return plan, text, config
+
+
+def _check_address(options: argparse.Namespace, address: str | None) -> None:
+    """Ask for the cluster before the configuration is resolved, which takes seconds."""
+    from awac_pl.parallel.cluster import check_address
+
+    if address not in (None, "auto") and not options.dry_run:
+        check_address(address)
 
 
 def _place(config: dict[str, Any]) -> dict[str, Any]:

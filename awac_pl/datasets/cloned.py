@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -96,8 +95,17 @@ def clone_dataset(
         evaluation = roll_out(workers, clone.policy(deterministic=True), seeds, "evaluating the clone", progress)
     metadata = _metadata(recipe, clone, episodes, evaluation)
     save_dataset(target, episodes, task, spaces, metadata, policy=clone.policy(), overwrite=overwrite)
-    log.info("%s: %s", target, json.dumps(metadata["cloning"]))
+    log.info("%s: %s", target, _summary(metadata["cloning"], num_episodes))
     return metadata["cloning"]
+
+
+def _summary(measures: Mapping[str, float], num_episodes: int) -> str:
+    text = f"cloned in {measures['updates']:,.0f} updates"
+    if "success_deterministic" not in measures:
+        return f"{text}; whether an episode succeeds is unknown"
+    mean, number = measures["success_deterministic"], int(measures["evaluation_episodes"])
+    kept = f"{measures['success_stochastic']:.2f} in the {num_episodes} kept"
+    return f"{text}; success {mean:.2f} by mean actions ({number} episodes), {kept}"
 
 
 def roll_out(workers: RolloutWorkers, policy: Policy, seeds: range, title: str, progress: bool) -> list[Episode]:

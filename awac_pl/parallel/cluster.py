@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from awac_pl.errors import AwacError, first_line
 from awac_pl.parallel import interruption
 
 #: Seconds in which a cluster must answer.
-PATIENCE = 10.0
+PATIENCE = 8.0
 #: Of Ray: nothing is sent to its makers, nothing is printed between our lines, and no file of its own is written.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -49,7 +50,7 @@ def connected(address: str | None, what: str) -> Iterator[Any]:
         what: needs it, for messages.
 
     Raises:
-        AwacError: Ray is missing, or nothing answers at the address.
+        AwacError: Ray is missing, or does not start or connect.
     """
     ray = import_ray(what)
     if ray.is_initialized():
@@ -61,8 +62,6 @@ def connected(address: str | None, what: str) -> Iterator[Any]:
     if address is None:
         options["address"] = "local"
     elif address:
-        if address != "auto":
-            _check(address)
         options["address"] = address
     _init(ray, address, options)
     if threading.current_thread() is threading.main_thread():
@@ -89,13 +88,21 @@ def _init(ray: Any, address: str | None, options: dict[str, Any]) -> None:
             raise AwacError(f"no cluster at address {address}: {reason} ({hint})") from error
 
 
-def _check(address: str) -> None:
-    """Ask whether a cluster is there: ``ray.init`` would try for minutes."""
-    asked = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
-    try:
-        healthy = subprocess.run(asked, capture_output=True, timeout=PATIENCE - 1).returncode == 0
-    except subprocess.TimeoutExpired:
-        healthy = False
+def check_address(address: str) -> None:
+    """Ask whether a cluster is there: ``ray.init`` would try for minutes.
+
+    Args:
+        address: ``HOST:PORT``.
+
+    Raises:
+        AwacError: nothing answers there, or something that is no cluster.
+    """
+    host, _, port = address.rpartition(":")
+    healthy = False
+    with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):  # ValueError: no port, or no such port
+        socket.create_connection((host, int(port)), timeout=PATIENCE / 2).close()  # most wrong addresses end here, at once
+        asked = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+        healthy = subprocess.run(asked, capture_output=True, timeout=PATIENCE).returncode == 0
     if not healthy:
         raise AwacError(f"no cluster answers at --address {address}; ray start --head prints the address, with port 6379")
 
