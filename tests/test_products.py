@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 
+from awac_pl.algorithms.checkpoints import check_module
 from awac_pl.algorithms.critics import CriticEnsemble
 from awac_pl.policies import products
 from awac_pl.policies.actor import Actor
@@ -45,6 +47,25 @@ def test_the_processor_decides(monkeypatch, vendor: str, capability: str, mkl: b
     assert products.choose_engine("auto") == expected
     assert products.choose_engine("native") == "native"
     assert products.choose_engine("onednn") == "onednn"
+
+
+@needs_onednn
+def test_where_the_first_learner_is_made_does_not_matter(monkeypatch) -> None:
+    """A checkpoint's learner is made on the device meta first, which in a new process is also the first choice of all."""
+    pretend(monkeypatch, "AuthenticAMD", "AVX512")
+    with torch.device("meta"):
+        assert products.choose_engine("auto") == "onednn"
+    products.choose_engine.cache_clear()
+    module = make_module()
+    state = {"hyper_parameters": dict(module.hparams), "state_dict": module.state_dict()}
+    products.choose_engine.cache_clear()
+    check_module(Path("a.ckpt"), state)
+    products.choose_engine.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert products.choose_engine("auto") == "onednn"
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def gone(*_args):

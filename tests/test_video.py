@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -306,6 +307,21 @@ def test_the_command_records_by_seed(here: Place, tmp_path: Path, capsys: pytest
     }  # fmt: skip
 
 
+def test_a_checkpoint_outside_a_run_folder_is_enough(here: Place, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    alone = tmp_path / "alone.ckpt"
+    shutil.copy(here.folder / "run/checkpoints/last.ckpt", alone)
+    assert record("--before", "--episodes=1", checkpoint=str(alone)) == 0
+    printed = capsys.readouterr().out
+    assert "cloned" in printed
+    assert "made anew" not in printed
+    assert {path.name for path in (tmp_path / "videos").iterdir()} == {"alone.mp4", "alone.gif"}
+    state = torch.load(alone, weights_only=True)
+    del state["datamodule_hyper_parameters"]
+    torch.save(state, alone)  # as version 0.1 saved it
+    assert record(checkpoint=str(alone)) == 2
+    assert "alone.ckpt: lies in no run folder (RUN/checkpoints), and does not name its task" in capsys.readouterr().err
+
+
 def test_a_cloned_policy_that_is_not_the_runs_or_not_there_gets_a_line(here: Place, monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "others"))
     arguments = ["--before", "--episodes=1", "--to", str(tmp_path / "film.gif")]
@@ -322,7 +338,7 @@ def test_a_cloned_policy_that_is_not_the_runs_or_not_there_gets_a_line(here: Pla
     ("arguments", "message"),
     [
         (["--ckpt_path=run/checkpoints/gone.ckpt"], "no checkpoint run/checkpoints/gone.ckpt"),
-        (["--ckpt_path=elsewhere.ckpt"], "elsewhere.ckpt lies in no run folder"),
+        (["--ckpt_path=elsewhere.ckpt"], "elsewhere.ckpt: is no checkpoint, or is cut off"),
         (["--ckpt_path=run/checkpoints/text.ckpt"], "run/checkpoints/text.ckpt: is no checkpoint, or is cut off"),
         (["--size=250"], "--size is 250x250; width and height must be multiples of 16, at least 96: 256x256"),
         (["--size=big"], "--size big is no size; write 256 or 640x480"),

@@ -21,13 +21,12 @@ if TYPE_CHECKING:
     from awac_pl.envs.rendering import Clip
     from awac_pl.envs.tasks import Task
     from awac_pl.policies.policy import Policy
-    from awac_pl.runs.reading import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``awac video``."""
     parser.add_argument(
-        "--ckpt_path", type=Path, required=True, help="checkpoint in a run folder, whose config.yaml names the task"
+        "--ckpt_path", type=Path, required=True, help="of a fit; its run folder, or else the checkpoint, names the task"
     )
     parser.add_argument("--to", type=Path, help="a .mp4 or .gif file, or a folder for both (default: the run's videos/)")
     which = parser.add_mutually_exclusive_group()
@@ -47,40 +46,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run ``awac video``."""
-    checkpoint: Path = options.ckpt_path
-    run, task = _run_and_task(checkpoint)
-    targets = _targets(options.to or run.folder / "videos", checkpoint.stem)
-
-    from awac_pl.algorithms.checkpoints import load_module
+    from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
     from awac_pl.callbacks.video_recorder import learned_policy
     from awac_pl.envs.rendering import render_clips
     from awac_pl.envs.seeds import EVALUATION_SEEDS
+    from awac_pl.runs.folder import run_of
 
+    checkpoint: Path = options.ckpt_path
+    folder = run_of(checkpoint)
+    targets = _targets(options.to or (folder or checkpoint.absolute().parent) / "videos", checkpoint.stem)
+    state = read_checkpoint(checkpoint)
+    task, datasets = _in_run(folder) if folder else _alone(checkpoint, state)
     seeds = options.seeds or range(EVALUATION_SEEDS, EVALUATION_SEEDS + options.episodes)
-    policies = learned_policy(load_module(checkpoint), not options.stochastic)
+    policies = learned_policy(load_module(checkpoint, state), not options.stochastic)
     if options.before:
-        policies = _cloned(run.manifest["datasets"], not options.stochastic) | policies
+        policies = _cloned(datasets, not options.stochastic) | policies
     clips = render_clips(task, policies, seeds, size=options.size, every=options.every, num_workers=options.workers)
     _write(clips, targets, single=options.single)
     _print_successes(clips, task)
 
 
-def _run_and_task(checkpoint: Path) -> tuple[Run, Task]:
-    """The run of a checkpoint, and its task."""
+def _in_run(folder: Path) -> tuple[Task, list[dict[str, Any]]]:
+    """The task of a run, and what its manifest says of its datasets."""
     from awac_pl.envs.tasks import recorded_task
-    from awac_pl.runs.folder import run_of
     from awac_pl.runs.reading import read_run
 
-    if not checkpoint.is_file():
-        raise AwacError(f"no checkpoint {checkpoint}")
-    folder = run_of(str(checkpoint))
-    if folder is None:
-        raise AwacError(f"{checkpoint} lies in no run folder (RUN/checkpoints), whose config.yaml would name the task")
     run = read_run(folder)
     data = run.config.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("task"), str):
         raise AwacError(f"{folder / 'config.yaml'}: names no data.task; it is no run's configuration")
-    return run, recorded_task(data)
+    return recorded_task(data), run.manifest["datasets"]
+
+
+def _alone(checkpoint: Path, state: dict[str, Any]) -> tuple[Task, list[dict[str, Any]]]:
+    """The same of a checkpoint outside a run folder."""
+    from awac_pl.algorithms.checkpoints import data_of
+    from awac_pl.datasets.cloned import cloned_id
+    from awac_pl.envs.tasks import recorded_task
+
+    if (data := data_of(state)) is None:
+        raise AwacError(f"{checkpoint}: lies in no run folder (RUN/checkpoints), and does not name its task (it is of an "
+                        "earlier version)")  # fmt: skip
+    normalize = bool(state["datamodule_hyper_parameters"].get("normalize_observations"))
+    ids = [cloned_id(name, data["num_demonstrations"], data["clip_actions"], normalize) for name in data["datasets"]]
+    digests = state["ReplayDataModule"].get("digests", [])
+    return recorded_task(data), [{"id": name, "sha256": digest} for name, digest in zip(ids, digests, strict=False)]
 
 
 def _cloned(datasets: list[dict[str, Any]], deterministic: bool) -> dict[str, Policy]:
