@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -272,6 +273,8 @@ def test_fit_names_a_bad_file(capsys: pytest.CaptureFixture, tmp_path: Path, mon
         refused(capsys, "fit", "--config", "folder")
         == "unknown configuration 'folder': is a folder folder. There is: laughs."
     )
+    os.mkfifo("pipe")  # as a shell's <(…) is one
+    assert refused(capsys, "fit", "--config=pipe").startswith("--config pipe is a pipe or a device, and settings are read more")
 
 
 #: Every number that a command takes, and values that it refuses.

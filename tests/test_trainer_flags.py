@@ -141,6 +141,7 @@ def test_callbacks_and_profilers_beside_ours(workplace: Path, capsys: pytest.Cap
     (workplace / "callbacks.yaml").write_text(
         "trainer:\n  callbacks:\n    - class_path: TQDMProgressBar\n    - class_path: ModelCheckpoint\n"
         "      init_args: {every_n_epochs: 1, save_top_k: -1}\n"
+        "    - class_path: Timer\n"  # one of its defaults is an Enum
     )
     assert fit("--config=callbacks.yaml", "--trainer.profiler=simple", "--mlflow_uri=none", "--run_dir=here") == 0
     names = {path.name for path in (workplace / "here/checkpoints").iterdir()}
@@ -148,6 +149,7 @@ def test_callbacks_and_profilers_beside_ours(workplace: Path, capsys: pytest.Cap
     assert "Profiler Report" in caplog.text
     measured = {name for row in read_metrics(workplace / "here/metrics.csv") for name in row if "/" in name}
     assert measured == logged_metrics(make_module())
+    assert "interval: step" in (workplace / "here/config.yaml").read_text()
 
 
 def test_a_refusal_of_lightning_gets_one_line_and_a_traceback_on_demand(workplace: Path, capsys) -> None:  # noqa: F811

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from enum import Enum
 from importlib import import_module
 from typing import Annotated, Any
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from awac_pl.algorithms.checkpoints import ALGORITHMS
@@ -42,6 +44,10 @@ def check_ranges(config: Mapping[str, Any]) -> None:
     check_values(TRAINER, config.get("trainer", {}), "trainer.")
     for section, cls in (SECTIONS | {"model": LEARNERS[config.get("algorithm", "awac")]}).items():
         check_values(settings_of(cls), config[section], f"{section}.")
+
+
+# A callback's default can be an Enum, as Lightning's Timer has one; PyYAML cannot write these.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, one: dumper.represent_data(one.value))
 
 
 class AwacParser(LightningArgumentParser):
