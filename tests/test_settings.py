@@ -274,7 +274,9 @@ def test_fit_names_a_bad_file(capsys: pytest.CaptureFixture, tmp_path: Path, mon
         == "unknown configuration 'folder': is a folder folder. There is: laughs."
     )
     os.mkfifo("pipe")  # as a shell's <(…) is one
-    assert refused(capsys, "fit", "--config=pipe").startswith("--config pipe is a pipe or a device, and settings are read more")
+    assert refused(capsys, "fit", "--config=pipe").startswith(
+        "--config pipe is a pipe or a device, and settings are read more"
+    )
 
 
 #: Every number that a command takes, and values that it refuses.
@@ -322,8 +324,16 @@ def test_paths_that_cannot_be_are_one_line_too(capsys: pytest.CaptureFixture, tm
     assert "loop" in refused(capsys, "report", "loop")
     (tmp_path / "small.yaml").write_text("data: {task: pen, datasets: [awac/pen/expert-v0]}")
     base = [f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml"]
-    assert refused(capsys, "fit", *base, "--run_dir=file") == "file: File exists"
-    assert refused(capsys, "fit", *base, "--run_dir=loop") == "loop: File exists"
+    assert (
+        refused(capsys, "fit", *base, "--run_dir=file")
+        == "run folder file cannot be used (File exists); pass another --run_dir"
+    )
+    line = "run folder file/run cannot be used (Not a directory); pass another --run_dir"
+    assert refused(capsys, "fit", *base, "--run_dir=file/run") == line
+    assert (
+        refused(capsys, "fit", *base, "--run_dir=loop")
+        == "run folder loop cannot be used (File exists); pass another --run_dir"
+    )
     assert refused(capsys, "data", "inspect", f"{long}.npz", "--task", "pen") == f"{'x' * 200}…: File name too long"
 
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from awac_pl.errors import AwacError
+from awac_pl.errors import AwacError, first_line
 from awac_pl.files import lock, remove_leftovers
 
 #: The checkpoint before ``last.ckpt``: for a damaged disk.
@@ -61,13 +61,20 @@ class RunFolder:
         raise AwacError(f"run folder {self.path} is in use by another run; wait for it, or pass another --run_dir")
 
     def take_if_free(self) -> bool:
-        """Lock the folder as ``take`` does; False where another run has locked it."""
+        """Lock the folder as ``take`` does; False where another run has locked it.
+
+        Raises:
+            AwacError: it cannot be written, or is no folder.
+        """
         self._is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             taken = lock(self.path / ".lock")
         except (BlockingIOError, FileNotFoundError):  # ``release`` of a refused run has just removed the folder
             return False
+        except OSError as error:
+            reason = error.strerror or first_line(error)
+            raise AwacError(f"run folder {self.path} cannot be used ({reason}); pass another --run_dir") from error
         try:
             if not os.path.samestat(os.fstat(taken.fileno()), (self.path / ".lock").stat()):
                 raise FileNotFoundError  # removed and made again
