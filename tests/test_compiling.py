@@ -14,6 +14,7 @@ from awac_pl.algorithms import base as module_file
 from awac_pl.algorithms.awac import AWAC
 from awac_pl.algorithms.compiling import ChunkGraph, choose_mode, compiled, find_obstacles
 from tests.test_module import make_chunk, make_module, train
+from tests.test_products import needs_onednn
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -203,9 +204,11 @@ class Freezing(Callback):
         pl_module.actor.layers[0].requires_grad_(trainer.current_epoch < 1)
 
 
+@pytest.mark.parametrize("engine", ["native", pytest.param("onednn", marks=needs_onednn)])
 @pytest.mark.parametrize("kind", ["pruned", "frozen"])
-def test_networks_that_a_callback_changes_during_a_run_are_updated_eagerly(caplog, kind: str) -> None:
-    eager, other = make_module(compile="off", actor_weight_decay=0.0), make_module(actor_weight_decay=0.0)
+def test_networks_that_a_callback_changes_during_a_run_are_updated_eagerly(caplog, kind: str, engine: str) -> None:
+    options = {"actor_weight_decay": 0.0, "matmul_engine": engine}
+    eager, other = make_module(**options, compile="off"), make_module(**options)
     for module in (eager, other):
         pruned = [(module.actor.layers[0], "weight")]
         callback = ModelPruning("l1_unstructured", pruned, amount=0.5) if kind == "pruned" else Freezing()

@@ -202,9 +202,10 @@ def _linear_layers(sizes: Sequence[int]) -> nn.ModuleList:
 
 def _through(layers: nn.ModuleList, observation: Tensor, engine: Engine) -> Tensor:
     """Outputs of the last layer, with a ReLU before it."""
-    hidden, last = observation, len(layers) - 1
-    fast = engine == "onednn" and usable(observation, cast(nn.Linear, layers[0]).weight)
-    for index, layer in enumerate(cast(list[nn.Linear], list(layers))):
+    hidden, last, linear = observation, len(layers) - 1, cast(list[nn.Linear], list(layers))
+    hooked = any(layer._forward_pre_hooks or layer._forward_hooks for layer in linear)  # pruning makes the weight in a hook
+    fast = engine == "onednn" and not hooked and usable(observation, linear[0].weight)
+    for index, layer in enumerate(linear):
         if fast:
             hidden = DenseFunction.apply(hidden, layer.weight.t(), layer.bias, index < last, engine)
         else:
