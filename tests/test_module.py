@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from awac_pl.algorithms.awac import AWAC
 from awac_pl.algorithms.critics import wake_critics
+from awac_pl.algorithms.iql import IQL
+from awac_pl.algorithms.rlpd import RLPD
 from awac_pl.errors import TrainingDivergedError
 
 OBSERVATION_DIM, ACTION_DIM, BATCH = 4, 2, 32
@@ -269,7 +271,8 @@ def test_critics_that_can_learn_are_left_alone(caplog: pytest.LogCaptureFixture)
     with torch.no_grad():
         module.critics.biases[-1].fill_(-1.0)
     before = module.critics.biases[-1].clone()
-    wake_critics(module.critics, module.target_critics, make_chunk(1)[0])
+    batch = make_chunk(1)[0]
+    wake_critics(module.critics, module.target_critics, batch["observation"], batch["action"])
     torch.testing.assert_close(before, module.critics.biases[-1], rtol=0, atol=0)
     assert not caplog.records
 
@@ -421,6 +424,40 @@ def test_normalised_observations_are_those_of_the_demonstrations(mode: str) -> N
     action = there.policy(deterministic=True).act(seen[0].numpy(), np.random.default_rng(0))
     torch.testing.assert_close(torch.from_numpy(action), there.mean_action(seen)[0].detach(), rtol=0, atol=1e-5)
     torch.testing.assert_close(there.mean_action(seen), here.mean_action(chunk["observation"][0]), rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("learner", [AWAC, IQL, RLPD])
+@pytest.mark.parametrize("normalize_critics", [True, False])
+def test_critics_get_normalised_observations_or_keep_their_deviations(learner, normalize_critics: bool) -> None:
+    """Every call of a critic in the loss, by an observation of 10 whose mean is 4 and whose deviation is 2."""
+    module = learner(
+        observation_dim=OBSERVATION_DIM,
+        action_dim=ACTION_DIM,
+        normalize_observations=True,
+        normalize_critics=normalize_critics,
+    )
+    module.normalizer.mean.fill_(4.0)
+    module.normalizer.scale.fill_(2.0)
+    batch = make_chunk(1)[0]
+    columns = {key: torch.full_like(batch[key], 10.0) for key in ("observation", "next_observation")}
+    seen: list[float] = []
+    for name in ("critics", "target_critics", "value"):
+        if hasattr(module, name):
+            getattr(module, name).register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0].flatten().tolist()))
+    module.loss(module.normalized(batch.copy().update(columns)))
+    assert set(seen) == {3.0 if normalize_critics else 6.0}
+
+
+def test_critics_that_keep_the_deviations_learn_the_same_by_hand() -> None:
+    demonstrations = make_chunk(1, seed=5)[0]["observation"] * torch.arange(1.0, OBSERVATION_DIM + 1) + 7
+    trained = []
+    for mode in ("off", "by_hand"):
+        data = Chunks([make_chunk(10)])
+        data.demonstrations = lambda: demonstrations
+        module = make_module(normalize_observations=True, normalize_critics=False, value_gradient=10.0, compile=mode)
+        train(module, [], datamodule=data)
+        trained.append(module.state_dict())
+    torch.testing.assert_close(trained[0], trained[1], rtol=1e-4, atol=1e-5)
 
 
 def test_weight_decay_is_the_actors_alone() -> None:

@@ -119,15 +119,16 @@ class AWAC(Learner):
         observation, next_observation = batch["observation"], batch["next_observation"]
         with torch.no_grad():
             next_action = self.clipped(self.actor.sample(self.actor(next_observation)))
-            next_q = self.target_critics(next_observation, next_action)
+            next_q = self.target_critics(self.for_critics(next_observation), next_action)
         target = losses.td_target(batch["reward"], batch["discount"], batch["terminated"], next_q, self.target_range)
-        q = self.critics(observation, batch["action"])
+        state = self.for_critics(observation)
+        q = self.critics(state, batch["action"])
         mean = self.actor(observation)
         with torch.set_grad_enabled(self.options.value_gradient > 0):  # to the actions alone
             actions = [mean]
             if self.options.baseline == "sampled_actions":
                 actions = [self.clipped(self.actor.sample(mean)) for _ in range(self.options.baseline_samples)]
-            q_policy = torch.stack([self.critics(observation, action, frozen=True) for action in actions]).transpose(0, 1)
+            q_policy = torch.stack([self.critics(state, action, frozen=True) for action in actions]).transpose(0, 1)
         return self.sum_up(batch, q, target, mean, q_policy, watch=watch)
 
     def weigh(self, q: Tensor, target: Tensor, q_policy: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,7 +179,7 @@ class AWAC(Learner):
     def before_first_update(self, batch: TensorDict) -> None:
         """Wake critics that would never learn."""
         if self.critics.max_output is not None:
-            wake_critics(self.critics, self.target_critics, batch)
+            wake_critics(self.critics, self.target_critics, self.for_critics(batch["observation"]), batch["action"])
 
     def clipped(self, action: Tensor) -> Tensor:
         """Sampled actions, in [-1, 1] if ``clip_next_action``."""

@@ -44,6 +44,8 @@ class Learner(ResumableModule, ABC):
             data. ``clamp_target`` uses it.
         normalize_observations: the networks, and those of a policy cloned for the run, get observations of mean 0 and
             deviation 1 in the first dataset, the demonstrations.
+        normalize_critics: whether critics get these, too. False: theirs have mean 0 and keep their own deviations, so what
+            hardly varies, such as the place of a door, cannot tell them which episode a state is from.
         actor_hidden_sizes: width of each hidden layer of the actor.
         log_std_range: bounds of the policy's log standard deviation.
         initial_std: the policy's standard deviation at the start.
@@ -79,6 +81,7 @@ class Learner(ResumableModule, ABC):
         action_dim: Count,
         return_range: tuple[float, float] | None = None,
         normalize_observations: bool = False,
+        normalize_critics: bool = True,
         actor_hidden_sizes: Sequence[Count] = (256, 256),
         log_std_range: tuple[LogStd, LogStd] = (-6.0, 0.0),
         initial_std: Positive = 0.05,
@@ -99,6 +102,7 @@ class Learner(ResumableModule, ABC):
         self.learning_rate, self.actor_weight_decay = learning_rate, actor_weight_decay
         self._compile, self._matmul_precision = compile, matmul_precision
         self.normalizer = Normalizer(observation_dim) if normalize_observations else None
+        self.normalize_critics = normalize_critics
         self.actor = self.make_actor(actor_hidden_sizes, log_std_range, initial_std)
         self.actor.engine = choose_engine(matmul_engine)
         self._followers: list[tuple[list[Tensor], list[Tensor], Callable[[Learner], float]]] = []
@@ -243,6 +247,12 @@ class Learner(ResumableModule, ABC):
             return rows
         columns = {key: self.normalizer(rows[key]) for key in ("observation", "next_observation")}
         return rows.copy().update(columns)
+
+    def for_critics(self, observation: Tensor) -> Tensor:
+        """Observations as the critics get them, of those that the actor gets."""
+        if self.normalizer is None or self.normalize_critics:
+            return observation
+        return observation * self.normalizer.scale
 
     def _updates(self, chunk: TensorDict) -> TensorDict:
         """All updates of a chunk except the optimizer's last step; returns the last update's metrics."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -124,7 +124,7 @@ def initialize_as_rlkit(actor: Actor, *ensembles: CriticEnsemble) -> None:
 
 
 @torch.no_grad()
-def wake_critics(critics: CriticEnsemble, target_critics: CriticEnsemble, batch: Mapping[str, Tensor]) -> None:
+def wake_critics(critics: CriticEnsemble, target_critics: CriticEnsemble, observation: Tensor, action: Tensor) -> None:
     """Lower each critic whose values all start above ``max_output``, with a warning: without gradient it never learns.
 
     The last bias of the critic and of its target is lowered until the mean value lies at the bound. The authors' code has
@@ -133,10 +133,11 @@ def wake_critics(critics: CriticEnsemble, target_critics: CriticEnsemble, batch:
     Args:
         critics: with a ``max_output``.
         target_critics: of these critics.
-        batch: ``[B]``, the first one of a run.
+        observation: ``[B, O]`` of a run's first batch, as the critics get them.
+        action: ``[B, A]``.
     """
     bound = cast(float, critics.max_output)
-    q = critics.unclamped(batch["observation"], batch["action"])
+    q = critics.unclamped(observation, action)
     lowest = torch.tensor(gather_objects(q.amin(dim=1).tolist())).amin(dim=0)  # of all ranks
     mean = torch.tensor(gather_objects(q.mean(dim=1).tolist())).mean(dim=0)
     for index, low in enumerate(lowest.tolist()):

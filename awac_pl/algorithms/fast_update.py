@@ -143,7 +143,8 @@ class FastUpdate:
 
     def _target(self, batch: Mapping[str, Tensor], next_action: Tensor) -> Tensor:
         """``[B]``, for next actions that are not clipped yet."""
-        rows = torch.cat([batch["next_observation"], self.learner.clipped(next_action)], dim=1)
+        state = self.learner.for_critics(batch["next_observation"])
+        rows = torch.cat([state, self.learner.clipped(next_action)], dim=1)
         next_q = torch.cat([critic.forward(rows, keep=False) for critic in self._targets], dim=1).t()
         if self.max_output is not None:
             next_q = next_q.clamp(max=self.max_output)
@@ -157,7 +158,7 @@ class FastUpdate:
             Values ``[E, (1 + N) * B]``. The gradient ``[N * B, A]`` of the sum of the other actions' values with respect
             to these actions, if ``value_gradient`` needs it; else zeros.
         """
-        observation, size = batch["observation"], len(target)
+        observation, size = self.learner.for_critics(batch["observation"]), len(target)
         repeated = observation.repeat(1 + len(actions) // size, 1)
         rows = torch.cat([repeated, torch.cat([batch["action"], actions])], dim=1)
         uphill = self.learner.options.value_gradient > 0

@@ -64,15 +64,16 @@ class IQL(Learner):
     def loss(self, batch: TensorDict, *, watch: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
         """See ``Learner``: value loss + critic loss + actor loss (eq. 5, 6 and 7). They share no parameter."""
         observation, action = batch["observation"], batch["action"]
+        state = self.for_critics(observation)
         with torch.no_grad():
-            q_target = self.target_critics(observation, action).amin(dim=0)
-            next_value = self.value.value(batch["next_observation"])
+            q_target = self.target_critics(state, action).amin(dim=0)
+            next_value = self.value.value(self.for_critics(batch["next_observation"]))
         target = losses.td_target(
             batch["reward"], batch["discount"], batch["terminated"], next_value[None], self.target_range
         )
-        advantage = q_target - self.value.value(observation)
+        advantage = q_target - self.value.value(state)
         weights = losses.advantage_weights(advantage, self.temperature, form="exp", max_weight=self.max_weight)
-        q = self.critics(observation, action)
+        q = self.critics(state, action)
         value_loss = losses.expectile_loss(advantage, self.expectile)
         critic_loss = losses.critic_loss(q, target)
         actor_loss = losses.actor_loss(self.actor.log_prob(self.actor(observation), action), weights)

@@ -85,16 +85,17 @@ class RLPD(Learner):
             entropy_weight = self.log_entropy_weight.exp()
             next_action, next_log_prob = self.actor.sample(next_observation)
             drawn = torch.rand(len(self.critics.weights[0]), device=observation.device).topk(self.num_target_critics).indices
-            next_q = self.target_critics(next_observation, next_action, members=drawn)
+            next_q = self.target_critics(self.for_critics(next_observation), next_action, members=drawn)
             if self.entropy_in_target:
                 next_q = next_q - entropy_weight * next_log_prob
         target = losses.td_target(batch["reward"], batch["discount"], batch["terminated"], next_q, self.target_range)
-        q = self.critics(observation, batch["action"])
+        state = self.for_critics(observation)
+        q = self.critics(state, batch["action"])
         critic_loss = losses.critic_loss(q, target)
         metrics = {"train/critic_loss": critic_loss, "train/q_mean": q.mean(), "train/target_mean": target.mean()}
         if self.actor_turn:
             action, log_prob = self.actor.sample(observation)
-            q_policy = self.critics(observation, action, frozen=True).mean(dim=0)
+            q_policy = self.critics(state, action, frozen=True).mean(dim=0)
             actor_loss = losses.soft_actor_loss(q_policy, log_prob, entropy_weight)
             entropy_loss = losses.entropy_loss(log_prob, self.log_entropy_weight, self.target_entropy)
             loss = critic_loss + actor_loss + entropy_loss
