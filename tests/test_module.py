@@ -427,9 +427,11 @@ def test_normalised_observations_are_those_of_the_demonstrations(mode: str) -> N
 
 
 @pytest.mark.parametrize("learner", [AWAC, IQL, RLPD])
-@pytest.mark.parametrize("normalize_critics", [True, False])
-def test_critics_get_normalised_observations_or_keep_their_deviations(learner, normalize_critics: bool) -> None:
-    """Every call of a critic in the loss, by an observation of 10 whose mean is 4 and whose deviation is 2."""
+@pytest.mark.parametrize(("normalize_critics", "expected"), [(1.0, 1.5), (0.5, 3.0), (0.0, 6.0)])
+def test_critics_get_normalised_observations_or_keep_their_deviations(
+    learner, normalize_critics: float, expected: float
+) -> None:
+    """Every call of a critic in the loss, by an observation of 10 whose mean is 4 and whose deviation is 4."""
     module = learner(
         observation_dim=OBSERVATION_DIM,
         action_dim=ACTION_DIM,
@@ -437,7 +439,7 @@ def test_critics_get_normalised_observations_or_keep_their_deviations(learner, n
         normalize_critics=normalize_critics,
     )
     module.normalizer.mean.fill_(4.0)
-    module.normalizer.scale.fill_(2.0)
+    module.normalizer.scale.fill_(4.0)
     batch = make_chunk(1)[0]
     columns = {key: torch.full_like(batch[key], 10.0) for key in ("observation", "next_observation")}
     seen: list[float] = []
@@ -445,7 +447,7 @@ def test_critics_get_normalised_observations_or_keep_their_deviations(learner, n
         if hasattr(module, name):
             getattr(module, name).register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0].flatten().tolist()))
     module.loss(module.normalized(batch.copy().update(columns)))
-    assert set(seen) == {3.0 if normalize_critics else 6.0}
+    assert set(seen) == {expected}
 
 
 def test_critics_that_keep_the_deviations_learn_the_same_by_hand() -> None:
@@ -454,7 +456,7 @@ def test_critics_that_keep_the_deviations_learn_the_same_by_hand() -> None:
     for mode in ("off", "by_hand"):
         data = Chunks([make_chunk(10)])
         data.demonstrations = lambda: demonstrations
-        module = make_module(normalize_observations=True, normalize_critics=False, value_gradient=10.0, compile=mode)
+        module = make_module(normalize_observations=True, normalize_critics=0.5, value_gradient=10.0, compile=mode)
         train(module, [], datamodule=data)
         trained.append(module.state_dict())
     torch.testing.assert_close(trained[0], trained[1], rtol=1e-4, atol=1e-5)

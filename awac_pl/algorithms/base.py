@@ -44,8 +44,8 @@ class Learner(ResumableModule, ABC):
             data. ``clamp_target`` uses it.
         normalize_observations: the networks, and those of a policy cloned for the run, get observations of mean 0 and
             deviation 1 in the first dataset, the demonstrations.
-        normalize_critics: whether critics get these, too. False: theirs have mean 0 and keep their own deviations, so what
-            hardly varies, such as the place of a door, cannot tell them which episode a state is from.
+        normalize_critics: how far the critics' observations are normalised, if ``normalize_observations``. Their mean is 0,
+            their deviation that of the data to the power of 1 minus this. 1: as the actor's; 0: they keep their own.
         actor_hidden_sizes: width of each hidden layer of the actor.
         log_std_range: bounds of the policy's log standard deviation.
         initial_std: the policy's standard deviation at the start.
@@ -81,7 +81,7 @@ class Learner(ResumableModule, ABC):
         action_dim: Count,
         return_range: tuple[float, float] | None = None,
         normalize_observations: bool = False,
-        normalize_critics: bool = True,
+        normalize_critics: Share = 1.0,
         actor_hidden_sizes: Sequence[Count] = (256, 256),
         log_std_range: tuple[LogStd, LogStd] = (-6.0, 0.0),
         initial_std: Positive = 0.05,
@@ -250,9 +250,9 @@ class Learner(ResumableModule, ABC):
 
     def for_critics(self, observation: Tensor) -> Tensor:
         """Observations as the critics get them, of those that the actor gets."""
-        if self.normalizer is None or self.normalize_critics:
+        if self.normalizer is None or self.normalize_critics == 1:
             return observation
-        return observation * self.normalizer.scale
+        return observation * self.normalizer.scale ** (1 - self.normalize_critics)
 
     def _updates(self, chunk: TensorDict) -> TensorDict:
         """All updates of a chunk except the optimizer's last step; returns the last update's metrics."""
