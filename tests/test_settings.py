@@ -42,6 +42,7 @@ WRONG: dict[str, Sequence[Any]] = {
     "model.log_std_range": [[-6], [-6, 1000], [-INF, 0], [NAN, 0], [-6, 0, 1], ["a", "b"]],
     "model.initial_std": [0, -1, None],
     "model.discount": [-0.1, 1.0, 2, None],
+    "model.normalize_critics": [-0.1, 1.1, True, None],
     "model.actor_average": [-1, 2],
     "model.learning_rate": [0, -1, 1e9, None],
     "model.actor_weight_decay": [-1, 2],
