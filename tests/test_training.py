@@ -380,7 +380,7 @@ def test_datasets_with_weights(reach, reach_dataset: str) -> None:
 def test_clipping_is_said(reach, caplog: pytest.LogCaptureFixture) -> None:
     save_dataset("toy/loud-v0", [make_episode(actions=np.full((10, 1), 1.5, np.float32))], *reach, {})
     make_data("toy/loud-v0").setup("fit")
-    assert "toy/loud-v0: 10 action values (100.0 %) are out of bounds and were clipped" in caplog.text
+    assert "toy/loud-v0: 10 of 10 action values (100.0 %) are out of bounds and were clipped" in caplog.text
 
 
 @pytest.mark.usefixtures("short_cloning")

@@ -169,11 +169,11 @@ def check_files(arguments: list[str]) -> None:
         AwacError: one does not, with the nearest file beside it; or is none.
     """
     for path in map(Path, _values(arguments, "--config", "-c")[0]):
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise AwacError(
-                f"--config {path} is a pipe or a device, and settings are read more than once; save them to a file"
-            )
         if not path.is_file():
+            if path.exists() and not path.is_dir():
+                raise AwacError(
+                    f"--config {path} is a pipe or a device, and settings are read more than once; save them to a file"
+                )
             kind = path.parent.name if path.parent.name in ("task", "preset", "algorithm") else "configuration"
             others = {other.stem for other in path.parent.glob("*.yaml")} | names_of(kind)
             what = "is a folder" if path.is_dir() else "no file"

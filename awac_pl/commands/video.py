@@ -46,15 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run ``awac video``."""
-    from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
-    from awac_pl.callbacks.video_recorder import learned_policy
-    from awac_pl.envs.rendering import render_clips
-    from awac_pl.envs.seeds import EVALUATION_SEEDS
     from awac_pl.runs.folder import run_of
 
     checkpoint: Path = options.ckpt_path
     folder = run_of(checkpoint)
     targets = _targets(options.to or (folder or checkpoint.absolute().parent) / "videos", checkpoint.stem)
+
+    from awac_pl.algorithms.checkpoints import load_module, read_checkpoint
+    from awac_pl.callbacks.video_recorder import learned_policy
+    from awac_pl.envs.rendering import render_clips
+    from awac_pl.envs.seeds import EVALUATION_SEEDS
+
     state = read_checkpoint(checkpoint)
     task, datasets = _in_run(folder) if folder else _alone(checkpoint, state)
     seeds = options.seeds or range(EVALUATION_SEEDS, EVALUATION_SEEDS + options.episodes)

@@ -100,7 +100,8 @@ def check_address(address: str) -> None:
     host, _, port = address.rpartition(":")
     healthy = False
     with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):  # ValueError: no port, or no such port
-        socket.create_connection((host, int(port)), timeout=PATIENCE / 2).close()  # most wrong addresses end here, at once
+        place = host.strip("[]"), int(port)
+        socket.create_connection(place, timeout=PATIENCE / 2).close()  # most wrong addresses end here, at once
         asked = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
         healthy = subprocess.run(asked, capture_output=True, timeout=PATIENCE).returncode == 0
     if not healthy:

@@ -240,8 +240,8 @@ class ReplayDataModule(lightning.LightningDataModule):
         stream = read_episodes(name, self.task, self.spaces, num_episodes=number, share=self.hparams["train_split"])
         episodes, transitions, clipped = self.replay.fill(stream, weight, demonstrations=first)
         if clipped:
-            share = 100 * clipped / (transitions * self.action_dim)
-            log.warning("%s: %d action values (%.1f %%) are out of bounds and were clipped", name, clipped, share)
+            share = 100 * clipped / (of := transitions * self.action_dim)
+            log.warning("%s: %d of %d action values (%.1f %%) are out of bounds and were clipped", name, clipped, of, share)
         return manifest_entry(name, episodes, transitions, clipped) | ({"weight": weight} if weight != 1 else {})
 
     def train_dataloader(self) -> ChunkStream:
