@@ -78,7 +78,8 @@ def bare(module: AWAC, batches: TensorDict, updates: int, mode: CompileMode = "a
             module.move_targets()
         return TensorDict({"loss": loss.detach()})
 
-    step = ChunkGraph(chunk_of_updates) if mode == "graph" else chunk_of_updates
+    in_graph = mode == "graph" or (mode == "default" and not obstacles["graph"])
+    step = ChunkGraph(chunk_of_updates) if in_graph else chunk_of_updates
 
     def run() -> None:
         for first in range(0, updates, len(batches)):

@@ -52,7 +52,7 @@ def test_every_way_to_run_updates_clips_as_torch_does(mode: str, algorithm: str,
         plain.move_targets()
 
     if mode == "default":
-        monkeypatch.setattr(torch, "compile", lambda function, mode: function)
+        monkeypatch.setattr(torch, "compile", lambda function, **how: function)
     if mode == "graph":
         monkeypatch.setattr(module_file, "choose_mode", lambda *_: "graph")
         monkeypatch.setattr(module_file, "ChunkGraph", Replayed)

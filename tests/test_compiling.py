@@ -26,7 +26,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
         ("auto", CPU, "64-true", 1, "by_hand", ""),
         ("auto", CPU, "bf16-mixed", 1, "off", ""),
         ("auto", CPU, "32-true", 2, "off", ""),
-        ("auto", CUDA, "32-true", 1, "graph", ""),
+        ("auto", CUDA, "32-true", 1, "default", ""),
         ("auto", CUDA, "32-true", 2, "off", ""),
         ("auto", CUDA, "bf16-mixed", 1, "off", ""),
         ("graph", CUDA, "32-true", 1, "graph", ""),
@@ -101,7 +101,7 @@ def test_an_option_may_change_during_a_fit(name: str) -> None:
 
 
 def test_a_failed_compilation_costs_one_line(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(function, mode):
+    def broken(function, **how):
         def fail(*args):
             raise RuntimeError("no compiler\nand a long story")
 
@@ -118,7 +118,7 @@ def test_a_failed_compilation_costs_one_line(caplog: pytest.LogCaptureFixture, m
 def test_the_loss_can_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dynamo and the joint graph of forward and backward, without the minutes that generating code would take."""
     real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, mode: real(function, backend="aot_eager", fullgraph=True))
+    monkeypatch.setattr(torch, "compile", lambda function, **how: real(function, backend="aot_eager", fullgraph=True))
     eager, traced = make_module(critic_layer_norm=True), make_module(critic_layer_norm=True, compile="default")
     train(eager, [make_chunk(6)])
     train(traced, [make_chunk(6)])
@@ -150,7 +150,9 @@ def test_a_graph_runs_the_function_once_a_call_on_the_newest_chunk() -> None:
     sums = [graph(TensorDict({"value": torch.full((2,), float(step))}, [2]))["sum"].item() for step in range(5)]
     assert sums == [0, 2, 6, 12, 20]
     assert graph.captures == 1
-    assert graph(TensorDict({"value": torch.ones(3)}, [3]))["sum"].item() == 23  # pretraining may have batches of its own
+    # pretraining may have batches of its own, and an epoch's last chunk may be shorter
+    sums = [graph(TensorDict({"value": torch.ones(length)}, [length]))["sum"].item() for length in (3, 3, 2, 3, 2, 3)]
+    assert sums == [23, 26, 28, 31, 33, 36]
     assert graph.captures == 2
 
 

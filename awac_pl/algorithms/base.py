@@ -55,9 +55,10 @@ class Learner(ResumableModule, ABC):
         learning_rate: Adam's, for all networks.
         actor_weight_decay: Adam's L2 penalty on the actor; other networks have none.
         compile: how updates are run; speed only. ``off`` is PyTorch's autograd. ``by_hand`` has AWAC's gradients written
-            out (``fast_update.py``; not where callbacks watch gradients). ``default`` and ``reduce-overhead`` are modes of
-            ``torch.compile``, which takes a minute the first time. ``graph`` captures the K updates of a chunk in a CUDA
-            graph. ``auto`` is ``graph`` on one CUDA device, ``by_hand`` in one process on a CPU, and ``off`` elsewhere.
+            out (``fast_update.py``; not where callbacks watch gradients). ``graph`` captures the K updates of a chunk in a
+            CUDA graph. ``default`` and ``reduce-overhead`` are modes of ``torch.compile``, which takes up to a minute the
+            first time; ``default`` adds the graph where one is possible. ``auto`` is ``default`` on one CUDA device,
+            ``by_hand`` in one process on a CPU, and ``off`` elsewhere.
         matmul_engine: which library multiplies float32 matrices on a CPU: ``native`` is PyTorch's choice; ``auto`` is
             ``onednn`` on AMD processors with AVX-512 (``products.py``). Speed and rounding only.
         matmul_precision: of float32 products, as in ``torch.set_float32_matmul_precision``; ``high`` is TF32.
@@ -204,18 +205,19 @@ class Learner(ResumableModule, ABC):
         self._loss = self.loss
         self._networks = self._see_networks()
         self._run: Callable[[TensorDict], TensorDict] = self._updates
-        if self.compile_mode == "graph":
-            self._run = ChunkGraph(self._updates)
-        elif self.compile_mode != "off" and not obstacles["by_hand"]:
+        mode = self.compile_mode
+        if mode not in ("off", "graph") and not obstacles["by_hand"]:
             self._run = self._updates_by_hand
-        elif self.compile_mode != "off":
-            self._loss = compiled(self.loss, self.compile_mode)
+        elif mode in ("default", "reduce-overhead"):
+            self._loss = compiled(self.loss, mode)
+        if mode == "graph" or (mode == "default" and not obstacles["graph"]):
+            self._run = ChunkGraph(self._updates)
 
     def on_train_epoch_start(self) -> None:
         """From an epoch before which a callback has changed the networks (pruned, frozen), run the updates eagerly."""
         if self._run != self._updates and self._networks != self._see_networks():
             log.warning("model.compile: a callback has changed the networks; from now on the updates run eagerly")
-            self.compile_mode, self._run = "off", self._updates
+            self.compile_mode, self._run, self._loss = "off", self._updates, self.loss
 
     def _see_networks(self) -> tuple[int, list[tuple[int, bool]]]:
         """What a fast update takes for given: how many hooks the networks have, and which tensors learn."""
@@ -260,7 +262,9 @@ class Learner(ResumableModule, ABC):
         last = len(chunk) - 1
         for index, batch in enumerate(chunk.unbind(0)):
             self.actor_turn = (index + 1) % self.actor_every == 0
-            loss, metrics = self._loss(batch, watch=index == last)
+            watch = index == last
+            loss_of = self.loss if watch and last else self._loss  # compiled once, without the metrics
+            loss, metrics = loss_of(batch, watch=watch)
             optimizer.zero_grad()
             self.manual_backward(loss)
             for parameter in [] if self.actor_turn else self.delayed:

@@ -56,7 +56,8 @@ class FastUpdate:
         self._gradients = self.gradients if mode == "by_hand" else compiled(self.gradients, mode)
         self.learner, self.max_output = learner, learner.critics.max_output
         actor, critics = learner.actor, learner.critics
-        engine = actor.engine if actor.std_logit.dtype == torch.float32 else "native"  # oneDNN takes no doubles
+        by_onednn = mode == "by_hand" and actor.std_logit.dtype == torch.float32  # it takes no doubles and is not compiled
+        engine = actor.engine if by_onednn else "native"
         for parameter in (*actor.parameters(), *critics.parameters()):
             parameter.grad = torch.zeros_like(parameter)
         linear = cast(list[nn.Linear], list(actor.layers))
