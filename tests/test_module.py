@@ -462,6 +462,11 @@ def test_critics_that_keep_the_deviations_learn_the_same_by_hand() -> None:
     torch.testing.assert_close(trained[0], trained[1], rtol=1e-4, atol=1e-5)
 
 
+def test_it_is_said_that_half_normalised_critics_need_normalised_observations(caplog: pytest.LogCaptureFixture) -> None:
+    train(make_module(normalize_critics=0.5), [make_chunk(2)])
+    assert "model.normalize_critics 0.5 does nothing without model.normalize_observations" in caplog.messages
+
+
 def test_weight_decay_is_the_actors_alone() -> None:
     groups = make_module(actor_weight_decay=0.01).configure_optimizers().param_groups
     assert [group["weight_decay"] for group in groups] == [0.01, 0.0]

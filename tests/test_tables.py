@@ -306,6 +306,7 @@ def test_what_a_run_folder_tells(tmp_path: Path) -> None:
 def test_pretraining_that_goes_on_lies_left_of_zero(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "run", make_rows([0.2], pretraining=5), offline_updates=5000))
     assert run.axis(run.rows[0]) == -4000
+    assert "after pretraining" not in stages(run)
 
 
 def test_a_manifest_without_format_is_of_the_first(tmp_path: Path) -> None:

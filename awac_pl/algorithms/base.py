@@ -199,6 +199,10 @@ class Learner(ResumableModule, ABC):
         if self.normalizer is not None:
             demonstrations = self.trainer.datamodule.demonstrations()  # type: ignore[attr-defined]
             self.normalizer.measure(gather_objects(moments(demonstrations)))
+        elif self.normalize_critics != 1:
+            log.warning(
+                "model.normalize_critics %g does nothing without model.normalize_observations", self.normalize_critics
+            )
         device, ranks = self.trainer.strategy.root_device, self.trainer.world_size
         obstacles = find_obstacles(device, str(self.trainer.precision), ranks, self.is_plain())
         self.compile_mode = choose_mode(self._compile, obstacles)

@@ -91,7 +91,7 @@ def stages(run: Run) -> dict[str, tuple[float, float]]:
         where success is unknown.
     """
     evaluations = run.evaluations
-    offline = [row for row in evaluations if row["env_steps"] == 0]
+    offline = [row for row in evaluations if row["env_steps"] == 0 == run.axis(row)]  # at its end, not within it
     online = [row for row in evaluations if row["env_steps"] > 0]
     ends = [
         offline[-1] if offline else None,
