@@ -18,11 +18,15 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from awac_pl.algorithms.awac import AWAC
+from awac_pl.algorithms.base import Learner
+from awac_pl.algorithms.bc import BC
+from awac_pl.algorithms.iql import IQL
+from awac_pl.algorithms.rlpd import RLPD
 from awac_pl.policies.actor import Actor
 from awac_pl.replay.buffer import Replay, merge_states
 from awac_pl.runs.metrics import read_metrics
 from tests.test_cli import SMALL, fit
-from tests.test_module import Chunks, make_chunk, make_module, train
+from tests.test_module import ACTION_DIM, OBSERVATION_DIM, Chunks, make_chunk, make_module, train
 from tests.toy import reach_episodes
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +70,7 @@ def quiet(module: AWAC) -> AWAC:
     return module
 
 
-def train_two(module: AWAC, chunks: list[TensorDict], folder: Path) -> list[dict[str, Tensor]]:
+def train_two(module: Learner, chunks: list[TensorDict], folder: Path) -> list[dict[str, Tensor]]:
     strategy = "ddp_spawn" if torch.cuda.is_initialized() else "ddp_fork"  # which has nothing to import
     trainer = lightning.Trainer(
         max_epochs=1, limit_val_batches=0, accelerator="cpu", devices=2, strategy=strategy, logger=False,
@@ -88,6 +92,27 @@ def test_two_ranks_equal_one_process_on_the_union_of_their_batches(tmp_path: Pat
     alone = quiet(make_module(**OPTIONS))
     train(alone, chunks)
     torch.testing.assert_close(first, dict(alone.state_dict()), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("learner", "options"), [(IQL, {}), (RLPD, {"num_critics": 3, "num_target_critics": 3, "actor_every": 2}), (BC, {})]
+)
+def test_so_do_the_rivals(learner, options: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+
+    def make() -> Learner:
+        torch.manual_seed(0)
+        return learner(observation_dim=OBSERVATION_DIM, action_dim=ACTION_DIM, compile="off", **options)
+
+    chunks = [make_chunk(10, batch=64)]
+    first, second = train_two(make(), chunks, tmp_path)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    alone, untrained = make(), make()
+    train(alone, chunks)
+    torch.testing.assert_close(first, dict(alone.state_dict()), rtol=1e-4, atol=1e-6)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(first, dict(untrained.state_dict()), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

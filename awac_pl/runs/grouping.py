@@ -46,8 +46,9 @@ class SeedGroup:
 
     @property
     def counted(self) -> tuple[Run, ...]:
-        """The runs in the means: the finished ones, or all where none has finished."""
-        return tuple(run for run in self.runs if run.finished) or self.runs
+        """The runs in the means: those that finished or came as far as one that did; all where none has finished."""
+        shortest = min((run.made_updates for run in self.runs if run.finished), default=0)
+        return tuple(run for run in self.runs if run.finished or run.made_updates >= shortest)
 
     @property
     def title(self) -> str:

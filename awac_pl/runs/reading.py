@@ -68,6 +68,11 @@ class Run:
         made = max((row["updates"] for row in self.rows if row["env_steps"] == 0), default=0)
         return int(self.manifest.get("offline_updates", made))
 
+    @property
+    def made_updates(self) -> float:
+        """Updates that the run has made."""
+        return self.rows[-1]["updates"] if self.rows else 0
+
     def axis(self, row: dict[str, float]) -> float:
         """Environment steps of a row; in pretraining minus the number of pretraining updates that remain."""
         return x_axis(row, self.pretraining_updates)

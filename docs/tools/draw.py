@@ -48,7 +48,7 @@ def draw_critics() -> None:
     figure, panels = plt.subplots(1, 3, figsize=(9, 3.0), layout="constrained", sharey=True)
     for axes, seed in zip(panels, (31, 102, 113), strict=True):
         for name, value, colour in (("one", "1", "#999999"), ("half", "0.5", "#0072b2"), ("zero", "0", "#d55e00")):
-            if (ROOT / f"results/critics-{name}-door-{seed}.csv").exists():
+            if (ROOT / f"results/choosing/critics-{name}-door-{seed}.csv").exists():
                 _plot(axes, f"critics-{name}-door-{seed}", label=value, color=colour)
         axes.set(title=f"seed {seed}", xlabel="environment steps (thousands)", ylim=(0, 1.02))
     panels[0].set_ylabel("success rate (any step)")
@@ -58,7 +58,7 @@ def draw_critics() -> None:
 
 def _plot(axes: Axes, name: str, **style: str) -> None:
     """The evaluations of a run that is kept in results/, from the end of pretraining on."""
-    rows = [row for row in read_metrics(ROOT / f"results/{name}.csv") if "eval/success_rate" in row]
+    rows = [row for row in read_metrics(ROOT / f"results/choosing/{name}.csv") if "eval/success_rate" in row]
     online = [row for row in rows if row["updates"] >= 5000]
     axes.plot([row["env_steps"] / 1000 for row in online], [row["eval/success_rate"] for row in online], "o-", **style)
 

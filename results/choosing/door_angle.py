@@ -1,6 +1,6 @@
 """How far policies open the door: the share of 100 evaluation episodes in which the hinge passes 1.0 and 1.35 rad.
 
-    python results/door_angle.py runs/results/door-human-seed11 …
+    python results/choosing/door_angle.py runs/results/door-human-seed11 …
 
 The task counts 1.35 as success; the human demonstrations all pass 1.0, and 7 of the 25 pass 1.35. Each run's clone is
 fitted anew from its demonstrations (the fit depends on its seed alone), acting with its mean.
