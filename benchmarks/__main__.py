@@ -84,7 +84,7 @@ def main() -> None:
     device = torch.device(options.device)
     modes = options.compile
     if modes is None:
-        modes = ["default", "reduce-overhead", "graph"] if device.type == "cuda" else []
+        modes = ["default", "graph"] if device.type == "cuda" else []
     results: dict[str, Any] = {
         "machine": {
             "commit": git_commit(), "torch": torch.__version__, "processor": processor(),

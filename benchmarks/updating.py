@@ -67,7 +67,7 @@ def bare(module: AWAC, batches: TensorDict, updates: int, mode: CompileMode = "a
                 module.move_targets()
 
         return by_hand
-    loss_of = compiled(module.loss, mode) if mode in ("default", "reduce-overhead") else module.loss
+    loss_of = compiled(module.loss) if mode == "default" else module.loss
 
     def chunk_of_updates(chunk: TensorDict) -> TensorDict:
         for batch in chunk.unbind(0):

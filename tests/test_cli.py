@@ -337,7 +337,7 @@ def test_completion(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         ("fit", "--tas"): "--task",
         ("fit", "--preset", "q"): "quick",
         ("fit", "--model.temp"): "--model.temperature",
-        ("fit", "--model.compile", "reduce"): "reduce-overhead",
+        ("fit", "--model.compile", "by"): "by_hand",
         ("fit", "--config", f"{tmp_path}/fold"): f"{tmp_path}/folder.npz",
         ("test", "--ckpt_path", f"{tmp_path}/fold"): f"{tmp_path}/folder.npz",
     }.items():

@@ -12,8 +12,11 @@ from tensordict import TensorDict
 
 from awac_pl.algorithms import base as module_file
 from awac_pl.algorithms.awac import AWAC
-from awac_pl.algorithms.compiling import ChunkGraph, choose_mode, compiled, find_obstacles
-from tests.test_module import make_chunk, make_module, train
+from awac_pl.algorithms.bc import BC
+from awac_pl.algorithms.compiling import ChunkGraph, choose_mode, compile_function, compiled, find_obstacles
+from awac_pl.algorithms.iql import IQL
+from awac_pl.algorithms.rlpd import RLPD
+from tests.test_module import ACTION_DIM, OBSERVATION_DIM, make_chunk, make_module, train
 from tests.test_products import needs_onednn
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -108,11 +111,50 @@ def test_a_failed_compilation_costs_one_line(caplog: pytest.LogCaptureFixture, m
         return fail
 
     monkeypatch.setattr(torch, "compile", broken)
-    double = compiled(lambda value: 2 * value, "default")
+    double = compiled(lambda value: 2 * value)
     assert [double(1), double(2)] == [2, 4]
-    assert [record.message for record in caplog.records] == [
-        "model.compile: default failed, the updates run eagerly: no compiler"
-    ]
+    assert caplog.messages == ["model.compile: the compiler failed, the updates run without it: no compiler"]
+
+
+@pytest.mark.parametrize("part", ["forward", "backward"])
+def test_a_loss_that_cannot_be_compiled_costs_one_line(caplog, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    class Failing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, value):
+            if part == "forward":
+                raise RuntimeError("no compiler")
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise RuntimeError("no compiler")
+
+    def broken(function, **how):
+        def fail(*args, **kwargs):
+            loss, metrics = function(*args, **kwargs)
+            return Failing.apply(loss), metrics
+
+        return fail
+
+    trained = []
+    for mode in ("off", "default"):
+        monkeypatch.setattr(torch, "compile", broken)
+        torch.manual_seed(0)
+        module = IQL(observation_dim=OBSERVATION_DIM, action_dim=ACTION_DIM, compile=mode)
+        train(module, [make_chunk(5, seed=seed) for seed in range(2)])
+        trained.append(module.state_dict())
+    assert "model.compile: the compiler failed, the updates run without it: no compiler" in caplog.messages
+    torch.testing.assert_close(*trained, rtol=0, atol=0)
+
+
+def test_an_error_that_is_not_the_compilers_is_raised() -> None:
+    class Wrong(IQL):
+        def loss(self, batch, *, watch=True):
+            raise ValueError("mine")
+
+    module = Wrong(observation_dim=OBSERVATION_DIM, action_dim=ACTION_DIM, compile="off")
+    with pytest.raises(ValueError, match="mine"):
+        train(module, [make_chunk(5)])
 
 
 def test_the_loss_can_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,12 +212,27 @@ def test_a_failed_capture_costs_one_line(caplog: pytest.LogCaptureFixture) -> No
 
 
 class Replayed(StandIn):
-    """For a function whose outputs have no fixed names."""
+    """For the updates: outputs without fixed names, and gradients in memory of the graph's own.
+
+    A replay leaves ``grad`` as it finds it.
+    """
 
     def _capture(self, inputs):
         self.captures += 1
         outputs = TensorDict()
-        return lambda: outputs.update(self.function(inputs)), outputs
+        own = [torch.zeros_like(parameter) if parameter.requires_grad else None for parameter in self.parameters]
+        for parameter, gradient in zip(self.parameters, own, strict=True):
+            parameter.grad = gradient
+
+        def replay() -> None:
+            found = [parameter.grad for parameter in self.parameters]
+            outputs.update(self.function(inputs))
+            for parameter, gradient, before in zip(self.parameters, own, found, strict=True):
+                if gradient is not None:
+                    gradient.copy_(parameter.grad)
+                parameter.grad = before
+
+        return replay, outputs
 
 
 # The options of preset plus that change an update.
@@ -185,9 +242,12 @@ PLUS = {
 }  # fmt: skip
 
 
+LENGTHS = (6, 6, 6, 6, 3, 6, 3, 3, 6, 3, 6)  # each has its own graph
+
+
 @pytest.mark.parametrize("options", [{}, PLUS], ids=["default", "plus"])
 def test_the_modules_graph_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
-    chunks = [make_chunk(6, seed=seed) for seed in range(4)]
+    chunks = [make_chunk(length, seed=seed) for seed, length in enumerate(LENGTHS)]
     monkeypatch.setattr(module_file, "choose_mode", lambda *_: "graph")
     monkeypatch.setattr(module_file, "ChunkGraph", Replayed)
     captured = make_module(**options)
@@ -195,8 +255,53 @@ def test_the_modules_graph_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatc
     monkeypatch.undo()
     eager = make_module(**options, compile="off")
     train(eager, chunks)
-    assert captured._run.captures == 1
+    assert captured._run.captures == 2
     torch.testing.assert_close(eager.state_dict(), captured.state_dict(), rtol=0, atol=0)
+
+
+def in_doubles(chunk: TensorDict) -> TensorDict:
+    return chunk.apply(lambda column: column.double() if column.is_floating_point() else column)
+
+
+@pytest.mark.parametrize(
+    ("learner", "options"),
+    [(AWAC, {}), (AWAC, PLUS), (IQL, {}), (RLPD, {"actor_every": 3, "num_critics": 3}), (BC, {})],
+    ids=["awac", "plus", "iql", "rlpd", "bc"],
+)
+def test_a_compiled_loss_in_a_graph_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatch, learner, options) -> None:
+    """As on a CUDA device, but for the code that the compiler makes and for the graph itself."""
+    real, traced = torch.compile, []
+
+    def trace(function, **how):
+        traced.append(function)
+        return real(function, backend="aot_eager", **how)
+
+    trained = []
+    for mode in ("off", "default"):
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "compile", trace)
+            patched.setattr(module_file, "ChunkGraph", Replayed)
+            patched.setattr(module_file, "find_obstacles", lambda *_: {"graph": "", "by_hand": "a test"})
+            torch.manual_seed(0)
+            module = learner(observation_dim=OBSERVATION_DIM, action_dim=ACTION_DIM, compile=mode, **options)
+            train(module, [in_doubles(make_chunk(6, seed=seed)) for seed in range(5)], precision="64-true")
+        trained.append(module.state_dict())
+    assert len(traced) == 1
+    assert module._run.captures == 1
+    torch.testing.assert_close(*trained, rtol=1e-9, atol=1e-9)
+
+
+def test_a_changed_option_is_another_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Change(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            if batch_idx == 3:
+                pl_module.options = replace(pl_module.options, temperature=0.9)
+
+    monkeypatch.setattr(module_file, "choose_mode", lambda *_: "graph")
+    monkeypatch.setattr(module_file, "ChunkGraph", Replayed)
+    module = make_module()
+    train(module, [make_chunk(4, seed=seed) for seed in range(8)], callbacks=[Change()])
+    assert module._run.captures == 2
 
 
 class Freezing(Callback):
@@ -222,11 +327,25 @@ def test_networks_that_a_callback_changes_during_a_run_are_updated_eagerly(caplo
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("clip", [None, 0.3])
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "graph"])
+@pytest.mark.parametrize("mode", ["default", "graph"])
 @pytest.mark.parametrize("options", [{}, PLUS], ids=["default", "plus"])
-def test_every_mode_gives_the_same_numbers_on_a_gpu(mode: str, clip: float | None, options: dict[str, Any]) -> None:
+def test_every_mode_gives_the_same_numbers_on_a_gpu(monkeypatch, mode: str, clip: float | None, options) -> None:
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)  # a compiler draws other noise
     eager, other = make_module(**options, compile="off"), make_module(**options, compile=mode)
     for module in (eager, other):
         chunks = [make_chunk(5, seed=seed).cuda() for seed in range(4)]
         train(module, chunks, accelerator="gpu", gradient_clip_val=clip)
     torch.testing.assert_close(eager.state_dict(), other.state_dict(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_compiled_graph_draws_new_noise_at_every_replay() -> None:
+    module = make_module(**PLUS).cuda()
+    loss, chunk = compile_function(module.loss), make_chunk(2).cuda()
+
+    def losses(rows: TensorDict) -> TensorDict:
+        return TensorDict({"loss": torch.stack([loss(row, watch=False)[0].detach() for row in rows.unbind(0)])})
+
+    graph = ChunkGraph(losses)
+    drawn = torch.stack([graph(chunk)["loss"] for _ in range(6)])
+    assert len(set(drawn[:, 0].tolist())) == 6

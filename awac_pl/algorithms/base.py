@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from awac_pl.algorithms.compiling import ChunkGraph, CompileMode, choose_mode, compiled, find_obstacles
+from awac_pl.algorithms.compiling import ChunkGraph, CompileMode, choose_mode, compile_function, falling_back, find_obstacles
 from awac_pl.algorithms.losses import polyak_update
 from awac_pl.algorithms.resumable import ResumableModule
 from awac_pl.algorithms.trainer_flags import Clipping
@@ -56,9 +56,9 @@ class Learner(ResumableModule, ABC):
         actor_weight_decay: Adam's L2 penalty on the actor; other networks have none.
         compile: how updates are run; speed only. ``off`` is PyTorch's autograd. ``by_hand`` has AWAC's gradients written
             out (``fast_update.py``; not where callbacks watch gradients). ``graph`` captures the K updates of a chunk in a
-            CUDA graph. ``default`` and ``reduce-overhead`` are modes of ``torch.compile``, which takes up to a minute the
-            first time; ``default`` adds the graph where one is possible. ``auto`` is ``default`` on one CUDA device,
-            ``by_hand`` in one process on a CPU, and ``off`` elsewhere.
+            CUDA graph. ``default`` is ``torch.compile``, which takes up to a minute the first time, and the graph where one
+            is possible; the compiler draws other random numbers. ``auto`` is ``default`` on one CUDA device, ``by_hand`` in
+            one process on a CPU, and ``off`` elsewhere.
         matmul_engine: which library multiplies float32 matrices on a CPU: ``native`` is PyTorch's choice; ``auto`` is
             ``onednn`` on AMD processors with AVX-512 (``products.py``). Speed and rounding only.
         matmul_precision: of float32 products, as in ``torch.set_float32_matmul_precision``; ``high`` is TF32.
@@ -175,7 +175,7 @@ class Learner(ResumableModule, ABC):
         return False
 
     def fast_update(self, optimizer: torch.optim.Optimizer, mode: CompileMode) -> Callable[[TensorDict], TensorDict]:
-        """A function that runs a chunk's updates without autograd; ``mode`` is ``by_hand`` or one of ``torch.compile``."""
+        """A function that runs a chunk's updates without autograd; ``mode`` is ``by_hand`` or ``default``."""
         raise NotImplementedError
 
     def before_first_update(self, batch: TensorDict) -> None:
@@ -209,17 +209,17 @@ class Learner(ResumableModule, ABC):
         self._loss = self.loss
         self._networks = self._see_networks()
         self._run: Callable[[TensorDict], TensorDict] = self._updates
-        mode = self.compile_mode
-        if mode not in ("off", "graph") and not obstacles["by_hand"]:
+        if self.compile_mode in ("by_hand", "default") and not obstacles["by_hand"]:
             self._run = self._updates_by_hand
-        elif mode in ("default", "reduce-overhead"):
-            self._loss = compiled(self.loss, mode)
-        if mode == "graph" or (mode == "default" and not obstacles["graph"]):
-            self._run = ChunkGraph(self._updates)
+        elif self.compile_mode == "default":
+            self._loss = compile_function(self.loss)
+            self._run = falling_back(self._updates, self._leave_compiler)
+        if self.compile_mode == "graph" or (self.compile_mode == "default" and not obstacles["graph"]):
+            self._run = ChunkGraph(self._run, self.parameters(), lambda: getattr(self, "options", None))
 
     def on_train_epoch_start(self) -> None:
         """From an epoch before which a callback has changed the networks (pruned, frozen), run the updates eagerly."""
-        if self._run != self._updates and self._networks != self._see_networks():
+        if self.compile_mode != "off" and self._networks != self._see_networks():
             log.warning("model.compile: a callback has changed the networks; from now on the updates run eagerly")
             self.compile_mode, self._run, self._loss = "off", self._updates, self.loss
 
@@ -278,6 +278,11 @@ class Learner(ResumableModule, ABC):
                 optimizer.step()
                 self.move_targets()
         return TensorDict(metrics)
+
+    def _leave_compiler(self) -> bool:
+        """Whether there was a compiled loss to leave."""
+        was, self._loss = self._loss, self.loss
+        return was != self.loss
 
     def _updates_by_hand(self, chunk: TensorDict) -> TensorDict:
         """The same without autograd. Built at the first chunk: before, Lightning may still move the weights in memory."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 
 from awac_pl.errors import first_line
 
-CompileMode = Literal["auto", "off", "by_hand", "default", "reduce-overhead", "graph"]
+CompileMode = Literal["auto", "off", "by_hand", "default", "graph"]
 log = logging.getLogger(__name__)
 
 
@@ -59,44 +60,65 @@ def choose_mode(asked: CompileMode, obstacles: Mapping[str, str]) -> CompileMode
     return asked
 
 
-class ChunkGraph:
-    """A function of a TensorDict as a CUDA graph: two eager calls, then one capture, then replays of it.
+class _Graph(NamedTuple):
+    """What a capture leaves behind."""
 
-    Every call runs the function once. Each shape of a chunk has its own graph. tensordict's ``CudaGraphModule`` does not
-    serve: it runs the function before it captures it, and gradients then point into a graph that has not run yet.
+    inputs: TensorDict
+    replay: Callable[[], None]
+    outputs: TensorDict
+    gradients: list[Tensor | None]
+
+
+class ChunkGraph:
+    """A function of a TensorDict as CUDA graphs: two eager calls, then one capture, then replays of it.
+
+    Every call runs the function once. Each shape of a chunk, and each value of ``constants``, has its own graph.
+    tensordict's ``CudaGraphModule`` does not serve: it runs the function before it captures it, and gradients then point
+    into a graph that has not run yet.
 
     Args:
         function: of one TensorDict, returns a TensorDict; the other tensors that it uses keep their place in memory.
+        parameters: whose gradients the function leaves; after a replay they are that graph's.
+        constants: what else the function depends on; a graph cannot see it change.
     """
 
     WARMUP = 2
 
-    def __init__(self, function: Callable[[TensorDict], TensorDict]) -> None:
-        self.function = function
-        self._calls: Counter[torch.Size] = Counter()  # with chunks of each shape
+    def __init__(
+        self,
+        function: Callable[[TensorDict], TensorDict],
+        parameters: Iterable[Tensor] = (),
+        constants: Callable[[], Hashable] = lambda: None,
+    ) -> None:
+        self.function, self.constants = function, constants
+        self.parameters = list(parameters)
+        self._calls: Counter[Hashable] = Counter()
         self._failed = False
-        self._graphs: dict[torch.Size, tuple[TensorDict, Callable[[], None], TensorDict]] = {}  # inputs, replay, outputs
+        self._graphs: dict[Hashable, _Graph] = {}
 
     def __call__(self, chunk: TensorDict) -> TensorDict:
         """Run it."""
-        shape = chunk.shape
-        self._calls[shape] += 1
+        kind = (chunk.shape, self.constants())
+        self._calls[kind] += 1
         if self._failed:
             return self.function(chunk)
-        if self._calls[shape] <= self.WARMUP:  # here a compiler sees the shape first
+        if self._calls[kind] <= self.WARMUP:  # here a compiler sees this kind first
             return self._warm_up(chunk)
-        if shape not in self._graphs:
+        if kind not in self._graphs:
             inputs = chunk.clone()
             try:
-                self._graphs[shape] = (inputs, *self._capture(inputs))
+                replay, outputs = self._capture(inputs)
             except Exception as error:
                 log.warning("model.compile: the CUDA graph failed, the updates run eagerly: %s", first_line(error))
                 self._failed = True
                 return self.function(chunk)
-        inputs, replay, outputs = self._graphs[shape]
-        inputs.copy_(chunk)
-        replay()
-        return outputs.clone()
+            self._graphs[kind] = _Graph(inputs, replay, outputs, [parameter.grad for parameter in self.parameters])
+        graph = self._graphs[kind]
+        graph.inputs.copy_(chunk)
+        graph.replay()
+        for parameter, gradient in zip(self.parameters, graph.gradients, strict=True):
+            parameter.grad = gradient
+        return graph.outputs.clone()
 
     def _warm_up(self, chunk: TensorDict) -> TensorDict:
         stream = torch.cuda.Stream()
@@ -113,26 +135,42 @@ class ChunkGraph:
         return graph.replay, outputs
 
 
-def compiled(function: Callable[..., Any], mode: CompileMode) -> Callable[..., Any]:
-    """``torch.compile`` at the first call; if that fails, one warning and the function itself.
+def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.compile``. Numbers that are no tensors are constants, each new value compiles anew.
 
     The compiler draws random numbers of its own, from PyTorch's seed. Its option ``fallback_random`` would draw PyTorch's,
     but gives every draw of one shape the same numbers where gradients are needed (seen with torch 2.13).
     """
-    run: Callable[..., Any] = torch.compile(function, mode=mode, dynamic=False)  # its floats, too, are constants
-    first = True
+    return torch.compile(function, dynamic=False)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``compile_function``; if that fails, the function itself."""
+    run = compile_function(function)
+
+    def leave() -> bool:
+        nonlocal run
+        was, run = run, function
+        return was is not function
+
+    return falling_back(lambda *args, **kwargs: run(*args, **kwargs), leave)
+
+
+def falling_back(run: Callable[..., Any], leave_compiler: Callable[[], bool]) -> Callable[..., Any]:
+    """``run``. If it fails, as compiled code does in its first calls, forward or backward: one warning, and again without.
+
+    Args:
+        run: calls something that is compiled.
+        leave_compiler: has it call what is not compiled from now on; False if it does so already.
+    """
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal run, first
         try:
-            result = run(*args, **kwargs)
+            return run(*args, **kwargs)
         except Exception as error:
-            if not first:
+            if not leave_compiler():
                 raise
-            log.warning("model.compile: %s failed, the updates run eagerly: %s", mode, first_line(error))
-            run = function
-            result = run(*args, **kwargs)
-        first = False
-        return result
+            log.warning("model.compile: the compiler failed, the updates run without it: %s", first_line(error))
+            return run(*args, **kwargs)
 
     return call

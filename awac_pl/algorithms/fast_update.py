@@ -49,11 +49,11 @@ class FastUpdate:
     Args:
         learner: whose networks learn; its options may change between chunks.
         optimizer: its optimizer; after each chunk its state is as if it had made every step.
-        mode: ``by_hand``, or a mode of ``torch.compile`` for the gradients.
+        mode: ``by_hand``, or ``default`` for compiled gradients.
     """
 
     def __init__(self, learner: AWAC, optimizer: torch.optim.Adam, mode: CompileMode) -> None:
-        self._gradients = self.gradients if mode == "by_hand" else compiled(self.gradients, mode)
+        self._gradients = self.gradients if mode == "by_hand" else compiled(self.gradients)
         self.learner, self.max_output = learner, learner.critics.max_output
         actor, critics = learner.actor, learner.critics
         by_onednn = mode == "by_hand" and actor.std_logit.dtype == torch.float32  # it takes no doubles and is not compiled
