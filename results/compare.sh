@@ -6,14 +6,18 @@
 #   awac data import relocate_noisy.npz --task relocate --to awac/relocate/noisy-v0
 #   results/compare.sh plus door 121
 #   python results/keep.py runs/methods/* --to methods                                     # then the figures and tables
+#   python results/keep.py runs/replication/* --to replication
 #
-# METHOD: plus, awac, iql, rlpd, bc; default, paper, rlkit. TASK: pen, door, relocate. Each seed clones its own policy; all
-# methods of a task and seed share the clone's 500 episodes (default, paper and rlkit their own, which is not normalised).
+# METHOD: plus, awac, iql, rlpd, bc (runs/methods); default, paper, rlkit (runs/replication). TASK: pen, door, relocate. Each
+# seed clones its own policy. plus, awac, iql and rlpd share the clone's 500 episodes; default and paper share others, of a
+# clone whose observations are not normalised, and rlkit has its own, whose actions are not clipped.
 set -euo pipefail
+shared=${MINARI_DATASETS_PATH:-$HOME/.minari/datasets}
+[[ $shared = /* ]] || shared=$PWD/$shared
 cd "$(dirname "$0")/.."
 method=$1 task=$2 seed=$3
 shift 3
-name=human-v0 cloned=cloned-normalized-v0 options=()
+set=methods name=human-v0 cloned=cloned-normalized-v0 options=()
 [ "$task" = relocate ] && name=noisy-v0 && options+=(--data.num_demonstrations=10)
 case $method in
     plus) options+=(--preset plus) ;;
@@ -21,14 +25,13 @@ case $method in
     iql) options+=(--algorithm iql --preset comparison) ;;
     rlpd) options+=(--algorithm rlpd --preset comparison --trainer.max_epochs=100) ;;
     bc) options+=(--algorithm bc --preset comparison --trainer.max_epochs=5) ;;
-    default | paper | rlkit) options+=(--preset "$method") cloned=cloned-v0 ;;
+    default | paper | rlkit) options+=(--preset "$method") set=replication cloned=cloned-v0 ;;
     *) echo "unknown method '$method'" >&2 && exit 2 ;;
 esac
 datasets=awac/$task/$name,awac/$task/$cloned
 [ "$method" = bc ] && datasets=awac/$task/$name
-shared=${MINARI_DATASETS_PATH:-$HOME/.minari/datasets}
 export MINARI_DATASETS_PATH=$PWD/runs/datasets/$task-$seed-$cloned OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 mkdir -p "$MINARI_DATASETS_PATH/awac/$task"
-cp -rn "$shared/awac/$task/$name" "$MINARI_DATASETS_PATH/awac/$task/"
+[ -d "$MINARI_DATASETS_PATH/awac/$task/$name" ] || cp -r "$shared/awac/$task/$name" "$MINARI_DATASETS_PATH/awac/$task/"
 exec awac fit --task "$task" "${options[@]}" "--data.datasets=[$datasets]" --data.clone_seed="$seed" \
-    --seed_everything="$seed" --run_dir="runs/methods/$method-$task-$seed" "$@"
+    --seed_everything="$seed" --run_dir="runs/$set/$method-$task-$seed" "$@"

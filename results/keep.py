@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -32,18 +32,34 @@ def keep(folder: Path, target: Path, cut_off: bool, commit: str | None) -> None:
     run = read_run(folder)
     if not run.finished and not cut_off:
         raise AwacError(f"{folder} is no result: {run.status}; --cut_off keeps it, and the report says so")
-    config = (folder / "config.yaml").read_text()
-    there, here = str(yaml.safe_load(config)["run_dir"]), f"runs/{folder.name}"
-    command = [word.replace(there, here) for word in shlex.split(shown_command(run.manifest["command"]))]
-    manifest = {**run.manifest, "command": command}
+    if not run.config or not run.rows:
+        raise AwacError(f"{folder} is no result: no config.yaml, or no epoch in metrics.csv")
+    place = f"runs/{target.name}"
+    config = {**run.config, "run_dir": place}
+    config["trainer"] = {**config.get("trainer", {}), "default_root_dir": place}
+    config["checkpoint"] = {**config.get("checkpoint", {}), "dirpath": f"{place}/checkpoints"}
+    manifest = {**run.manifest, "command": anonymous(run.manifest["command"], place)}
+    if "commands" in manifest:
+        manifest["commands"] = [anonymous(command, place) for command in manifest["commands"]]
     manifest["datasets"] = [{key: value for key, value in facts.items() if key != "path"} for facts in manifest["datasets"]]
-    manifest.pop("commands", None)
     if commit is not None:
         manifest["tags"] = {**manifest["tags"], "commit": commit}
     target.mkdir(parents=True, exist_ok=True)
     (target / "metrics.csv").write_bytes((folder / "metrics.csv").read_bytes())
-    (target / "config.yaml").write_text(config.replace(there, here))
+    (target / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (target / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def anonymous(command: Sequence[str], place: str) -> list[str]:
+    """A recorded command with another run folder, and without the folder of its program."""
+    words = shlex.split(shown_command(command))
+    for index, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        if name in ("--run_dir", "--resume") and equals:
+            words[index] = f"{name}={place}"
+        elif index and words[index - 1] in ("--run_dir", "--resume"):
+            words[index] = place
+    return words
 
 
 def sets() -> Iterator[Path]:
@@ -55,14 +71,20 @@ def main() -> None:
     """Keep, draw, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, help="run folders, one per seed")
-    parser.add_argument("--to", help="folder of results to keep them in")
+    parser.add_argument("--to", help="folder within results/ to keep them in")
     parser.add_argument("--cut_off", action="store_true", help="keep runs that have not reached their end, too")
     parser.add_argument("--commit", help="of runs that were made from a copy without git")
     options = parser.parse_args()
     if bool(options.runs) != bool(options.to):
         parser.error("runs and --to go together")
-    for folder in options.runs:
-        keep(folder, RESULTS / options.to / folder.name, options.cut_off, options.commit)
+    names = [folder.resolve().name for folder in options.runs]
+    if len(set(names)) < len(names):
+        parser.error("two run folders have the same name")
+    try:
+        for folder, name in zip(options.runs, names, strict=True):
+            keep(folder, RESULTS / options.to / name, options.cut_off, options.commit)
+    except AwacError as error:
+        parser.error(str(error))
     for folder in sets():
         if options.to is not None and folder != RESULTS / options.to:
             continue
@@ -71,7 +93,7 @@ def main() -> None:
         for task in dict.fromkeys(group.task for group in groups):
             own = [group for group in groups if group.task == task]
             alone = len(own) == len(groups)
-            path = folder.with_suffix(".png") if alone else folder / f"{task}.png"
+            path = folder.with_name(f"{folder.name}.png") if alone else folder / f"{task}.png"
             save(draw(own, "success_rate", compare=not alone, labels=() if alone else labels), path)
         print(f"\n## {folder.relative_to(RESULTS)}\n")
         print("\n".join(table.markdown() for table in result_tables(runs, groups)))

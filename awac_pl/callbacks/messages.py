@@ -86,10 +86,10 @@ def measures(metrics: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:<26} {text}" for name, text in texts.items())
 
 
-def summary(rows: Sequence[Mapping[str, float]], cloning: Mapping[str, Any]) -> list[str]:
-    """The success rate after each stage of a run that has ended."""
+def summary(rows: Sequence[Mapping[str, float]], cloning: Mapping[str, Any], offline_updates: int) -> list[str]:
+    """The success rate after each stage of a run that has ended, with so many updates of pretraining."""
     evaluated = [row for row in rows if "eval/success_rate" in row]
-    offline = [row for row in evaluated if row["env_steps"] == 0]
+    offline = [row for row in evaluated if row["env_steps"] == 0 and row["updates"] >= offline_updates]
     online = [row for row in evaluated if row["env_steps"] > 0]
     stages = [("after cloning", cloning.get("success_deterministic"), cloning.get("evaluation_episodes", 0))]
     for name, of_stage in (("after pretraining", offline), ("after fine-tuning", online)):

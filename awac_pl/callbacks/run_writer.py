@@ -185,7 +185,7 @@ class RunWriter(Callback):
 
     def summary(self, trainer: lightning.Trainer) -> str:
         """The success rate after each stage, and where to find the run."""
-        lines = ["", *summary(self.rows, self._manifest["cloning"] or {})]
+        lines = ["", *summary(self.rows, self._manifest["cloning"] or {}, self._manifest["offline_updates"])]
         lines += ["", f"run folder  {trainer.default_root_dir}"]
         lines += [f"MLflow      {logger.how_to_look}" for logger in _uploading(trainer)]
         return "\n".join(lines)
