@@ -1,7 +1,7 @@
 """Keep runs as results, and draw the figures from what is kept.
 
     python results/keep.py                                                          # every figure, every table
-    python results/keep.py runs/results/pen-quick-seed* --to quick/pen-quick        # first copies these runs there
+    python results/keep.py runs/results/pen-quick-seed* --to quick-before/pen-quick        # first copies these runs there
     python results/keep.py runs/door-plus-seed1 --to methods --cut_off              # a run that has not reached its end
 
 A run is kept as its configuration, manifest and metrics, in a folder that ``awac report`` reads like any other run.

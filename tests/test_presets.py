@@ -50,6 +50,12 @@ def test_a_preset_of_ones_own_names_its_runs() -> None:
         ]  # fmt: skip
 
 
+def test_quick_is_the_short_form_of_plus() -> None:
+    quick, plus = (yaml.safe_load((shipped() / f"preset/{name}.yaml").read_text()) for name in ("quick", "plus"))
+    assert (quick["data"], quick["model"]) == (plus["data"], plus["model"])
+    assert quick["trainer"]["max_epochs"] < plus["trainer"]["max_epochs"]
+
+
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(AwacError, match=r"unknown preset 'plsu': no file .*plsu.yaml. Did you mean 'plus'\?"):
         run(["fit", "--task=pen", "--preset=plsu"])
