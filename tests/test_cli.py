@@ -141,7 +141,7 @@ def test_the_real_pen_task_on_a_small_budget(workplace: Path, capsys: pytest.Cap
     datasets = json.loads((workplace / "here/manifest.json").read_text())["datasets"]
     assert [(entry["id"], entry["episodes"]) for entry in datasets] == [
         ("awac/pen/expert-v0", 3),
-        ("awac/pen/cloned-3-v0", 4),
+        ("awac/pen/cloned-3-normalized-v0", 4),
     ]
 
 
