@@ -1,8 +1,8 @@
 """Keep runs as results, and draw the figures from what is kept.
 
-    python results/keep.py                                                          # every figure, every table
-    python results/keep.py runs/results/pen-quick-seed* --to quick-before/pen-quick        # first copies these runs there
-    python results/keep.py runs/door-plus-seed1 --to methods --cut_off              # a run that has not reached its end
+    python results/keep.py                                              # every figure, every table
+    python results/keep.py runs/methods/* --to methods                  # first copies these runs there
+    python results/keep.py runs/methods/* --to methods --cut_off        # those that have not reached their end, too
 
 A run is kept as its configuration, manifest and metrics, in a folder that ``awac report`` reads like any other run.
 """
@@ -54,11 +54,9 @@ def anonymous(command: Sequence[str], place: str) -> list[str]:
     """A recorded command with another run folder, and without the folder of its program."""
     words = shlex.split(shown_command(command))
     for index, word in enumerate(words):
-        name, equals, _ = word.partition("=")
-        if name in ("--run_dir", "--resume") and equals:
-            words[index] = f"{name}={place}"
-        elif index and words[index - 1] in ("--run_dir", "--resume"):
-            words[index] = place
+        name, equals, value = word.partition("=") if word.startswith("--") else (words[index - 1], "", word)
+        if name in ("--run_dir", "--resume") and value not in ("", "auto"):
+            words[index] = f"{name}={place}" if equals else place
     return words
 
 

@@ -16,7 +16,7 @@ from awac_pl.algorithms.bc import BC
 from awac_pl.algorithms.compiling import ChunkGraph, choose_mode, compile_function, compiled, find_obstacles
 from awac_pl.algorithms.iql import IQL
 from awac_pl.algorithms.rlpd import RLPD
-from tests.test_module import ACTION_DIM, OBSERVATION_DIM, make_chunk, make_module, train
+from tests.test_module import ACTION_DIM, OBSERVATION_DIM, double_chunk, make_chunk, make_module, train
 from tests.test_products import needs_onednn
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -259,10 +259,6 @@ def test_the_modules_graph_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(eager.state_dict(), captured.state_dict(), rtol=0, atol=0)
 
 
-def in_doubles(chunk: TensorDict) -> TensorDict:
-    return chunk.apply(lambda column: column.double() if column.is_floating_point() else column)
-
-
 @pytest.mark.parametrize(
     ("learner", "options"),
     [(AWAC, {}), (AWAC, PLUS), (IQL, {}), (RLPD, {"actor_every": 3, "num_critics": 3}), (BC, {})],
@@ -284,7 +280,7 @@ def test_a_compiled_loss_in_a_graph_gives_the_same_numbers(monkeypatch: pytest.M
             patched.setattr(module_file, "find_obstacles", lambda *_: {"graph": "", "by_hand": "a test"})
             torch.manual_seed(0)
             module = learner(observation_dim=OBSERVATION_DIM, action_dim=ACTION_DIM, compile=mode, **options)
-            train(module, [in_doubles(make_chunk(6, seed=seed)) for seed in range(5)], precision="64-true")
+            train(module, [double_chunk(6, seed=seed) for seed in range(5)], precision="64-true")
         trained.append(module.state_dict())
     assert len(traced) == 1
     assert module._run.captures == 1

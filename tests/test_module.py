@@ -40,6 +40,10 @@ def make_chunk(num_batches: int, seed: int = 0, batch: int = BATCH) -> TensorDic
     )
 
 
+def double_chunk(num_batches: int, seed: int = 0) -> TensorDict:
+    return make_chunk(num_batches, seed).apply(lambda column: column.double() if column.is_floating_point() else column)
+
+
 class Chunks(lightning.LightningDataModule):
     """Chunks that were made beforehand."""
 

@@ -12,7 +12,7 @@ from awac_pl.algorithms.checkpoints import check_module
 from awac_pl.algorithms.critics import CriticEnsemble
 from awac_pl.policies import products
 from awac_pl.policies.actor import Actor
-from tests.test_module import make_chunk, make_module, train
+from tests.test_module import double_chunk, make_chunk, make_module, train
 
 HAS_ONEDNN = not products._obstacle()
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this PyTorch has no oneDNN")
@@ -134,7 +134,7 @@ def test_updates_are_the_same(mode: str) -> None:
 @needs_onednn
 @pytest.mark.parametrize("mode", ["off", "by_hand"])
 def test_doubles_are_left_to_pytorch(mode: str) -> None:
-    chunk = make_chunk(5).apply(lambda column: column.double() if column.is_floating_point() else column)
+    chunk = double_chunk(5)
     native, onednn = (make_module(matmul_engine=engine, compile=mode) for engine in ("native", "onednn"))
     for module in (native, onednn):
         train(module, [chunk], precision="64-true")

@@ -30,7 +30,7 @@ from awac_pl.runs.manifest import read_manifest
 from awac_pl.runs.metrics import read_metrics
 from tests.conftest import REACH, ROOT
 from tests.run_folders import make_rows, make_run
-from tests.test_module import ACTION_DIM, OBSERVATION_DIM, Chunks, make_chunk, train
+from tests.test_module import ACTION_DIM, OBSERVATION_DIM, Chunks, double_chunk, make_chunk, train
 
 CLOSE = {"rtol": 1e-7, "atol": 1e-9}
 
@@ -42,10 +42,6 @@ def make(algorithm: type[Learner], **options) -> Learner:
         observation_dim=OBSERVATION_DIM, action_dim=ACTION_DIM, actor_hidden_sizes=(16, 16), actor_weight_decay=0.0,
         **critics, **options,
     )  # fmt: skip
-
-
-def double_chunk(updates: int, seed: int = 0):
-    return make_chunk(updates, seed).apply(lambda column: column.double() if column.is_floating_point() else column)
 
 
 def network(weights: list[Tensor], biases: list[Tensor], norm: bool = False) -> nn.Sequential:

@@ -430,3 +430,8 @@ def test_the_kept_results_say_what_the_readme_says() -> None:
     assert row["after cloning"] == "0.825 (0.793 to 0.853)"
     assert row["after pretraining"] == "0.903 (0.877 to 0.924)"
     assert row["after fine-tuning"] == "0.948 (0.928 to 0.963)"
+    (row,) = cells(results([KEPT / "quick/pen"]), "Success at each stage")
+    assert (row["seeds"], row["after fine-tuning"]) == ("3", "0.950 (0.919 to 0.969)")
+    rows = cells(results([KEPT / "methods"]), "Success at each stage")
+    at_the_end = {row["task"]: row["at 100k steps"].split()[0] for row in rows if row["preset"] == "AWAC, preset plus"}
+    assert at_the_end == {"door": "0.922", "pen": "0.930", "relocate": "0.987"}

@@ -31,7 +31,7 @@ Measure = Literal["success_rate", "episode_return"]
 LABELS: dict[Measure, str] = {"success_rate": "success rate (any step)", "episode_return": "average return of an episode"}
 INK = "#1b1e23"
 GRAY = "#808080"
-#: Okabe and Ito's colours, then three of Tol's, distinct for colour-blind readers; lines and marks are distinct without.
+#: Okabe and Ito's colours, then three of Tol's, for colour-blind readers; lines and marks are distinct without colour.
 STYLES = (
     ("#0072b2", "-", "o"), ("#d55e00", (0, (5, 1.5)), "s"), ("#009e73", (0, (4, 1.2, 1, 1.2)), "^"),
     ("#cc79a7", (0, (1.2, 1)), "D"), ("#e69f00", (0, (7, 1.5, 1, 1.5, 1, 1.5)), "v"), ("#56b4e9", (0, (2.5, 1)), "P"),
