@@ -125,7 +125,7 @@ def test_a_run_ended_by_a_signal_goes_on_to_the_bit(
 
 #: The main thread gets no signal, as where it waits in C; below it is a process that has stopped.
 STUCK = """
-import signal, subprocess, time
+import os, signal, subprocess, time
 from awac_pl.parallel import interruption
 interruption.PATIENCE = 2.0
 with interruption.handled():
@@ -134,7 +134,7 @@ with interruption.handled():
     other = subprocess.Popen(["sh", "-c", "trap 'echo told; exit' USR2; echo ready; while :; do sleep 0.05; done"])
     interruption.relay_to(lambda: [other.pid])
     signal.pthread_sigmask(signal.SIG_BLOCK, interruption.SIGNALS)
-    print(child.pid, flush=True)
+    os.write(1, f"{child.pid}\\n".encode())  # one write: the other process writes to the same pipe
     time.sleep(60)
 """
 
