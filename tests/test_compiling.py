@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -116,8 +117,9 @@ def test_a_failed_compilation_costs_one_line(caplog: pytest.LogCaptureFixture, m
     assert caplog.messages == ["model.compile: the compiler failed, the updates run without it: no compiler"]
 
 
+@pytest.mark.parametrize("first", [0, 3], ids=["at once", "in the middle of a chunk"])
 @pytest.mark.parametrize("part", ["forward", "backward"])
-def test_a_loss_that_cannot_be_compiled_costs_one_line(caplog, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+def test_a_loss_that_cannot_be_compiled_costs_one_line(caplog, monkeypatch, part: str, first: int) -> None:
     class Failing(torch.autograd.Function):
         @staticmethod
         def forward(ctx, value):
@@ -130,9 +132,11 @@ def test_a_loss_that_cannot_be_compiled_costs_one_line(caplog, monkeypatch: pyte
             raise RuntimeError("no compiler")
 
     def broken(function, **how):
+        calls = itertools.count()
+
         def fail(*args, **kwargs):
             loss, metrics = function(*args, **kwargs)
-            return Failing.apply(loss), metrics
+            return Failing.apply(loss) if next(calls) >= first else loss, metrics
 
         return fail
 

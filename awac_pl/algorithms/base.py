@@ -206,14 +206,14 @@ class Learner(ResumableModule, ABC):
         device, ranks = self.trainer.strategy.root_device, self.trainer.world_size
         obstacles = find_obstacles(device, str(self.trainer.precision), ranks, self.is_plain())
         self.compile_mode = choose_mode(self._compile, obstacles)
-        self._loss = self.loss
+        self._loss, self._gradients = self.loss, self._find_gradients
         self._networks = self._see_networks()
         self._run: Callable[[TensorDict], TensorDict] = self._updates
         if self.compile_mode in ("by_hand", "default") and not obstacles["by_hand"]:
             self._run = self._updates_by_hand
         elif self.compile_mode == "default":
             self._loss = compile_function(self.loss)
-            self._run = falling_back(self._updates, self._leave_compiler)
+            self._gradients = falling_back(self._find_gradients, self._leave_compiler)
         if self.compile_mode == "graph" or (self.compile_mode == "default" and not obstacles["graph"]):
             self._run = ChunkGraph(self._run, self.parameters(), lambda: getattr(self, "options", None))
 
@@ -262,15 +262,11 @@ class Learner(ResumableModule, ABC):
 
     def _updates(self, chunk: TensorDict) -> TensorDict:
         """All updates of a chunk except the optimizer's last step; returns the last update's metrics."""
-        optimizer = self.optimizers().optimizer  # type: ignore[union-attr]
-        last = len(chunk) - 1
+        optimizer, last = self.optimizers().optimizer, len(chunk) - 1  # type: ignore[union-attr]
         for index, batch in enumerate(chunk.unbind(0)):
             self.actor_turn = (index + 1) % self.actor_every == 0
-            watch = index == last
-            loss_of = self.loss if watch and last else self._loss  # compiled once, without the metrics
-            loss, metrics = loss_of(batch, watch=watch)
-            optimizer.zero_grad()
-            self.manual_backward(loss)
+            compiled = index < last or not last  # once for all updates, without the metrics
+            metrics = self._gradients(batch, watch=index == last, compiled=compiled)
             for parameter in [] if self.actor_turn else self.delayed:
                 parameter.grad = None  # the optimizer passes it over
             self.clip(optimizer)
@@ -278,6 +274,13 @@ class Learner(ResumableModule, ABC):
                 optimizer.step()
                 self.move_targets()
         return TensorDict(metrics)
+
+    def _find_gradients(self, batch: TensorDict, *, watch: bool, compiled: bool) -> dict[str, Tensor]:
+        """Of one batch, and its metrics. No weight moves, so it may be repeated."""
+        loss, metrics = (self._loss if compiled else self.loss)(batch, watch=watch)
+        self.optimizers().optimizer.zero_grad()  # type: ignore[union-attr]
+        self.manual_backward(loss)
+        return metrics
 
     def _leave_compiler(self) -> bool:
         """Whether there was a compiled loss to leave."""
