@@ -1,8 +1,8 @@
 """Keep runs as results, and draw the figures from what is kept.
 
-    python results/keep.py                                              # every figure, every table
-    python results/keep.py runs/methods/* --to methods                  # first copies these runs there
-    python results/keep.py runs/methods/* --to methods --cut_off        # those that have not reached their end, too
+    python results/keep.py                             # every figure, every table, and the tables of results/README.md
+    python results/keep.py runs/methods/* --to methods                # first copies these runs there
+    python results/keep.py runs/methods/* --to methods --cut_off      # those that have not reached their end, too
 
 A run is kept as its configuration, manifest and metrics, in a folder that ``awac report`` reads like any other run.
 """
@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import yaml
@@ -22,9 +23,10 @@ from awac_pl.report.figures import draw, save
 from awac_pl.report.tables import result_tables
 from awac_pl.runs.grouping import group_runs
 from awac_pl.runs.manifest import shown_command
-from awac_pl.runs.reading import read_run, read_runs
+from awac_pl.runs.reading import Run, read_run, read_runs
 
 RESULTS = Path(__file__).parent
+README = RESULTS / "README.md"
 
 
 def keep(folder: Path, target: Path, cut_off: bool, commit: str | None) -> None:
@@ -60,6 +62,61 @@ def anonymous(command: Sequence[str], place: str) -> list[str]:
     return words
 
 
+#: The tables of results/README.md, by folder: the environment steps that have a column, in thousands.
+COLUMNS = {"methods": (0, 25, 50, 100, 200, 300), "replication": (0, 25, 50, 75)}
+TASKS = {"door": "human door", "pen": "human pen", "relocate": "relocate"}
+METHODS = {"plus": "**`plus`**", "awac": "AWAC", "iql": "IQL", "rlpd": "RLPD", "bc": "BC"}
+METHODS |= {preset: f"`{preset}`" for preset in ("default", "rlkit", "paper")}
+
+
+def success_by_steps(runs: Sequence[Run], columns: Sequence[int]) -> str:
+    """A table in Markdown: a row per task and method, and in its cells one number per seed.
+
+    The runs are named METHOD-TASK-SEED, as ``compare.sh`` does it. An evaluation counts for a column if it came at its steps
+    or up to a tenth later; those of 100 episodes are bold.
+    """
+    heads = ["", "seeds", "clone", *(f"{thousands}k" if thousands else "0" for thousands in columns), "last, at"]
+    rows = [heads, ["---"] * len(heads)]
+    for task, method in product(TASKS, METHODS):
+        own = sorted((run for run in runs if run.name.startswith(f"{method}-{task}-")), key=lambda run: int(run.seed))
+        if not own:
+            continue
+        cells = [[_short(run.cloned[0]) if run.cloned else "" for run in own]]
+        cells += [[_at(run, 1000 * thousands) for run in own] for thousands in columns]
+        cells += [[_last(run.evaluations[-1]) for run in own]]
+        texts = [", ".join(cell or "-" for cell in row) if any(row) else "" for row in cells]
+        rows.append([f"{TASKS[task]}: {METHODS[method]}", ", ".join(run.seed for run in own), *texts])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _at(run: Run, steps: int) -> str:
+    """The success of a run's first evaluation at these steps or up to a tenth later; at 0 only after all of pretraining."""
+    for row in run.evaluations:
+        if row["updates"] >= run.pretraining_updates and steps <= row["env_steps"] <= 1.1 * steps:
+            return _success(row)
+    return ""
+
+
+def _last(row: Mapping[str, float]) -> str:
+    return _success(row) + (f" {row['env_steps'] / 1000:.0f}k" if row["env_steps"] else "")
+
+
+def _success(row: Mapping[str, float]) -> str:
+    success = _short(row["eval/success_rate"])
+    return f"**{success}**" if row["eval/episodes"] >= 100 else success
+
+
+def _short(rate: float) -> str:
+    return f"{rate:.2f}".removeprefix("0").replace("1.00", "1.0")
+
+
+def fill(page: str, folder: str, table: str) -> str:
+    """The page with another table between the marks of that folder."""
+    start, end = f"<!-- {folder}: made by keep.py -->\n", f"\n<!-- end of {folder} -->"
+    before, rest = page.split(start)
+    return before + start + table + end + rest.split(end)[1]
+
+
 def sets() -> Iterator[Path]:
     """The folders whose folders are runs."""
     yield from sorted({path.parents[1] for path in RESULTS.rglob("manifest.json")})
@@ -93,6 +150,9 @@ def main() -> None:
             alone = len(own) == len(groups)
             path = folder.with_name(f"{folder.name}.png") if alone else folder / f"{task}.png"
             save(draw(own, "success_rate", compare=not alone, labels=() if alone else labels), path)
+        if folder.name in COLUMNS:
+            table = success_by_steps(runs, COLUMNS[folder.name])
+            README.write_text(fill(README.read_text(), folder.name, table))
         print(f"\n## {folder.relative_to(RESULTS)}\n")
         print("\n".join(table.markdown() for table in result_tables(runs, groups)))
 
