@@ -63,7 +63,7 @@ def anonymous(command: Sequence[str], place: str) -> list[str]:
 
 
 #: The tables of results/README.md, by folder: the environment steps that have a column, in thousands.
-COLUMNS = {"methods": (0, 25, 50, 100, 200, 300), "replication": (0, 25, 50, 75)}
+COLUMNS = {"methods": (0, 25, 50, 75, 100), "longer": (0, 50, 100, 150, 200, 250, 300), "replication": (0, 25, 50, 75)}
 TASKS = {"door": "human door", "pen": "human pen", "relocate": "relocate"}
 METHODS = {"plus": "**`plus`**", "awac": "AWAC", "iql": "IQL", "rlpd": "RLPD", "bc": "BC"}
 METHODS |= {preset: f"`{preset}`" for preset in ("default", "rlkit", "paper")}
