@@ -20,10 +20,11 @@ import yaml
 
 from awac_pl.errors import AwacError
 from awac_pl.report.figures import draw, save
-from awac_pl.report.tables import result_tables
+from awac_pl.report.tables import Table, result_tables
 from awac_pl.runs.grouping import group_runs
 from awac_pl.runs.manifest import shown_command
 from awac_pl.runs.reading import Run, read_run, read_runs
+from awac_pl.runs.summary import evaluation_at
 
 RESULTS = Path(__file__).parent
 README = RESULTS / "README.md"
@@ -76,7 +77,7 @@ def success_by_steps(runs: Sequence[Run], columns: Sequence[int]) -> str:
     or up to a tenth later; those of 100 episodes are bold.
     """
     heads = ["", "seeds", "clone", *(f"{thousands}k" if thousands else "0" for thousands in columns), "last, at"]
-    rows = [heads, ["---"] * len(heads)]
+    rows = []
     for task, method in product(TASKS, METHODS):
         own = sorted((run for run in runs if run.name.startswith(f"{method}-{task}-")), key=lambda run: int(run.seed))
         if not own:
@@ -86,15 +87,12 @@ def success_by_steps(runs: Sequence[Run], columns: Sequence[int]) -> str:
         cells += [[_last(run.evaluations[-1]) for run in own]]
         texts = [", ".join(cell or "-" for cell in row) if any(row) else "" for row in cells]
         rows.append([f"{TASKS[task]}: {METHODS[method]}", ", ".join(run.seed for run in own), *texts])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return Table(title="", columns=heads, rows=rows).bare_markdown()
 
 
 def _at(run: Run, steps: int) -> str:
-    """The success of a run's first evaluation at these steps or up to a tenth later; at 0 only after all of pretraining."""
-    for row in run.evaluations:
-        if row["updates"] >= run.pretraining_updates and steps <= row["env_steps"] <= 1.1 * steps:
-            return _success(row)
-    return ""
+    row = evaluation_at([row for row in run.evaluations if run.axis(row) >= 0], steps)  # at 0: after all of pretraining
+    return _success(row) if row else ""
 
 
 def _last(row: Mapping[str, float]) -> str:

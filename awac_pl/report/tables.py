@@ -37,13 +37,16 @@ class Table:
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown, under a heading."""
+        return "\n".join([f"### {self.title}", "", self.bare_markdown(), *(["", self.note] if self.note else []), ""])
+
+    def bare_markdown(self) -> str:
+        """The same without heading and note."""
 
         def line(cells: Sequence[str]) -> str:
             escaped = (str(escape(" ".join(cell.split()))).replace("|", "\\|") for cell in cells)
             return f"| {' | '.join(escaped)} |"
 
-        lines = [f"### {self.title}", "", line(self.columns), "|" + "---|" * len(self.columns), *map(line, self.rows)]
-        return "\n".join([*lines, *(["", self.note] if self.note else []), ""])
+        return "\n".join([line(self.columns), "|" + "---|" * len(self.columns), *map(line, self.rows)])
 
     @classmethod
     def of(cls, title: str, rows: Iterable[Mapping[str, str]], note: str = "") -> Table:
