@@ -17,7 +17,7 @@ import pytest
 from awac_pl.commands.main import main
 from awac_pl.report import page as report
 from awac_pl.report import published
-from awac_pl.report.figures import GRAY, STYLES, band, curve, draw, explain, save
+from awac_pl.report.figures import GRAY, STYLES, band, curve, draw, explain, mean_curve, save
 from awac_pl.report.page import write_report
 from awac_pl.report.statistics import wilson_interval
 from awac_pl.runs.grouping import SeedGroup, group_runs
@@ -103,6 +103,18 @@ def test_what_is_drawn(tmp_path: Path) -> None:
     assert axes.get_xlim()[0] <= -2  # all of pretraining, shaded up to 0
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["mean of 3 seeds", "one seed", "95 % interval", "cloned policy"]
+
+
+def test_the_mean_goes_on_while_more_than_half_of_the_seeds_do(tmp_path: Path) -> None:
+    """A run that was cut off counts as far as it came, beside one that finished."""
+    rates = [[0.2, 0.2, 0.2], [0.4, 0.4], [0.6, 0.6, 0.8, 0.9]]
+    (group,) = groups_of(*seeds(tmp_path, *rates))
+    np.testing.assert_allclose(mean_curve(curve(group.runs, "success_rate")[1]), [0.4, 0.4, 0.5, math.nan])
+    low, _ = band(group.runs, curve(group.runs, "success_rate")[1], "success_rate")
+    assert np.isnan(low).tolist() == [False, False, True, True]  # two seeds have no band
+    figure = draw([group], "success_rate")
+    assert figure.legends[0].get_texts()[0].get_text() == "mean of 2 to 3 seeds"
+    assert max(len(line.get_xdata()) for line in figure.axes[0].lines) == 4  # the longest seed, thin
 
 
 def test_returns_have_no_cloned_line_and_one_seed_no_band(tmp_path: Path) -> None:

@@ -188,15 +188,20 @@ def test_several_tasks_are_summed_up(tmp_path: Path) -> None:
     )
 
 
-def test_an_unfinished_run_is_marked_and_not_in_the_means(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_marked_and_in_the_means_as_far_as_it_came(tmp_path: Path) -> None:
     done = make_run(tmp_path / "done", make_rows([0.1, 0.5]), seed=0)
     killed = make_run(tmp_path / "killed", make_rows([0.1, 0.9])[:1], seed=1, status="running")
     found = results([done, killed])
     assert [row["run"] for row in cells(found, "Success of each run")] == ["done", "killed (killed or crashed)"]
     assert cells(found, "Success of each run")[1]["after fine-tuning"] == "-"
-    assert cells(found, "Success at each stage")[0]["after fine-tuning"] == "0.500 (0.237 to 0.763)"
+    (row,) = cells(found, "Success at each stage")
+    assert (row["seeds"], row["after fine-tuning"]) == ("2", "0.500 (0.237 to 0.763), 1 seed")
+    assert row["after pretraining"] == "0.100 (0.028 to 0.301)"  # of both, 10 episodes each
     (stage_table,) = [table for table in found if table.title == "Success at each stage"]
-    assert "unfinished, therefore not in the means: killed" in stage_table.note
+    assert "unfinished, in the means only as far as they came: killed" in stage_table.note
+    means = {row["measure"]: (row["seeds"], row["mean"]) for row in cells(found, "Over seeds")}
+    assert means["after pretraining"] == ("2", "0.100")
+    assert means["last"] == ("1", "0.500")  # scores of whole runs: those that are as long
 
 
 def test_a_run_that_was_cut_off_later_than_another_ended_is_in_the_means(tmp_path: Path) -> None:
@@ -204,7 +209,7 @@ def test_a_run_that_was_cut_off_later_than_another_ended_is_in_the_means(tmp_pat
     longer = make_run(tmp_path / "longer", make_rows([0.3, 0.9, 0.9]), seed=1, status="running")
     (row,) = cells(results([done, longer]), "Success at each stage")
     assert (row["seeds"], row["after pretraining"]) == ("2", "0.200 (0.081 to 0.416)")  # of 10 episodes each
-    assert row["after fine-tuning"] == "0.500 (0.237 to 0.763)"  # of the one that ended
+    assert row["after fine-tuning"] == "0.500 (0.237 to 0.763), 1 seed"  # the one that ended
 
 
 def test_unknown_success_is_unknown_not_zero(tmp_path: Path) -> None:

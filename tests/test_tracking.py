@@ -329,10 +329,11 @@ def test_what_mlflow_refuses_does_not_hold_up_the_rest(tmp_path: Path, uri: str,
     assert points(uri, only_run(uri).info.run_id).keys() == points_of_csv(folder).keys()
 
 
-def test_a_store_is_made_in_one_step(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_is_made_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    assert [path.name for path in empty_store.parent.iterdir()] == ["mlflow.db"]
+    make_store(tmp_path / "whole" / "mlflow.db")
+    assert [path.name for path in (tmp_path / "whole").iterdir()] == ["mlflow.db"]
 
     def die(self, uri: str, artifacts: str) -> None:
         Path(uri.removeprefix("sqlite:///")).write_text("half of it")

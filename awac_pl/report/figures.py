@@ -63,34 +63,43 @@ def curve(runs: Sequence[Run], measure: Measure) -> tuple[np.ndarray, np.ndarray
     return np.nanmean(places, axis=0), values
 
 
+def mean_curve(values: np.ndarray) -> np.ndarray:
+    """The mean over the seeds ``[E]`` of a curve's values ``[S, E]``; NaN where half of the seeds or more have no value."""
+    known = np.isfinite(values)
+    enough = 2 * known.sum(axis=0) > len(values)
+    mean = np.full(values.shape[1], math.nan)
+    mean[enough] = np.nanmean(values[:, enough], axis=0)
+    return mean
+
+
 def band(runs: Sequence[Run], values: np.ndarray, measure: Measure) -> tuple[np.ndarray, np.ndarray] | None:
     """The 95 % band around the mean of a curve's values ``[S, E]``.
 
-    From ``FEWEST_SEEDS`` seeds on, the bootstrap interval of their mean. For one seed's success rate, Wilson's interval of
-    its episodes.
+    Where the mean is of ``FEWEST_SEEDS`` seeds or more, the bootstrap interval of their mean. For one seed's success rate,
+    Wilson's interval of its episodes.
 
     Returns:
         Lower and upper end ``[E]``, or None where neither interval applies.
     """
     low, high = np.full(values.shape[1], math.nan), np.full(values.shape[1], math.nan)
-    complete = np.isfinite(values).all(axis=0)
-    if len(values) >= FEWEST_SEEDS and complete.any():
-        low[complete], high[complete] = bootstrap_interval([values[:, complete]])  # type: ignore[misc]
-        return low, high
+    known = np.isfinite(values) & np.isfinite(mean_curve(values))
     if len(values) == 1 and measure == "success_rate":
         for column, row in enumerate(runs[0].evaluations):
-            if complete[column] and row["eval/episodes"] > 0:
+            if known[0, column] and row["eval/episodes"] > 0:
                 episodes = row["eval/episodes"]
                 low[column], high[column] = wilson_interval(values[0, column] * episodes, episodes)
         return low, high
-    return None
+    for seeds in {tuple(column) for column in known.T if column.sum() >= FEWEST_SEEDS}:
+        here = (known == np.array(seeds)[:, None]).all(axis=0)
+        low[here], high[here] = bootstrap_interval([values[np.ix_(seeds, here)]])  # type: ignore[misc]
+    return None if np.isnan(low).all() else (low, high)
 
 
 def explain(groups: Sequence[SeedGroup], measure: Measure, compare: bool = False) -> str:
     """A sentence that explains the lines, bands and marks of a figure."""
-    sizes = _evaluation_sizes(run for group in groups for run in group.counted)
-    seeds = {len(group.counted) for group in groups}
-    parts = ["Thin lines: seeds; thick line: their mean"] if max(len(group.runs) for group in groups) > 1 else []
+    sizes = _evaluation_sizes(run for group in groups for run in group.runs)
+    seeds = {len(group.runs) for group in groups}
+    parts = ["Thin lines: seeds; thick line: their mean, as far as more than half of them came"] if max(seeds) > 1 else []
     if max(seeds) >= FEWEST_SEEDS:
         parts.append("band: 95 % bootstrap interval of the mean over seeds")
     if 1 in seeds and measure == "success_rate":
@@ -135,7 +144,7 @@ def draw(
         figure = Figure(layout="constrained")
         axes = figure.subplots()
         lines: list[Any] = []
-        largest = max(_evaluation_sizes(run for group in groups for run in group.counted), default=0.0)
+        largest = max(_evaluation_sizes(run for group in groups for run in group.runs), default=0.0)
         for group in groups:
             style = STYLES[labels.index(group.label) % len(STYLES)]
             lines += _draw_group(axes, group, measure, style, largest, alone=len(groups) == 1)
@@ -194,38 +203,41 @@ def _draw_group(axes: Axes, group: SeedGroup, measure: Measure, style: tuple, la
         for run in group.runs:
             places, values = curve([run], measure)
             axes.plot(places / 1000, values[0], color=colour, alpha=0.55, linewidth=0.9, marker=mark, markersize=2.5)
-    places, values = curve(group.counted, measure)
-    x, mean = places / 1000, values.mean(axis=0)
-    if not np.isfinite(mean).any():
+    places, values = curve(group.runs, measure)
+    mean = mean_curve(values)
+    if not (drawn := np.isfinite(mean)).any():
         return []
+    x, seeds = places[drawn] / 1000, np.isfinite(values[:, drawn]).sum(axis=0)
+    number = f"{seeds.min()} to {seeds.max()} seeds" if seeds.min() < seeds.max() else number_of(seeds.max(), "seed")
     name = "" if alone else f"{clip(group.label, 70)}, "
-    label = f"{name}mean of {number_of(len(values), 'seed')}" if len(values) > 1 else f"{name}seed {group.counted[0].seed}"
-    axes.plot(x, mean, color=colour, linestyle=line, linewidth=2.4)
-    large = _largest_evaluations(group.counted) == largest
-    axes.plot(x[large], mean[large], mark, color=colour, markersize=7)
-    axes.plot(x[~large], mean[~large], mark, color=colour, markersize=4)
-    ends = band(group.counted, values, measure)
+    label = f"{name}mean of {number}" if len(values) > 1 else f"{name}seed {group.runs[0].seed}"
+    axes.plot(x, mean[drawn], color=colour, linestyle=line, linewidth=2.4)
+    large = (_largest_evaluations(group.runs) == largest)[drawn]
+    axes.plot(x[large], mean[drawn][large], mark, color=colour, markersize=7)
+    axes.plot(x[~large], mean[drawn][~large], mark, color=colour, markersize=4)
+    ends = band(group.runs, values, measure)
     if ends is not None and len(x) > 1:
-        axes.fill_between(x, *ends, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(x, *np.array(ends)[:, drawn], color=colour, alpha=0.18, linewidth=0)
     elif ends is not None:
-        lengths = np.maximum([mean - ends[0], ends[1] - mean], 0)  # equal seeds: the bootstrap's mean is rounded, too
-        axes.errorbar(x, mean, lengths, color=colour, capsize=3)
-    if measure == "success_rate" and (clones := [run.cloned[0] for run in group.counted if run.cloned]):
+        # Equal seeds: the bootstrap's mean is rounded, too.
+        lengths = np.maximum([mean - ends[0], ends[1] - mean], 0)[:, drawn]
+        axes.errorbar(x, mean[drawn], lengths, color=colour, capsize=3)
+    if measure == "success_rate" and (clones := [run.cloned[0] for run in group.runs if run.cloned]):
         axes.axhline(float(np.mean(clones)), color=colour, linestyle=CLONED, linewidth=1.1)
     return axes.plot([], [], color=colour, linestyle=line, linewidth=2.4, marker=mark, markersize=4, label=label)
 
 
 def _marks(groups: Sequence[SeedGroup], measure: Measure, colour: str) -> list[Any]:
     """Legend entries of those among thin lines, bands, dashes and large marks that the figure has."""
-    counted = [run for group in groups for run in group.counted]
+    runs = [run for group in groups for run in group.runs]
     handles: list[Any] = []
     if max(len(group.runs) for group in groups) > 1:
         handles.append(Line2D([], [], color=colour, alpha=0.6, linewidth=0.9, label="one seed"))
-    if any(band(group.counted, curve(group.counted, measure)[1], measure) is not None for group in groups):
+    if any(band(group.runs, curve(group.runs, measure)[1], measure) is not None for group in groups):
         handles.append(Patch(color=colour, alpha=0.18, linewidth=0, label="95 % interval"))
-    if measure == "success_rate" and any(run.cloned for run in counted):
+    if measure == "success_rate" and any(run.cloned for run in runs):
         handles.append(Line2D([], [], color=colour, linestyle=CLONED, linewidth=1.1, label="cloned policy"))
-    sizes = _evaluation_sizes(counted)
+    sizes = _evaluation_sizes(runs)
     if len(sizes) > 1:
         label = f"{sizes[-1]:.0f} episodes (small: {_span(sizes[:-1])})"
         handles.append(Line2D([], [], color=colour, linestyle="", marker="o", markersize=7, label=label))

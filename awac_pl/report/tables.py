@@ -13,7 +13,7 @@ from markupsafe import escape
 from awac_pl.report.improvement import improvement_rows
 from awac_pl.report.statistics import FEWEST_SEEDS, bootstrap_interval, interquartile_mean, mean_over_seeds, wilson_interval
 from awac_pl.runs.grouping import SeedGroup
-from awac_pl.runs.reading import Run, gather
+from awac_pl.runs.reading import Run, gather, number_of
 from awac_pl.runs.summary import STAGES, all_returns, score_run, stages
 
 NOTHING = "-"
@@ -57,7 +57,7 @@ class Table:
 
 def result_tables(runs: Sequence[Run], groups: Sequence[SeedGroup]) -> list[Table]:
     """What the runs reached, and how fast."""
-    several = [group for group in groups if len(group.counted) > 1]
+    several = [group for group in groups if len(group.runs) > 1]
     reached = _reached(runs)
     return [
         _stage_table(groups),
@@ -98,18 +98,19 @@ def _reached(runs: Iterable[Run]) -> list[str]:
 
 
 def _stage_table(groups: Sequence[SeedGroup]) -> Table:
-    reached = _reached(run for group in groups for run in group.counted)
+    reached = _reached(run for group in groups for run in group.runs)
     rows = []
     for group in groups:
-        row = {"task": group.task, "preset": group.label.removeprefix("preset "), "seeds": str(len(group.counted))}
+        row = {"task": group.task, "preset": group.label.removeprefix("preset "), "seeds": str(len(group.runs))}
         for name in reached:
-            rates = [stages(run)[name] for run in group.counted if name in stages(run)]
+            rates = [stages(run)[name] for run in group.runs if name in stages(run)]
             successes, episodes = sum(rate * number for rate, number in rates), sum(number for _, number in rates)
-            row[name] = _with_interval(successes / episodes, episodes, digits=3) if rates else NOTHING
+            part = "" if len(rates) == len(group.runs) else f", {number_of(len(rates), 'seed')}"
+            row[name] = _with_interval(successes / episodes, episodes, digits=3) + part if rates else NOTHING
         rows.append(row)
     notes = [
-        "Success at any step of the episode, acting with the mean action; the seeds' episodes pooled, with Wilson's 95 % "
-        "interval",
+        "Success at any step of the episode, acting with the mean action; the episodes of the seeds that reached the stage "
+        "pooled, with Wilson's 95 % interval",
         *(note for group in groups for note in group.notes),
     ]
     return Table.of("Success at each stage", rows, ". ".join(notes) + ".")
@@ -179,10 +180,11 @@ def _improvement_table(rows: list[list[str]]) -> Table:
 
 
 def _by_seed(group: SeedGroup) -> dict[str, np.ndarray]:
-    """The measures of a group's counted runs, one value for each seed that has it."""
-    rates = [{name: rate for name, (rate, _) in stages(run).items()} | _scores(run) for run in group.counted]
-    values = gather(measure for each in rates for measure in each.items())
-    known = {name: np.array([value for value in each if not math.isnan(value)]) for name, each in values.items()}
+    """A value per seed: success at each stage that the seed's run reached, and the scores of the runs that are counted."""
+    rates = [(name, rate) for run in group.runs for name, (rate, _) in stages(run).items()]
+    values = gather([*rates, *(score for run in group.counted for score in _scores(run).items())])
+    in_order = sorted(values, key=lambda name: STAGES.index(name) if name in STAGES else len(STAGES))
+    known = {name: np.array([value for value in values[name] if not math.isnan(value)]) for name in in_order}
     return {name: each for name, each in known.items() if len(each)}
 
 

@@ -46,7 +46,7 @@ class SeedGroup:
 
     @property
     def counted(self) -> tuple[Run, ...]:
-        """The runs in the means: those that finished or came as far as one that did; all where none has finished."""
+        """The runs whose scores are compared: those that finished or came as far as one that did; all where none has."""
         shortest = min((run.made_updates for run in self.runs if run.finished), default=0)
         return tuple(run for run in self.runs if run.finished or run.made_updates >= shortest)
 
@@ -62,9 +62,9 @@ class SeedGroup:
     def notes(self) -> list[str]:
         """Warnings for readers of the group's means."""
         left_out = [run.name for run in self.runs if run not in self.counted]
-        seeds = [run.seed for run in self.counted]
+        seeds = [run.seed for run in self.runs]
         twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-        notes = [f"unfinished, therefore not in the means: {', '.join(left_out)}"] if left_out else []
+        notes = [f"unfinished, in the means only as far as they came: {', '.join(left_out)}"] if left_out else []
         if not any(run.finished for run in self.runs):
             notes.append("none of its runs has finished; the means are over unfinished runs")
         if twice:
