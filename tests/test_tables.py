@@ -260,7 +260,8 @@ def test_runs_that_differ_in_their_seed_are_one_group(tmp_path: Path) -> None:
     folders = [
         make_run(
             tmp_path / str(seed), make_rows([0.1]), seed=seed,
-            config={"seed_everything": seed, "data": {"clone_seed": seed, "workers": seed}, "trainer": {"max_epochs": seed}},
+            config={"seed_everything": seed, "data": {"clone_seed": seed, "workers": seed},
+                    "trainer": {"max_epochs": seed, "check_val_every_n_epoch": seed}},
         )
         for seed in (10, 9)
     ]  # fmt: skip

@@ -64,11 +64,15 @@ def curve(runs: Sequence[Run], measure: Measure) -> tuple[np.ndarray, np.ndarray
 
 
 def mean_curve(values: np.ndarray) -> np.ndarray:
-    """The mean over the seeds ``[E]`` of a curve's values ``[S, E]``; NaN where half of the seeds or more have no value."""
+    """The mean over the seeds ``[E]`` of a curve's values ``[S, E]``.
+
+    It is of the seeds that came so far. NaN where these are half of all or fewer, or where one of them has no value.
+    """
     known = np.isfinite(values)
-    enough = 2 * known.sum(axis=0) > len(values)
+    going = np.logical_or.accumulate(known[:, ::-1], axis=1)[:, ::-1]
+    there = (known == going).all(axis=0) & (2 * going.sum(axis=0) > len(values))
     mean = np.full(values.shape[1], math.nan)
-    mean[enough] = np.nanmean(values[:, enough], axis=0)
+    mean[there] = np.nanmean(values[:, there], axis=0)
     return mean
 
 

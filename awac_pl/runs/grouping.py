@@ -11,9 +11,10 @@ from awac_pl.runs.reading import Run, clip, gather, number_of, weighted, within
 
 #: Parts of a configuration that decide what a run learns.
 LEARNING = ("model", "data", "interaction", "trainer")
-#: Settings in those parts that only decide how long a run takes, how fast it is, or what it prints.
+#: Settings in those parts that only decide how long a run takes, how fast it is, what it prints, or when it is evaluated.
 SPEED = (
-    "trainer.max_epochs", "trainer.accelerator", "trainer.log_every_n_steps", "trainer.enable_progress_bar",
+    "trainer.max_epochs", "trainer.check_val_every_n_epoch", "trainer.accelerator", "trainer.log_every_n_steps",
+    "trainer.enable_progress_bar",
     "data.workers", "data.executor", "data.progress", "data.device", "data.storage", "data.chunk_size", "model.compile",
 )  # fmt: skip
 
