@@ -111,6 +111,7 @@ def test_the_mean_goes_on_while_more_than_half_of_the_seeds_do(tmp_path: Path) -
     (group,) = groups_of(*seeds(tmp_path, *rates))
     np.testing.assert_allclose(mean_curve(curve(group.runs, "success_rate")[1]), [0.4, 0.4, 0.5, math.nan])
     np.testing.assert_allclose(mean_curve(np.array([[0.2, 0.4, 0.6], [0.4, math.nan, 0.8]])), [0.3, math.nan, 0.7])
+    np.testing.assert_allclose(mean_curve(np.array([[0.2, 0.4], [math.nan, math.nan]])), [0.2, 0.4])  # one has just begun
     low, _ = band(group.runs, curve(group.runs, "success_rate")[1], "success_rate")
     assert np.isnan(low).tolist() == [False, False, True, True]  # two seeds have no band
     figure = draw([group], "success_rate")

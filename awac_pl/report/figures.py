@@ -66,11 +66,11 @@ def curve(runs: Sequence[Run], measure: Measure) -> tuple[np.ndarray, np.ndarray
 def mean_curve(values: np.ndarray) -> np.ndarray:
     """The mean over the seeds ``[E]`` of a curve's values ``[S, E]``.
 
-    It is of the seeds that came so far. NaN where these are half of all or fewer, or where one of them has no value.
+    It is of the seeds that came so far. NaN where these are half of those with any value or fewer, or where one has none.
     """
     known = np.isfinite(values)
     going = np.logical_or.accumulate(known[:, ::-1], axis=1)[:, ::-1]
-    there = (known == going).all(axis=0) & (2 * going.sum(axis=0) > len(values))
+    there = (known == going).all(axis=0) & (2 * going.sum(axis=0) > going[:, :1].sum())
     mean = np.full(values.shape[1], math.nan)
     mean[there] = np.nanmean(values[:, there], axis=0)
     return mean
