@@ -211,21 +211,21 @@ def _draw_group(axes: Axes, group: SeedGroup, measure: Measure, style: tuple, la
     mean = mean_curve(values)
     if not (drawn := np.isfinite(mean)).any():
         return []
-    x, seeds = places[drawn] / 1000, np.isfinite(values[:, drawn]).sum(axis=0)
+    x, mean, seeds = places[drawn] / 1000, mean[drawn], np.isfinite(values[:, drawn]).sum(axis=0)
     number = f"{seeds.min()} to {seeds.max()} seeds" if seeds.min() < seeds.max() else number_of(seeds.max(), "seed")
     name = "" if alone else f"{clip(group.label, 70)}, "
     label = f"{name}mean of {number}" if len(values) > 1 else f"{name}seed {group.runs[0].seed}"
-    axes.plot(x, mean[drawn], color=colour, linestyle=line, linewidth=2.4)
+    axes.plot(x, mean, color=colour, linestyle=line, linewidth=2.4)
     large = (_largest_evaluations(group.runs) == largest)[drawn]
-    axes.plot(x[large], mean[drawn][large], mark, color=colour, markersize=7)
-    axes.plot(x[~large], mean[drawn][~large], mark, color=colour, markersize=4)
-    ends = band(group.runs, values, measure)
-    if ends is not None and len(x) > 1:
-        axes.fill_between(x, *np.array(ends)[:, drawn], color=colour, alpha=0.18, linewidth=0)
-    elif ends is not None:
-        # Equal seeds: the bootstrap's mean is rounded, too.
-        lengths = np.maximum([mean - ends[0], ends[1] - mean], 0)[:, drawn]
-        axes.errorbar(x, mean[drawn], lengths, color=colour, capsize=3)
+    axes.plot(x[large], mean[large], mark, color=colour, markersize=7)
+    axes.plot(x[~large], mean[~large], mark, color=colour, markersize=4)
+    if (ends := band(group.runs, values, measure)) is not None:
+        low, high = (end[drawn] for end in ends)
+        if len(x) > 1:
+            axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+        else:
+            lengths = np.maximum([mean - low, high - mean], 0)  # equal seeds: the bootstrap's mean is rounded, too
+            axes.errorbar(x, mean, lengths, color=colour, capsize=3)
     if measure == "success_rate" and (clones := [run.cloned[0] for run in group.runs if run.cloned]):
         axes.axhline(float(np.mean(clones)), color=colour, linestyle=CLONED, linewidth=1.1)
     return axes.plot([], [], color=colour, linestyle=line, linewidth=2.4, marker=mark, markersize=4, label=label)

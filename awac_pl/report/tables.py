@@ -102,8 +102,9 @@ def _stage_table(groups: Sequence[SeedGroup]) -> Table:
     rows = []
     for group in groups:
         row = {"task": group.task, "preset": group.label.removeprefix("preset "), "seeds": str(len(group.runs))}
+        found = [stages(run) for run in group.runs]
         for name in reached:
-            rates = [stages(run)[name] for run in group.runs if name in stages(run)]
+            rates = [each[name] for each in found if name in each]
             successes, episodes = sum(rate * number for rate, number in rates), sum(number for _, number in rates)
             part = "" if len(rates) == len(group.runs) else f", {number_of(len(rates), 'seed')}"
             row[name] = _with_interval(successes / episodes, episodes, digits=3) + part if rates else NOTHING
