@@ -26,9 +26,13 @@ class TrainingDivergedError(AwacError):
     """A loss that is no longer a finite number."""
 
 
+#: User and password of an address. A password may have a slash (SQLAlchemy) or an @ (urllib3) in it; ``host:5000/`` is none.
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^\s/@:\[]*:(?!\d{1,5}/)[^\s@]*@)?(?:[^\s/]*@)?")
+
+
 def without_credentials(text: str) -> str:
     """A text whose addresses have lost their user and password: ``http://host`` for ``http://robot:secret@host``."""
-    return re.sub(r"(?<=://)[^\s/@'\"]+@", "", text)
+    return _CREDENTIALS.sub("", text)
 
 
 def first_line(error: BaseException) -> str:

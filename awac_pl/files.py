@@ -144,6 +144,21 @@ def replacing(path: Path) -> Iterator[Path]:
         raise cannot_write(path, error) from error
 
 
+def link_or_copy(path: Path, other: Path) -> None:
+    """Give a file a second name; where the file system has no links, copy it.
+
+    Raises:
+        OSError: it cannot be written, or ``other`` exists.
+    """
+    try:
+        os.link(path, other)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK):
+            raise
+        with path.open("rb") as source, other.open("xb") as target:
+            shutil.copyfileobj(source, target)
+
+
 def _flush(path: Path) -> None:
     """Or a crash of the machine could leave an empty file under the new name."""
     with path.open("rb") as file:

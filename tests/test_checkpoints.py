@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import resource
@@ -115,6 +116,17 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_that_was_there(tmp_path: Path
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert target.read_bytes() == kept
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_without_links_the_checkpoint_before_is_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*paths: Path) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("os.link", refuse)
+    for number in range(3):
+        DurableCheckpointIO().save_checkpoint({"number": number}, tmp_path / "last.ckpt")
+    kept = {path.name: torch.load(path)["number"] for path in tmp_path.iterdir()}
+    assert kept == {"last.ckpt": 2, "last.previous.ckpt": 1}
 
 
 def test_a_flipped_bit_in_the_weights_is_found(tmp_path: Path) -> None:

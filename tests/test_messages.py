@@ -7,12 +7,13 @@ import logging
 import math
 from pathlib import Path
 
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
 
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.messages import duration, introduction, measures
 from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter
+from awac_pl.callbacks.stopping import Limits
 from tests.test_training import make_data, make_module, make_trainer
 
 
@@ -74,6 +75,11 @@ def test_a_run_that_ends_early_says_why(tmp_path: Path, reach_dataset: str, capl
     assert early[1].endswith(": trainer.max_time is over")
     assert early[2] == "the run stops early, after 30 of 80 updates: trainer.max_steps is reached"
     assert len(early) == 3
+    caplog.clear()
+    train(tmp_path, reach_dataset, AwacProgressBar(), Limits(Timer({"seconds": 0})))
+    assert [text for record in caplog.records if "ended" in (text := record.getMessage()) or "early" in text] == [
+        "ended after epoch 1 of 4: trainer.max_time is over"
+    ]
 
 
 def test_weights_and_parts_of_a_dataset_are_said(tmp_path: Path, reach_dataset: str) -> None:

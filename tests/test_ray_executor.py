@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from awac_pl.parallel import ray_executor
+from awac_pl.parallel.executor import longest_time
 from awac_pl.parallel.ray_executor import RayWorkers
 
 PAYLOAD = b"x" * 5000
@@ -99,3 +100,37 @@ def test_a_job_that_kills_every_actor_is_an_error(ray: StandIn) -> None:
     ray.deadly = [4, 4, 4]
     with pytest.raises(ray_executor.WorkerError, match="seed 4: the worker died 3 times in a row"):
         RayWorkers(factory, 1, 3, None).map([(PAYLOAD, 4)], lambda: None, lambda job: f"seed {job[1]}")
+
+
+def test_an_actor_that_dies_late_is_started_again(ray: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time without a free CPU counts from the last moment that there was one."""
+    clock = [0.0]
+    monkeypatch.setattr(ray_executor, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    answer = ray.get
+
+    def get(ref: Callable[[], Any]) -> Any:
+        clock[0] += 300.0
+        return answer(ref)
+
+    def wait(refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        clock[0] += timeout
+        starting = [ref for ref in refs if ref.__name__ == "<lambda>"]
+        late = starting and ray.looks % 2 == 0  # a new actor lives at the second look
+        ray.looks += 1
+        return ([], refs) if late and len(starting) == len(refs) else (refs[:1], refs[1:])
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "looks", 1, raising=False)
+    ray.deadly = [5]
+    numbers = list(range(8))
+    assert RayWorkers(factory, 1, 3, 10_000.0).map([(PAYLOAD, n) for n in numbers], lambda: None, str) == [
+        5000 * n for n in numbers
+    ]
+
+
+@pytest.mark.parametrize(("proven", "limit"), [(False, 600.0), (True, 2.0)])
+def test_the_first_job_of_a_process_may_take_longer(proven: bool, limit: float) -> None:
+    assert longest_time(2.0, 0.1, proven) == limit
+    assert longest_time(None, 40.0, proven) == 800.0
+    assert longest_time(None, 0.1, True) == 60.0

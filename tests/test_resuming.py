@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tensordict import TensorDict
 
 from awac_pl.algorithms.awac import AWAC
 from awac_pl.commands.main import main
@@ -126,10 +127,28 @@ def test_auto_starts_a_run_and_goes_on_with_it(fit) -> None:
     assert [row["epoch"] for row in read_metrics(Path("here/metrics.csv"))] == [0]
 
 
+def test_metrics_of_an_unfinished_epoch_follow_the_module_to_its_device() -> None:
+    """Lightning restores a module before it goes to the device of the training; ``meta`` stands for a GPU."""
+    module = AWAC(observation_dim=2, action_dim=1, actor_hidden_sizes=(8,), critic_hidden_sizes=(8,))
+    logged: dict = {}
+    module.log_epoch = logged.update  # type: ignore[method-assign]
+    module.on_load_checkpoint({"random_state": [], "chunk_metrics": [[{"train/loss": torch.tensor(1.0)}]]})
+    module.to("meta")
+    module.chunk_metrics.append(TensorDict({"train/loss": torch.tensor(2.0, device="meta")}))
+    module.log_chunks()
+    assert logged["train/loss"].device.type == "meta"
+
+
 def test_credentials_are_cut_out_by_hand() -> None:
     assert without_credentials("to http://robot:s3cret@host:5000/x, not a@b") == "to http://host:5000/x, not a@b"
     assert without_credentials('["--mlflow_uri=https://robot:s@host"]') == '["--mlflow_uri=https://host"]'
     assert without_credentials("postgresql://user@host/db") == "postgresql://host/db"
+    assert without_credentials("postgresql://mlflow:aB/3+x@db/mlflow") == "postgresql://db/mlflow"
+    assert (
+        without_credentials("http://robot:it's@h:5000") == without_credentials("http://robot:p@ss@h:5000") == "http://h:5000"
+    )
+    for address in ("http://h:5000/x@y", "http://[::1]:5000/x@y", "sqlite:////home/a:b@c/x.db", "s3://bucket/x@y"):
+        assert without_credentials(address) == address
 
 
 def test_a_password_in_the_tracking_uri_is_written_nowhere(

@@ -44,6 +44,11 @@ def make(algorithm: type[Learner], **options) -> Learner:
     )  # fmt: skip
 
 
+def test_the_target_takes_no_more_critics_than_there_are() -> None:
+    with pytest.raises(AwacError, match=r"model.num_target_critics is 2; model.num_critics is 1 only"):
+        make(RLPD, num_critics=1)
+
+
 def network(weights: list[Tensor], biases: list[Tensor], norm: bool = False) -> nn.Sequential:
     """A plain network in double precision, of weights ``[in, out]``."""
     parts: list[nn.Module] = []

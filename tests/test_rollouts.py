@@ -73,6 +73,12 @@ def test_an_episode_is_what_the_environment_gave() -> None:
     assert not episode.terminated.any()
 
 
+def test_an_environment_may_use_its_arrays_again_and_change_the_action() -> None:
+    reusing, reference = (rollout(f"tests.toy:{name}-v0", 0, constant_policy(), SEEDS) for name in ("Reusing", "Reach"))
+    assert_equal(reusing, reference)
+    assert np.abs(np.diff(reference[0].observations, axis=0)).max() > 0
+
+
 def test_noise_depends_on_the_seed_and_not_on_the_reset() -> None:
     first, second, again = rollout("tests.toy:Reach-v0", 0, constant_policy(), [1, 2, 1])
     np.testing.assert_array_equal(first.actions, again.actions)
@@ -188,6 +194,17 @@ def test_episodes_that_fail_are_left_out_up_to_a_number(workers: int) -> None:
     assert [str(error).split(": ")[1] for error in block.failed] == ["seed 1", "seed 4", "seed 7"]
     with pytest.raises(RolloutError, match=r"too many episodes failed .*: tests.toy:Flaky-v0: seed 7: OSError"):
         collect_block(pool, constant_policy(), 0, 60, max_failed=2)
+    pool.close()
+
+
+def test_a_map_that_was_interrupted_leaves_no_answers_behind() -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    pool = RolloutWorkers(find_task("tests.toy:Reach-v0"), 2)
+    with pytest.raises(KeyboardInterrupt):
+        pool.rollout(constant_policy(), SEEDS, on_episode=stop)
+    assert [episode.seed for episode in pool.rollout(constant_policy(), SEEDS)] == SEEDS
     pool.close()
 
 

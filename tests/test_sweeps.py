@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from awac_pl.commands.main import main
+from awac_pl.commands import sweep
+from awac_pl.commands.main import main, own_parser
 from awac_pl.sweeps.plan import Plan, parse_grid, parse_search, parse_seeds, read_plan
 from awac_pl.sweeps.storage import FolderKeeper, KeptStore, UriStore, pull, push
 from awac_pl.sweeps.table import ProgressTable
@@ -110,6 +111,26 @@ def test_a_dry_run_lists_commands_that_are_awac_fits(workplace: Path, capsys: py
     assert main(["sweep", *FILES, "--seeds", "0,1", "--dry_run", *passed]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].endswith("--config=small.yaml --data.workers=0 --model.temperature=3 --seed_everything=1")
+
+
+def test_a_password_in_the_tracking_uri_is_written_nowhere(
+    workplace: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uri = "http://robot:s3cr3tpass@127.0.0.1:9"
+    monkeypatch.setattr("awac_pl.replay.data_module.ReplayDataModule.prepare_data", lambda self: None)
+    options, options.others = own_parser("sweep").parse_known_args([*FILES, f"--mlflow_uri={uri}"])
+    plan, text, config = sweep._planned(options)
+    sweep._prepare(plan, text, config)
+    assert (plan.place["mlflow_uri"], "s3cr3t" in text) == (uri, False)  # the runs are told, by their environment
+    assert sorted(path.name for path in Path(plan.folder).iterdir()) == ["config.yaml", "sweep.json"]
+    assert [path for path in Path(plan.folder).iterdir() if "s3cr3t" in path.read_text()] == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    again, again.others = own_parser("sweep").parse_known_args(["--resume", plan.folder])
+    resumed, *_ = sweep._resumed(again)
+    assert resumed.place["mlflow_uri"] == resumed.place["environment"]["MLFLOW_TRACKING_URI"] == uri
+    resumed.save()
+    assert "s3cr3t" not in (Path(plan.folder) / "sweep.json").read_text()
 
 
 def test_without_ray_one_line_says_how_to_get_it(workplace: Path) -> None:  # noqa: F811

@@ -131,3 +131,18 @@ def test_a_resumed_search_begins_with_what_it_had_and_draws_other_values_then(tm
     again = values()
     assert again[:2] == pytest.approx(first[:2])
     assert not set(again[2:]) & set(first)
+
+
+def test_a_run_gets_the_password_by_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from awac_pl.sweeps import trial
+
+    uri = "http://robot:s3cr3tpass@127.0.0.1:9"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
+    started: list[dict] = []
+    monkeypatch.setattr(trial.subprocess, "Popen", lambda command, **more: started.append(more["env"]))
+    place = {"cwd": str(tmp_path), "environment": {}, "paths": [], "threads": "1"}
+    for address in (uri, "http://here:5000"):
+        one = trial.RunTrial.__new__(trial.RunTrial)
+        one.folder, one.log, one.plan = tmp_path, tmp_path / "log", plan_of(tmp_path, place=place | {"mlflow_uri": address})
+        one._start(["fit"])
+    assert [environment["MLFLOW_TRACKING_URI"] for environment in started] == [uri, "http://elsewhere:5000"]

@@ -217,6 +217,41 @@ def test_an_error_of_the_environment_ends_the_run(tmp_path: Path, reach) -> None
     assert not data.workers._workers
 
 
+def test_data_serve_again_after_an_error(tmp_path: Path, reach_dataset: str) -> None:
+    class Fails(Callback):
+        def on_train_epoch_start(self, trainer, pl_module) -> None:
+            raise ValueError("a user's mistake")
+
+    data = make_data(reach_dataset)
+    with pytest.raises(ValueError, match="a user's mistake"):
+        fit(tmp_path, data, Fails(), EnvironmentInteraction(20))
+    module = fit(tmp_path, data, EnvironmentInteraction(20), max_epochs=3)
+    assert int(module.env_steps) == 20
+
+
+def test_an_evaluation_ends_a_run_only_if_all_its_episodes_fail(tmp_path: Path, reach) -> None:
+    """They come in lists: the last one of 11 episodes has one alone, which fails."""
+    for name, episodes in (("flaky", 11), ("broken", 1)):
+        save_dataset(f"toy/{name}-v0", reach_episodes(5), find_task(f"tests.toy:{name.title()}-v0"), reach[1], {})
+        data = make_data(f"toy/{name}-v0", task=f"tests.toy:{name.title()}-v0", milestone_episodes=episodes)
+        trainer, module = make_trainer(tmp_path), make_module(data)
+        if name == "flaky":
+            assert trainer.validate(module, datamodule=data, verbose=False)[0]["eval/episodes"] == 7
+        else:
+            with pytest.raises(RuntimeError, match="the simulator exploded"):
+                trainer.validate(module, datamodule=data, verbose=False)
+
+
+def test_fewer_failures_may_be_allowed_than_a_run_has_had(reach_dataset: str) -> None:
+    interaction, data = EnvironmentInteraction(20, max_failed_episodes=5), make_data(reach_dataset)
+    ranks = [{"episodes": 3, "env_steps": 30, "failed": failed} for failed in (4, 6)]  # of each rank 5 may fail
+    interaction.load_state_dict({"episodes": 6, "failures": 0.0, "ranks": ranks, "env_steps_due": 60})
+    assert (interaction.own_episodes, interaction.own_failed) == (6, 6)
+    *_, most = interaction._job(data, constant_policy())
+    assert most == 0
+    assert len(collect_block(data.workers, constant_policy(), 0, 20, max_failed=most).episodes) == 2
+
+
 def test_failed_episodes_are_counted_and_seeds_go_on(tmp_path: Path, reach, caplog: pytest.LogCaptureFixture) -> None:
     save_dataset("toy/flaky-v0", reach_episodes(5), find_task("tests.toy:Flaky-v0"), reach[1], {})
     data = make_data("toy/flaky-v0", task="tests.toy:Flaky-v0")
@@ -237,7 +272,9 @@ def test_a_block_may_be_empty(tmp_path: Path, reach_dataset: str) -> None:
     module = fit(tmp_path, data, EnvironmentInteraction(env_steps_per_epoch=4), watch, RunWriter({}), max_epochs=7)
     assert watch.sizes[::4] == [200, 200, 210, 210, 220, 220, 220]
     assert int(module.env_steps) == 20
-    assert [row["env_steps"] for row in read_metrics(tmp_path / "metrics.csv")] == [0, 0, 10, 10, 20, 20, 20]
+    rows = read_metrics(tmp_path / "metrics.csv")
+    assert [row["env_steps"] for row in rows] == [0, 0, 10, 10, 20, 20, 20]
+    assert ["rollout/episode_return" in row for row in rows] == [False, False, True, False, True, False, False]
 
 
 def test_a_block_counts_from_its_own_size(tmp_path: Path, reach_dataset: str) -> None:

@@ -40,6 +40,21 @@ class Reach(gymnasium.Env):
         return np.array([self.position, self.goal])
 
 
+class Reusing(Reach):
+    """Has one array for all observations and one for success, and changes the action that it gets."""
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        self.own, self.success = observation.copy(), np.zeros((), bool)
+        return self.own, info
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        action[:] = 0.0
+        self.own[:], self.success[...] = observation, info["success"]
+        return self.own, reward, terminated, truncated, {"success": self.success}
+
+
 class Wide(Reach):
     """Actions from -2 to 4, and nobody says what success is."""
 
@@ -254,9 +269,8 @@ class Endless(Reach):
 
 
 for _class in (
-    Reach, Wide, DiscreteReach, Ending, Deadly, AlwaysDeadly, Broken, Flaky, Unclosed, Hanging, Pictures, SizedPictures,
-    DyingPictures,
-    Nested, Seldom, Locked, Huge, Raising, Slow,
+    Reach, Reusing, Wide, DiscreteReach, Ending, Deadly, AlwaysDeadly, Broken, Flaky, Unclosed, Hanging, Pictures,
+    SizedPictures, DyingPictures, Nested, Seldom, Locked, Huge, Raising, Slow,
 ):  # fmt: skip
     gymnasium.register(f"{_class.__name__}-v0", _class, max_episode_steps=10)
 gymnasium.register("Endless-v0", Endless)

@@ -7,6 +7,7 @@ from abc import abstractmethod
 import lightning
 
 from awac_pl.episode import Episode, score_episodes
+from awac_pl.errors import AwacError
 from awac_pl.parallel.ranks import gather_objects
 from awac_pl.policies.numpy_policy import NumpyPolicy
 
@@ -17,6 +18,7 @@ class EvaluatedModule(lightning.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self._episodes: list[Episode] = []
+        self._failed: list[AwacError] = []
 
     @abstractmethod
     def mean_policy(self) -> NumpyPolicy:
@@ -24,11 +26,12 @@ class EvaluatedModule(lightning.LightningModule):
 
     def validation_step(self, seeds: list[int], batch_idx: int) -> None:
         """Run one episode per evaluation seed with the mean action."""
-        self._episodes += self.trainer.datamodule.evaluate(self.mean_policy(), seeds)  # type: ignore[attr-defined]
+        episodes, failed = self.trainer.datamodule.evaluate(self.mean_policy(), seeds)  # type: ignore[attr-defined]
+        self._episodes, self._failed = self._episodes + episodes, self._failed + failed
 
     def on_validation_epoch_start(self) -> None:
         """Drop the episodes of the last evaluation."""
-        self._episodes = []
+        self._episodes, self._failed = [], []
 
     def on_validation_epoch_end(self) -> None:
         """Log the measures of this evaluation."""
@@ -36,8 +39,16 @@ class EvaluatedModule(lightning.LightningModule):
         self.log_dict(self.evaluation(), logger=not fitting)
 
     def evaluation(self) -> dict[str, float]:
-        """The measures ``eval/…`` of the latest evaluation, over the episodes of all ranks; each rank must call it."""
-        scores = score_episodes([episode for episodes in gather_objects(self._episodes) for episode in episodes])
+        """The measures ``eval/…`` of the latest evaluation, over the episodes of all ranks; each rank must call it.
+
+        Raises:
+            AwacError: all episodes failed, on every rank.
+        """
+        episodes = [episode for episodes in gather_objects(self._episodes) for episode in episodes]
+        failed = [error for errors in gather_objects(self._failed[:1]) for error in errors]
+        if failed and not episodes:
+            raise failed[0]
+        scores = score_episodes(episodes)
         return {f"eval/{name}": value for name, value in scores.items()}
 
     test_step = validation_step

@@ -50,7 +50,7 @@ class ResumableModule(EvaluatedModule):
         self.epoch_metrics = checkpoint.get("epoch_metrics", {})
         chunks = checkpoint.get("chunk_metrics", [[]])
         own = chunks[rank()] if rank() < len(chunks) else []
-        self.chunk_metrics = [TensorDict(chunk).to(self.device) for chunk in own]
+        self.chunk_metrics = list(map(TensorDict, own))
 
     def on_train_start(self) -> None:
         """Restore the random state of a resumed run as late as possible (the set-up may draw), and use its new settings."""
@@ -68,6 +68,7 @@ class ResumableModule(EvaluatedModule):
 
     def log_chunks(self) -> None:
         """Log the means over this epoch's chunks."""
-        means = TensorDict.stack(self.chunk_metrics).mean(dim=0)
+        chunks = [chunk.to(self.device) for chunk in self.chunk_metrics]  # those of a checkpoint came before the device
+        means = TensorDict.stack(chunks).mean(dim=0)
         self.chunk_metrics = []
         self.log_epoch(dict(means.items()))

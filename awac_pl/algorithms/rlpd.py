@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from awac_pl.algorithms import losses
 from awac_pl.algorithms.base import Learner, LogStd
 from awac_pl.algorithms.critics import CriticEnsemble
+from awac_pl.errors import SettingError
 from awac_pl.policies.actor import SquashedActor
 from awac_pl.settings import Count, Positive, PositiveShare, check_arguments
 
@@ -59,6 +60,8 @@ class RLPD(Learner):
         **shared: Any,
     ) -> None:
         check_arguments(RLPD.__init__, locals(), "model")
+        if num_target_critics > num_critics:
+            raise SettingError(f"model.num_target_critics is {num_target_critics}; model.num_critics is {num_critics} only")
         super().__init__(log_std_range=log_std_range, **shared)
         self.polyak, self.actor_every = polyak, actor_every
         self.num_target_critics, self.entropy_in_target = num_target_critics, entropy_in_target

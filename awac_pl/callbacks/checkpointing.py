@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from awac_pl.algorithms.checkpoints import read_checkpoint
 from awac_pl.envs.tasks import Spaces, Task, knows_success
 from awac_pl.errors import first_line
-from awac_pl.files import replacing
+from awac_pl.files import link_or_copy, replacing
 from awac_pl.runs.folder import PREVIOUS
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 raise error.__context__ if isinstance(error.__context__, OSError) else OSError(first_line(error)) from error
             if target.name == "last.ckpt" and target.exists():
                 with replacing(target.with_name(PREVIOUS)) as previous:
-                    os.link(target, previous)
+                    link_or_copy(target, previous)
 
     def load_checkpoint(self, path: str | os.PathLike, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
         """Read ``path`` on the CPU, to resume or to evaluate; nothing in it is run.

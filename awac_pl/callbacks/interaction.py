@@ -138,7 +138,7 @@ class EnvironmentInteraction(Callback):
         ranks = state_dict["ranks"]
         if world_size() == 1:  # goes on behind the episodes of all of them
             self.own_episodes, self.own_env_steps = (sum(own[key] for own in ranks) for key in ("episodes", "env_steps"))
-            self.own_failed = sum(own.get("failed", 0) for own in ranks)
+            self.own_failed = max(own.get("failed", 0) for own in ranks)
         else:
             own = own_state(ranks, "environment interaction")
             self.own_episodes, self.own_env_steps = own["episodes"], own["env_steps"]
@@ -158,7 +158,8 @@ class EnvironmentInteraction(Callback):
         assert self.env_steps_due is not None
         due = self.random_env_steps + self.env_steps_due + self.env_steps_per_epoch
         share = math.ceil(due / world_size())
-        return data.workers, policy, first_seed, share - self.own_env_steps, self.max_failed_episodes - self.own_failed
+        more_failures = max(0, self.max_failed_episodes - self.own_failed)  # a resumed run may allow fewer than it has had
+        return data.workers, policy, first_seed, share - self.own_env_steps, more_failures
 
     def _count_and_log(self, block: Block, module: Learner) -> None:
         blocks = gather_objects(block)

@@ -16,6 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from awac_pl.algorithms.base import Learner
 from awac_pl.callbacks.messages import duration
+from awac_pl.callbacks.stopping import Limits
 from awac_pl.replay.data_module import ReplayDataModule
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class AwacProgressBar(ProgressBar):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Show the bar where somebody looks at it."""
         self._epoch_began = self._latest = time.monotonic()
+        self._started = (_updates(pl_module), time.perf_counter())  # a resumed run can begin within an epoch
         self._goal = _goal(trainer, pl_module)
         if trainer.is_global_zero and sys.stderr.isatty():
             self._bar = self._shown.enter_context(
@@ -101,10 +103,12 @@ class AwacProgressBar(ProgressBar):
             log.info(f"expected time: {how}", duration(left))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Take the bar away, and say why a run ends before its plan."""
+        """Take the bar away, and say why a run ends before its plan, unless ``Limits`` does."""
         self._shown.close()
         self._bar = None
         updates = _updates(pl_module)
+        if any(isinstance(callback, Limits) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            return
         if trainer.is_global_zero and self._goal is not None and updates < self._goal:
             log.info("the run stops early, after %d of %d updates: %s", updates, self._goal, _reason(trainer))
 

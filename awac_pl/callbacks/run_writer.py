@@ -137,9 +137,7 @@ class RunWriter(Callback):
         """Write the row of this epoch."""
         if not trainer.is_global_zero:
             return
-        data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
         updates, env_steps = int(pl_module.updates), int(pl_module.env_steps)  # type: ignore[arg-type]
-        online = data.is_online(trainer.current_epoch)
         row: dict[str, float] = {
             "epoch": trainer.current_epoch,
             "updates": updates,
@@ -147,7 +145,7 @@ class RunWriter(Callback):
             "seconds": round(time.time() - self._started, 3),
         }
         row |= {name: _rounded(value) for name, value in cast(Learner, pl_module).epoch_metrics.items()}
-        row |= _with_prefix(trainer, "train/") | (_with_prefix(trainer, "rollout/") if online else {}) | self._evaluation
+        row |= _with_prefix(trainer, "train/") | self._evaluation
         self._evaluation = {}
         self.rows.append(row)
         self._write_row(trainer, row)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from awac_pl.commands.arguments import number
-from awac_pl.errors import AwacError
+from awac_pl.errors import AwacError, without_credentials
 from awac_pl.settings import Count, NotNegative, Positive
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _planned(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
 
     config, text = resolve(options.others)
     plan = Plan(
-        name=run_name(config), folder="", arguments=options.others, seeds=seeds, grid=grid,
+        name=run_name(config), folder="", arguments=list(map(without_credentials, options.others)), seeds=seeds, grid=grid,
         search=search, trials=options.trials or 0, metric=options.metric,
         cpus=options.cpus_per_run or 1, gpus=options.gpus_per_run or 0, key=uuid.uuid4().hex,
         storage=options.storage if options.storage and "://" in options.storage else None,
@@ -128,7 +128,7 @@ def _planned(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
     if plan.storage is not None:
         plan.storage = f"{plan.storage.rstrip('/')}/{Path(plan.folder).name}"
     plan.place = _place(config) | {"address": options.address}
-    return plan, text, config
+    return plan, without_credentials(text), config
 
 
 def _resumed(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
@@ -159,11 +159,12 @@ def _check_address(options: argparse.Namespace, address: str | None) -> None:
 def _place(config: dict[str, Any]) -> dict[str, Any]:
     """The working folder and the environment that runs on this machine would have."""
     from awac_pl.sweeps.storage import store_places
+    from awac_pl.tracking.destination import with_credentials
 
     return {
         "cwd": os.getcwd(), "environment": store_places(os.environ),
         "paths": [path for path in sys.path if Path(path).is_dir()],
-        "mlflow_uri": config["mlflow_uri"] or os.environ.get("MLFLOW_TRACKING_URI") or "", "threads": "",
+        "mlflow_uri": with_credentials(config["mlflow_uri"] or os.environ.get("MLFLOW_TRACKING_URI") or ""), "threads": "",
     }  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def _run(
     binary = uses_binary_reward(task, spaces)
     observation, _ = environment.reset(seed=seed)
     check_observation(observation, spaces.observation_dim)
-    observations: list[np.ndarray] = [observation]
+    observations = [np.array(observation)]  # copies: an environment may change its own arrays in the next step
     ended = False
     while True:
         if on_state is not None:
@@ -107,7 +107,7 @@ def _run(
             raise RolloutError("the action is not finite")
         clipped = np.clip(action, -1, 1)
         scaled = scale_action(clipped, spaces.action_low, spaces.action_high)
-        observation, environment_reward, failed, timed_out, info = check_outcome(environment.step(scaled))
+        observation, environment_reward, failed, timed_out, info = check_outcome(environment.step(scaled.copy()))
         check_observation(observation, spaces.observation_dim)
         success = judge_success(task, spaces, observation, info)
         if not np.isfinite(check_number(environment_reward, "reward")) or not np.isfinite(
@@ -116,9 +116,10 @@ def _run(
             raise RolloutError(f"the reward is {environment_reward} and success is {success}; both must be finite")
         reward, terminated = judge(task, binary, success, environment_reward, failed)
         ended = bool(terminated or failed or timed_out)
-        observations.append(observation)
+        observations.append(np.array(observation))
         stored, truncated = clipped if task.clip_actions else action, ended and not terminated
-        steps.append((stored, float(reward), bool(terminated), truncated, success, float(environment_reward)))
+        succeeded = None if success is None else bool(success)
+        steps.append((stored, float(reward), bool(terminated), truncated, succeeded, float(environment_reward)))
     return _pack(seed, observations, steps)
 
 
@@ -194,19 +195,13 @@ class RolloutWorkers(Executor):
             failed += [outcome for outcome in outcomes if isinstance(outcome, RolloutError)]
         return [outcome for outcome in outcomes if isinstance(outcome, Episode)]
 
-    def evaluate(self, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
-        """Whole episodes, one per seed, without those that fail; each of these is logged.
-
-        Raises:
-            RolloutError: all fail.
-        """
+    def evaluate(self, policy: Policy, seeds: Sequence[int]) -> tuple[list[Episode], list[RolloutError]]:
+        """Whole episodes, one per seed, and the errors of those that fail; each of these is logged."""
         failed: list[RolloutError] = []
         episodes = self.rollout(policy, seeds, whole_episodes=True, failed=failed)
-        if failed and not episodes:
-            raise failed[0]
         for error in failed:
             log.warning("an evaluation episode failed and is left out, of the success rate, too: %s", first_line(error))
-        return episodes
+        return episodes, failed
 
 
 class _Runner:
@@ -269,7 +264,7 @@ def collect_block(workers: RolloutWorkers, policy: Policy, first_seed: int, env_
     while (missing := env_steps - sum(map(len, episodes))) > 0:
         first, count = first_seed + len(episodes) + len(failed), math.ceil(missing / workers.spaces.horizon)
         episodes += workers.rollout(policy, range(first, first + count), failed=failed)
-        if len(failed) > max_failed:
+        if len(failed) > max_failed:  # at least 0
             raise RolloutError(
                 f"too many episodes failed (interaction.max_failed_episodes), this one, too: {failed[max_failed]}"
             )

@@ -88,7 +88,12 @@ class Executor:
             done = on_result or (lambda: None)
             if self.num_workers == 0:
                 return self._map_here(jobs, done)
-            return (self._map_in_workers if self.kind == "local" else self._map_on_ray)(jobs, done, name)
+            try:
+                return (self._map_in_workers if self.kind == "local" else self._map_on_ray)(jobs, done, name)
+            except BaseException:
+                for connection in list(self._workers):  # what one still answers would be taken for the result of a later job
+                    self._drop(connection)
+                raise
 
     def close(self) -> None:
         """End the processes; unfinished jobs raise ``WorkerError``. May be called twice."""
@@ -135,7 +140,7 @@ class Executor:
                 running[connection], started[connection] = waiting.popleft(), time.monotonic()
                 with contextlib.suppress(OSError):  # the worker is dead: recv will raise
                     connection.send(jobs[running[connection][0]])
-            limits = {one: self._limit(one) for one in running}
+            limits = {one: longest_time(self.timeout, self._longest, one in self._proven) for one in running}
             deadline = min(started[one] + limit for one, limit in limits.items())
             answered = wait(list(running), timeout=max(0.0, deadline - time.monotonic()))
             late = [one for one in running if one not in answered and time.monotonic() - started[one] > limits[one]]
@@ -174,11 +179,6 @@ class Executor:
         self._remote = self._remote or RayWorkers(self.factory, self.num_workers, self.attempts, self.timeout)
         return self._remote.map(jobs, done, name)
 
-    def _limit(self, connection: Connection) -> float:
-        """Longest time of a job in seconds. A process that has done none yet may have to load libraries first."""
-        limit = max(LEAST_TIMEOUT, PATIENCE * self._longest) if self.timeout is None else self.timeout
-        return limit if connection in self._proven else max(limit, FIRST_TIMEOUT)
-
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
@@ -190,12 +190,27 @@ class Executor:
     def _replace(self, connection: Connection) -> None:
         if self._closed:
             raise WorkerError("the workers were closed during their work")
+        self._drop(connection)
+        self._start()
+
+    def _drop(self, connection: Connection) -> None:
         process = self._workers.pop(connection)
         self._proven.discard(connection)
         connection.close()
         process.kill()
         process.join(timeout=5)
-        self._start()
+
+
+def longest_time(timeout: float | None, longest: float, proven: bool) -> float:
+    """Longest time of a job in seconds. A process that has done none yet may have to load libraries first.
+
+    Args:
+        timeout: see ``Executor``.
+        longest: seconds of the longest job so far.
+        proven: whether the process has done a job.
+    """
+    limit = max(LEAST_TIMEOUT, PATIENCE * longest) if timeout is None else timeout
+    return limit if proven else max(limit, FIRST_TIMEOUT)
 
 
 def _serve(connection: Connection, factory: Factory) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from awac_pl.parallel.cluster import connected
-from awac_pl.parallel.executor import FIRST_TIMEOUT, LEAST_TIMEOUT, PATIENCE, Factory, WorkerError, one_thread, picklable
+from awac_pl.parallel.executor import FIRST_TIMEOUT, Factory, WorkerError, longest_time, one_thread, picklable
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class RayWorkers:
         self._connection = contextlib.ExitStack()
         self._ray: Any = None
         self._starting: dict[Any, Any] = {}  # the answer that an actor will give once it lives, and the actor
-        self._idle: list[Any] = []
+        self._idle: list[tuple[Any, bool]] = []  # an actor, and whether it has done a job
         self._longest = 0.0
 
     def map(self, jobs: Sequence[Any], done: Callable[[], object], name: Callable[[Any], str]) -> list[Any]:
@@ -43,37 +43,42 @@ class RayWorkers:
         self._connect(min(self.num_workers, len(jobs)))
         ray, results, error = self._ray, [None] * len(jobs), None
         waiting = deque((index, 1) for index in range(len(jobs)))
-        running: dict[Any, tuple[Any, int, int, float]] = {}
+        running: dict[Any, tuple[Any, bool, int, int, float]] = {}
         large: dict[int, Any] = {}
         asked = time.monotonic()
         while running or (waiting and error is None):
             while self._idle and waiting and error is None:
                 index, attempt = waiting.popleft()
-                actor = self._idle.pop()
-                running[self._send(actor, jobs[index], large)] = actor, index, attempt, time.monotonic()
+                actor, proven = self._idle.pop()
+                running[self._send(actor, jobs[index], large)] = actor, proven, index, attempt, time.monotonic()
             answered, _ = ray.wait([*running, *self._starting], timeout=0.2)
             self._welcome(answered)
             if self.closed:
                 raise WorkerError("the workers were closed during their work")
-            if not running and not self._idle and time.monotonic() - asked > FIRST_TIMEOUT:
+            if running or self._idle:
+                asked = time.monotonic()
+            elif time.monotonic() - asked > FIRST_TIMEOUT:
                 raise WorkerError(f"the cluster has had no free CPU for {FIRST_TIMEOUT:.0f} s")
-            limit = max(LEAST_TIMEOUT, PATIENCE * self._longest) if self.timeout is None else self.timeout
-            late = [ref for ref, (*_, since) in running.items() if time.monotonic() - since > limit and ref not in answered]
+            limits = {ref: longest_time(self.timeout, self._longest, proven) for ref, (_, proven, *_) in running.items()}
+            late = [
+                ref for ref, (*_, since) in running.items() if time.monotonic() - since > limits[ref] and ref not in answered
+            ]
             for ref in [*(ref for ref in answered if ref in running), *late]:
-                actor, index, attempt, since = running.pop(ref)
+                actor, proven, index, attempt, since = running.pop(ref)
                 try:
                     if ref in late:
                         raise TimeoutError
                     failed, outcome = pickle.loads(ray.get(ref))
-                    self._idle.append(actor)
-                    self._longest = max(self._longest, time.monotonic() - since)
+                    self._idle.append((actor, True))
+                    if proven:
+                        self._longest = max(self._longest, time.monotonic() - since)
                 except (ray.exceptions.RayError, TimeoutError):  # the actor or its node is gone, or with it the result
                     ray.kill(actor)
                     self._start()
                     if attempt < self.attempts:
                         waiting.appendleft((index, attempt + 1))
                         continue
-                    what = f"took longer than {limit:.0f} s" if ref in late else "died"
+                    what = f"took longer than {limits[ref]:.0f} s" if ref in late else "died"
                     failed, outcome = True, WorkerError(f"{name(jobs[index])}: the worker {what} {attempt} times in a row")
                 if failed:
                     error = error or outcome
@@ -88,7 +93,7 @@ class RayWorkers:
         """End the actors."""
         self.closed = True
         if self._ray is not None and self._ray.is_initialized():
-            for actor in [*self._idle, *self._starting.values()]:
+            for actor in [*(actor for actor, _ in self._idle), *self._starting.values()]:
                 self._ray.kill(actor)
         self._idle, self._starting = [], {}
         self._connection.close()
@@ -111,7 +116,7 @@ class RayWorkers:
             if (actor := self._starting.pop(ref, None)) is not None:
                 try:
                     self._ray.get(ref)
-                    self._idle.append(actor)
+                    self._idle.append((actor, False))
                 except self._ray.exceptions.RayError:  # its node died before it lived
                     self._start()
 

@@ -17,7 +17,7 @@ from awac_pl.datasets.catalog import check_environment, find_dataset, recorded_l
 from awac_pl.datasets.cloned import CloneOptions, check_recipe, cloned_id, is_cloned, make_missing
 from awac_pl.datasets.downloading import fetch_dataset
 from awac_pl.datasets.minari_io import manifest_entry, read_episodes
-from awac_pl.envs.rollouts import RolloutWorkers
+from awac_pl.envs.rollouts import RolloutError, RolloutWorkers
 from awac_pl.envs.tasks import RewardKind, find_task, inspect_spaces, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.errors import AwacError, SettingError
@@ -183,8 +183,8 @@ class ReplayDataModule(lightning.LightningDataModule):
         """``[N, O]``: the observations of the first dataset in this rank's buffer."""
         return self.replay.buffer.storage[: self.replay.demonstration_size]["observation"]
 
-    def evaluate(self, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
-        """Whole episodes of a policy, one per seed, without those that fail."""
+    def evaluate(self, policy: Policy, seeds: Sequence[int]) -> tuple[list[Episode], list[RolloutError]]:
+        """Whole episodes of a policy, one per seed, and the errors of those that fail."""
         with ending_together():
             return self.workers.evaluate(policy, seeds)
 
@@ -284,8 +284,8 @@ class ReplayDataModule(lightning.LightningDataModule):
         self.workers = self.workers.renewed()
 
     def on_exception(self, exception: BaseException) -> None:
-        """Close the workers after an error or Ctrl-C."""
-        self.workers.close()
+        """Close the workers after an error or Ctrl-C, and prepare new ones: another fit or an evaluation may follow."""
+        self.workers = self.workers.renewed()
 
     def _sample_chunk(self) -> TensorDict:
         online = self.trainer is None or self.is_online(self.trainer.current_epoch)

@@ -162,7 +162,8 @@ def draw(
         if title is None:
             title = groups[0].title if len(groups) == 1 else groups[0].task
         figure.suptitle(clip(title, 90), fontsize=10)
-        handles = [*lines, *_marks(groups, measure, STYLES[0][0] if len(groups) == 1 else GRAY), *others]
+        banded = bool(axes.collections or axes.containers)  # one of the groups has a band, or one interval
+        handles = [*lines, *_marks(groups, measure, banded, STYLES[0][0] if len(groups) == 1 else GRAY), *others]
         columns = 1 if any(len(handle.get_label()) > 44 for handle in handles) else 2
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
         figure.set_size_inches(6.4, 3.7 + 0.2 * math.ceil(len(handles) / columns))
@@ -231,13 +232,13 @@ def _draw_group(axes: Axes, group: SeedGroup, measure: Measure, style: tuple, la
     return axes.plot([], [], color=colour, linestyle=line, linewidth=2.4, marker=mark, markersize=4, label=label)
 
 
-def _marks(groups: Sequence[SeedGroup], measure: Measure, colour: str) -> list[Any]:
+def _marks(groups: Sequence[SeedGroup], measure: Measure, banded: bool, colour: str) -> list[Any]:
     """Legend entries of those among thin lines, bands, dashes and large marks that the figure has."""
     runs = [run for group in groups for run in group.runs]
     handles: list[Any] = []
     if max(len(group.runs) for group in groups) > 1:
         handles.append(Line2D([], [], color=colour, alpha=0.6, linewidth=0.9, label="one seed"))
-    if any(band(group.runs, curve(group.runs, measure)[1], measure) is not None for group in groups):
+    if banded:
         handles.append(Patch(color=colour, alpha=0.18, linewidth=0, label="95 % interval"))
     if measure == "success_rate" and any(run.cloned for run in runs):
         handles.append(Line2D([], [], color=colour, linestyle=CLONED, linewidth=1.1, label="cloned policy"))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from awac_pl.errors import AwacError, nearest
+from awac_pl.errors import AwacError, nearest, without_credentials
 from awac_pl.files import write_text
 from awac_pl.settings import RunSeed, fits, wrong
 from awac_pl.settings_files import read_table
@@ -127,8 +127,8 @@ class Plan:
         return ["awac", "fit", *self.arguments, *flags, f"--seed_everything={seed}"]
 
     def save(self) -> None:
-        """Write ``sweep.json``."""
-        write_text(Path(self.folder) / FILE, json.dumps(asdict(self), indent=1) + "\n")
+        """Write ``sweep.json``, without credentials."""
+        write_text(Path(self.folder) / FILE, without_credentials(json.dumps(asdict(self), indent=1)) + "\n")
 
 
 def read_plan(folder: Path) -> Plan:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from awac_pl.errors import AwacError, first_line
-from awac_pl.files import replacing
+from awac_pl.files import link_or_copy, replacing
 
 #: Bytes of a file that travel at once.
 PART = 16 << 20
@@ -165,7 +165,7 @@ def push(store: Store, name: str, folder: Path, sent: dict[str, Any]) -> None:
         checkpoints: dict[str, Path] = {}
         for number, path in enumerate(sorted((folder / "checkpoints").glob("*.ckpt"))):
             link = Path(held) / str(number)
-            os.link(path, link)
+            link_or_copy(path, link)
             checkpoints[str(path.relative_to(folder))] = link
         inside = ((path.relative_to(folder), path) for path in folder.rglob("*"))
         others = {str(relative): path for relative, path in inside if _is_content(relative, path)}

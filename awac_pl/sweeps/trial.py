@@ -17,7 +17,7 @@ from typing import IO, Any
 import ray
 from ray import tune
 
-from awac_pl.errors import AwacError, first_line
+from awac_pl.errors import AwacError, first_line, without_credentials
 from awac_pl.runs.folder import RunFolder, last_checkpoint
 from awac_pl.runs.manifest import read_manifest
 from awac_pl.runs.reading import read_rows
@@ -99,6 +99,8 @@ class RunTrial(tune.Trainable):
         place = self.plan.place
         environment = {**place["environment"], **os.environ, "OMP_NUM_THREADS": place["threads"]}
         environment.pop("MLFLOW_RUN_ID", None)  # of the sweep, under ``mlflow run``
+        if without_credentials(uri := place["mlflow_uri"]) != uri:  # the configuration has none
+            environment["MLFLOW_TRACKING_URI"] = uri
         where = place["cwd"] if os.path.isdir(place["cwd"]) else self.folder.parent
         paths = [*place["paths"], *environment.get("PYTHONPATH", "").split(os.pathsep)]
         environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))

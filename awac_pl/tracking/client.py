@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from awac_pl.errors import AwacError, first_line
-from awac_pl.files import staging
+from awac_pl.files import link_or_copy, staging
 from awac_pl.tracking.destination import Destination, checked_uri
 
 if TYPE_CHECKING:  # slow to import
@@ -67,7 +67,7 @@ def make_store(path: Path) -> None:
     with staging(path.parent) as folder:
         SqlAlchemyStore(f"sqlite:///{folder / path.name}", str(artifacts_beside(path))).engine.dispose()
         with contextlib.suppress(FileExistsError):  # another run was faster
-            os.link(folder / path.name, path)
+            link_or_copy(folder / path.name, path)
 
 
 def artifacts_beside(database: Path) -> Path:

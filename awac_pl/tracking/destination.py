@@ -77,8 +77,7 @@ def find_destination(
     uri = checked_uri(uri or (stored.uri if stored is not None and run_id is None else None))
     name, number = (os.environ.get(f"MLFLOW_EXPERIMENT_{kind}") for kind in ("NAME", "ID"))
     destination = stored or Destination(uri, name or "awac", run_id=run_id, experiment_id=None if name else number)
-    environment = os.environ.get("MLFLOW_TRACKING_URI", "")
-    uri = environment if without_credentials(environment) == uri else uri
+    uri = with_credentials(uri)
     if destination.shown_uri == without_credentials(uri):
         destination = replace(destination, uri=uri)
     if destination.uri != uri or (run_id is not None and destination.run_id != run_id):
@@ -86,6 +85,12 @@ def find_destination(
     if experiment is not None:
         destination = replace(destination, experiment=experiment, experiment_id=None)
     return replace(destination, group=group or destination.group)
+
+
+def with_credentials(uri: str) -> str:
+    """The address with user and password of ``$MLFLOW_TRACKING_URI``, if that is the same address."""
+    environment = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return environment if without_credentials(environment) == uri else uri
 
 
 def _stored_destination(path: Path) -> Destination | None:
