@@ -25,7 +25,7 @@ from awac_pl.callbacks.checkpointing import DurableCheckpointIO, monitor_what_is
 from awac_pl.commands.main import main
 from awac_pl.datasets.from_runs import record_replay
 from awac_pl.envs.tasks import find_task, inspect_spaces
-from awac_pl.errors import AwacError
+from awac_pl.errors import AwacError, DatasetError
 from awac_pl.runs.metrics import read_metrics
 from tests.conftest import REACH, ROOT, WIDE_CONFIG
 
@@ -44,6 +44,19 @@ def test_a_checkpoint_of_version_0_1_acts_as_it_did_there() -> None:
 
 def test_its_replay_buffer_becomes_a_dataset(datasets_root: Path) -> None:
     assert record_replay(OLD, "toy/old-v0", find_task(REACH))["episodes"] == 4
+
+
+def test_rewards_of_several_steps_become_no_dataset(datasets_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do those of a run that learned from ``success - 1``, where the environment's are asked for."""
+    state, task = torch.load(OLD, weights_only=True), find_task(REACH, reward="environment")
+    monkeypatch.setattr("awac_pl.datasets.from_runs.read_checkpoint", lambda path: state)
+    with pytest.raises(DatasetError, match="its run learned from success - 1 and has not kept the environment's rewards"):
+        record_replay(OLD, "toy/old-v0", task)
+    state["hyper_parameters"]["return_range"] = None
+    assert record_replay(OLD, "toy/old-v0", task)["episodes"] == 4
+    state["ReplayDataModule"]["replay"][0]["online"]["discount"][3] **= 5
+    with pytest.raises(DatasetError, match=r"rewards of several steps \(data.n_step\), and the environment's are not kept"):
+        record_replay(OLD, "toy/other-v0", task)
 
 
 def test_a_checkpoint_names_its_learner(tmp_path: Path) -> None:

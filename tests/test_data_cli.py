@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 from awac_pl.commands.main import main
 from awac_pl.datasets.catalog import local_root, read_metadata
+from tests.conftest import REACH
 from tests.test_importing import actions, observations
 
 
@@ -49,6 +52,37 @@ def test_inspect_prints_a_verdict_json_and_a_figure(file: str, tmp_path: Path, c
     report = json.loads(capsys.readouterr().out)
     assert report["episodes"] == 25
     assert report["findings"][0]["remedy"] == "name the right --task, or record it anew"
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "rewards that are no numbers.npz": {"rewards": np.full((2, 5), np.nan)},
+    "text.npz": {"success": np.full((2, 5), "yes")},
+    "nothing.npz": {"observations": np.zeros((2, 1, 2)), "actions": np.zeros((2, 0, 1))},
+    "flat.hdf5": {"observations": np.full((10, 2), np.nan), "actions": np.zeros((10, 1))},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rewards that are no numbers.npz", "episode 1, step 0: 5 values of rewards are not finite"),
+        ("text.npz", "text.npz: episode 0: 'success' is no array of numbers (ragged, or <U3)"),
+        ("nothing.npz", "verdict: "),
+        ("flat.hdf5", "episode 0, step 0: 20 values of observations are not finite"),
+    ],
+)
+def test_what_is_broken_is_inspected(name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    columns = {"observations": np.zeros((2, 6, 2)), "actions": np.zeros((2, 5, 1))} | BROKEN[name]
+    path = tmp_path / name
+    if path.suffix == ".npz":
+        np.savez(path, **columns)
+    else:
+        with h5py.File(path, "w") as file:
+            for column, values in columns.items():
+                file[column] = values
+    refused = main(["data", "inspect", str(path), "--task", REACH]) == 2
+    printed = capsys.readouterr()
+    assert said in (printed.err if refused else printed.out)
 
 
 @pytest.mark.parametrize(

@@ -126,16 +126,45 @@ def test_dones_are_asked_about_only_where_they_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("inner", "lengths"), [("drop", [2]), ("split", [2, 2]), ("keep", [4]), (None, "ends it at step 2 of 4")]
+    "mark",
+    [
+        {"terminals": [[0, 1, 0, 0]]}, {"is_last": [[0, 1, 0, 0]]}, {"episode_index": [[7, 7, 8, 8]]},
+        {"is_last": [0, 1, 0, 0]}, {"episode_index": [7, 7, 8, 8]}, {"episode_ends": [2, 4]},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("inner", "rows"),
+    [("drop", [[0, 1, 2]]), ("split", [[0, 1], [2, 3, 4]]), ("keep", [[0, 1, 2, 3, 4]]), (None, "it at step 2 of 4")],
 )
-def test_an_end_within_a_row(tmp_path: Path, inner: Any, lengths: Any) -> None:
-    file = write(tmp_path / "x.npz", observations=np.zeros((1, 5, 2)), actions=np.zeros((1, 4, 1)), terminals=[[0, 1, 0, 0]])
+def test_an_end_within_a_row(tmp_path: Path, mark: dict, inner: Any, rows: Any) -> None:
+    """What follows the end of another episode is that one's first observation, and no outcome."""
+    observations, acted = np.arange(5.0)[:, None].repeat(2, 1), np.zeros((4, 1))
+    shape = np.ndim(next(iter(mark.values())))
+    own = (
+        {"observations": observations[None], "actions": acted[None]}
+        if shape == 2
+        else {"observations": observations, "actions": acted}
+    )
+    file = write(tmp_path / "x.npz", **own, **mark)
     if inner is None:
-        with pytest.raises(DatasetError, match=lengths):
+        with pytest.raises(DatasetError, match=rows):
             episodes(file)
         return
     read = episodes(file, inner_ends=inner)
-    assert [(len(raw.actions), len(raw.observations)) for raw in read] == [(steps, steps + 1) for steps in lengths]
+    assert [raw.observations[:, 0].tolist() for raw in read] == rows
+    if inner == "split":
+        following = np.where(observations == 2, 50, observations)[1:]
+        write(file, **own, **mark, next_observations=following[None] if shape == 2 else following)
+        read = episodes(file, inner_ends="split")
+        assert [raw.observations[:, 0].tolist() for raw in read] == [[0, 1, 50], [2, 3, 4]]
+
+
+def test_marks_of_whole_episodes_end_nothing_and_are_told(tmp_path: Path) -> None:
+    rows = {"observations": np.zeros((2, 5, 2)), "actions": np.zeros((2, 4, 1))}
+    file = write(tmp_path / "x.npz", **rows, episode_id=[3, 4], comment=[0])
+    read = episodes(file)
+    assert [len(raw.actions) for raw in read] == [4, 4]
+    assert read[0].facts["not_read"] == ["comment", "episode_id"]
 
 
 def test_names_that_mean_the_same_and_differ(tmp_path: Path) -> None:
@@ -205,6 +234,7 @@ def test_pickles_that_unfold_or_hash_for_ever() -> None:
         (nested + b"}h\x3cK\x01s.", "a dict has a key of tuple"),
         (b"\x80\x04\x8f(h\x00\x90.", "holds a set"),
         (b"\x80\x02ccollections\nOrderedDict\n}b.", "sets the state of a function"),
+        (b"\x80\x02cbuiltins\nlist\nX\x02\x00\x00\x00aa\x85R.", "copies lists"),
     ):
         with pytest.raises(DatasetError, match=message):
             unpickle(io.BytesIO(data), len(data))
@@ -375,7 +405,8 @@ def test_a_parquet_file_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
         episodes(root)
 
 
-def test_minari_arrow(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("key", ["success", "is_success"])
+def test_minari_arrow(key: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = local_root() / "mine/arrow-v0"
     for number in (0, 1):
         folder = root / f"data/{number}"
@@ -384,7 +415,7 @@ def test_minari_arrow(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
             "observations": pyarrow.array([[number, 0], [1, 1], [2, 2]], pyarrow.list_(pyarrow.float64(), 2)),
             "actions": pyarrow.array([[0.5], [0.25], [0.0]], pyarrow.list_(pyarrow.float32(), 1)),
             "rewards": [-1.0, 0.0, 0.0], "terminations": [False, False, False], "truncations": [False, True, False],
-            "infos": pyarrow.StructArray.from_arrays([pyarrow.array([False, False, True])], ["success"]),
+            "infos": pyarrow.StructArray.from_arrays([pyarrow.array([False, False, True])], [key]),
         })  # fmt: skip
         with pyarrow.ipc.new_file(folder / "part-0.arrow", batch.schema) as file:
             file.write_batch(batch)
@@ -396,12 +427,25 @@ def test_minari_arrow(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert f"is stored as arrow, not as HDF5; import it: awac data import {root}" in capsys.readouterr().err
     report = import_dataset(root, "mine/hdf5-v0", find_task(REACH), progress=False)
     assert (report["episodes"], report["steps"], report["successes"], report["ends"]) == (2, 4, 2, {"timeout": 2})
+    (next(root.rglob("*.arrow"))).rename(root / "data/0/another.arrow")
+    import_dataset(root, "mine/renamed-v0", find_task(REACH), progress=False)
+    digests = [read_metadata(f"mine/{name}-v0")["origin"]["sha256"] for name in ("hdf5", "renamed")]
+    assert digests[0] != digests[1]
     episode = load_dataset("mine/hdf5-v0", find_task(REACH), inspect_spaces(find_task(REACH))).episodes[1]
     assert (episode.observations.tolist(), episode.actions.tolist(), episode.seed) == (
         [[1, 0], [1, 1], [2, 2]],
         [[0.5], [0.25]],
         7,
     )
+
+
+def test_a_broken_file_of_a_lerobot_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta/info.json").write_text('{"codebase_version": "v3.0", "total_episodes": 1}')
+    (tmp_path / "data/chunk-000").mkdir(parents=True)
+    (tmp_path / "data/chunk-000/file-000.parquet").write_bytes(b"PAR1 broken PAR1")
+    with pytest.raises(DatasetError, match=r"file-000.parquet: cannot be read as Parquet \("):
+        episodes(tmp_path)
 
 
 def test_the_command_line_names_every_format() -> None:

@@ -322,3 +322,9 @@ def test_no_dataset_is_replaced_unless_that_is_meant(tmp_path: Path) -> None:
             import_dataset(file, target, PEN, progress=False)
     import_dataset(dapg(file, broken(), broken()), "mine/pen-v0", PEN, progress=False, overwrite=True)
     assert len(read("mine/pen-v0")) == 2
+    import_dataset(file, "mine/pen-v0/inner-v0", PEN, progress=False)
+    (local_root() / "mine/raw-v0").mkdir()
+    (local_root() / "mine/raw-v0/recordings.npz").touch()
+    for target, lost in (("mine/pen-v0", "inner-v0/data/main_data.hdf5"), ("mine/raw-v0", "recordings.npz")):
+        with pytest.raises(DatasetError, match=rf"{target} holds other files \({lost}\), which would be lost"):
+            import_dataset(file, target, PEN, progress=False, overwrite=True)

@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from awac_pl.algorithms.critics import CriticEnsemble, initialize_as_rlkit
+from awac_pl.callbacks.interaction import as_arrays, with_arrays
+from awac_pl.deploy.runner import onnx_policy
 from awac_pl.errors import AwacError
 from awac_pl.policies.actor import Actor, Normalizer, moments
 from awac_pl.policies.numpy_policy import NumpyPolicy
+from awac_pl.policies.onnx_graph import policy_graph
 
 
 def test_log_prob_by_hand() -> None:
@@ -111,16 +114,36 @@ def test_observations_are_normalised_by_hand() -> None:
     )
 
 
-def test_a_policy_with_the_normalisation_in_its_first_layer_acts_the_same() -> None:
+@pytest.mark.parametrize("constant", [0.7, 500.0])
+def test_a_policy_normalises_as_the_module_does(constant: float, tmp_path: Path) -> None:
+    """So does its graph. A component that is large and hardly varies loses no digits."""
     torch.manual_seed(3)
     actor, normalizer = Actor(5, 2, (16, 16)), Normalizer(5)
-    observations = torch.randn(200, 5) * torch.tensor([0.02, 0.1, 1.0, 5.0, 0.0]) + torch.tensor([1.0, -0.5, 0.0, 3.0, 0.7])
+    shift = torch.tensor([1.0, -0.5, 0.0, 3.0, constant])
+    observations = torch.randn(200, 5) * torch.tensor([0.02, 0.1, 1.0, 5.0, 0.0]) + shift
     normalizer.measure([moments(observations)])
     policy = actor.to_numpy(deterministic=True, normalizer=normalizer)
     with torch.no_grad():
         expected = actor(normalizer(observations)).numpy()
     actions = [policy.act(observation, np.random.default_rng(0)) for observation in observations.numpy()]
     np.testing.assert_allclose(actions, expected, atol=2e-6)
+    bounds = -np.ones(2, np.float32), np.ones(2, np.float32)
+    np.testing.assert_allclose(onnx_policy(policy_graph(policy, *bounds))(observations.numpy()), expected, atol=2e-6)
+    (tmp_path / "policy").write_bytes(policy.to_bytes())
+    again = NumpyPolicy.load(tmp_path / "policy")
+    np.testing.assert_array_equal(again.outputs(observations.numpy()), policy.outputs(observations.numpy()))
+    (tmp_path / "policy").write_bytes(replace(policy, mean=policy.mean[:1]).to_bytes())
+    with pytest.raises(AwacError, match="its layers do not fit each other"):
+        NumpyPolicy.load(tmp_path / "policy")
+
+
+def test_a_policy_of_a_checkpoint_that_knows_no_normalisation_has_none() -> None:
+    """Its first layer has taken it over."""
+    actor, normalizer = Actor(3, 2), Normalizer(3)
+    saved = {name: value for name, value in as_arrays(actor.to_numpy()).items() if name not in ("mean", "scale")}
+    policy = with_arrays(actor.to_numpy(normalizer=normalizer), saved)
+    assert (policy.mean, policy.scale) == (None, None)
+    np.testing.assert_array_equal(policy.weights[0], actor.to_numpy().weights[0])
 
 
 def test_weights_are_drawn_as_in_the_authors_code() -> None:

@@ -397,5 +397,20 @@ def test_a_report_compares_algorithms(tmp_path: Path) -> None:
             make_run(tmp_path / f"{algorithm}-{seed}", make_rows([0.5, rate + 0.01 * seed]), seed=seed, tags=tags)
     tables = {table.title: table for table in write_report([tmp_path], tmp_path / "report.html")}
     (row,) = tables["One method against another"].rows
-    assert row == ["pen", "AWAC, preset quick", "IQL, preset quick", "3 and 3", "1.00", "1.00 to 1.00"]
+    assert row == ["pen", "AWAC, preset quick", "IQL, preset quick", "3 and 3", "10,000", "1.00", "1.00 to 1.00"]
     assert "AWAC, IQL on pen" in (tmp_path / "report.html").read_text()
+
+
+def test_methods_are_compared_at_equal_numbers_of_steps(tmp_path: Path) -> None:
+    """AWAC's third seed and IQL went on to 50,000 steps, and were no better than the others at 20,000."""
+    for algorithm, lengths in (("awac", (2, 2, 5)), ("iql", (5, 5, 5))):
+        for seed, length in enumerate(lengths):
+            tags = {"task": "pen", "algorithm": algorithm, "preset": "quick", "seed": str(seed)}
+            rows = make_rows([0.5, 0.3, 0.3, 0.9, 0.9, 0.9][: 1 + length])
+            make_run(tmp_path / f"{algorithm}-{seed}", rows, seed=seed, tags=tags)
+    tables = {table.title: table for table in write_report([tmp_path], tmp_path / "report.html")}
+    (row,) = tables["One method against another"].rows
+    assert row[3:6] == ["3 and 3", "20,000", "0.50"]
+    unlike = "its runs end after 20,000 to 50,000 environment steps, and are not alike at their end"
+    assert f"pen, AWAC, preset quick: {unlike}" in tables["Success at each stage"].note
+    assert "IQL" not in tables["Success at each stage"].note

@@ -63,6 +63,27 @@ def test_a_refused_run_cannot_take_the_folder_of_another_with_it(tmp_path: Path)
         other.release()
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"manifest.json": '{"status": "finished"}'}, "holds a finished run; pass another"),
+        ({"manifest.json": '{"status": "running"}', "metrics.csv": ""}, None),  # killed before its first checkpoint
+        ({"config.yaml": "mine"}, "holds a file config.yaml that is not of a run; move it, or pass another"),
+        ({"notes.txt": "mine"}, None),
+    ],
+)
+def test_no_run_overwrites_what_is_of_worth(files: dict[str, str], message: str | None, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    if message is None:
+        take_run_folder(tmp_path, tmp_path, resume=False).release()
+        return
+    with pytest.raises(AwacError, match=message):
+        take_run_folder(tmp_path, tmp_path, resume=False)
+    assert not RunFolder(tmp_path).busy
+    take_run_folder(tmp_path, tmp_path, resume=True).release()
+
+
 def test_last_is_the_last_one_and_a_busy_one_is_refused(tmp_path: Path) -> None:
     for name in ("run", "run-2"):
         (tmp_path / name).mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import subprocess
@@ -14,9 +15,11 @@ import pytest
 from awac_pl.commands import sweep
 from awac_pl.commands.main import main, own_parser
 from awac_pl.sweeps.plan import Plan, parse_grid, parse_search, parse_seeds, read_plan
+from awac_pl.sweeps.results import finish
 from awac_pl.sweeps.storage import FolderKeeper, KeptStore, UriStore, pull, push
 from awac_pl.sweeps.table import ProgressTable
 from tests.conftest import ROOT
+from tests.run_folders import make_rows, make_run
 from tests.test_cli import refused, workplace  # noqa: F401
 
 FILES = (f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml")
@@ -229,3 +232,26 @@ def test_a_store_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
 
 def test_search_ranges() -> None:
     assert parse_search(["--data.n_step=int:5:10"]) == {"data.n_step": ["int", "5", "10"]}
+
+
+def test_a_sweep_without_online_steps_is_ranked_by_its_last_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    plan = plan_of(tmp_path, totals={"updates": 3000, "offline_updates": 3000, "env_steps": 0})
+    for run in plan.grid_runs():
+        make_run(tmp_path / run.name, make_rows([0.4, 0.5, 0.6 + 0.1 * run.seed], pretraining=3), seed=run.seed)
+        plan.runs[run.name] = {"settings": {}, "outcome": "finished", "error": ""}
+    finish(plan)
+    printed = capsys.readouterr().out
+    assert "| as given | 2 | 0.7 | 0.65 | - | - |" in printed
+    assert f"page: {tmp_path / 'report.html'}" in printed
+
+
+def test_a_sweep_of_unknown_success_has_a_page(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    plan = plan_of(tmp_path, seeds=[0])
+    (run,) = plan.grid_runs()
+    make_run(tmp_path / run.name, make_rows([math.nan, math.nan]), cloning=None)
+    plan.runs[run.name] = {"settings": {}, "outcome": "finished", "error": ""}
+    finish(plan)
+    assert "nothing is ranked: no run has an evaluation with eval/success_rate; --metric" in capsys.readouterr().out
+    assert (tmp_path / "report.html").exists()

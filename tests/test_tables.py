@@ -204,6 +204,22 @@ def test_an_unfinished_run_is_marked_and_in_the_means_as_far_as_it_came(tmp_path
     assert means["last"] == ("1", "0.500")  # scores of whole runs: those that are as long
 
 
+def test_a_clone_that_seeds_share_counts_once(tmp_path: Path) -> None:
+    def datasets(clone: str) -> list[dict]:
+        return [{"id": "expert", "sha256": "ab", "episodes": 25}, {"id": "cloned", "sha256": clone, "episodes": 500}]
+
+    folders = [
+        make_run(tmp_path / str(seed), make_rows([0.1, 0.5]), seed=seed, datasets=datasets("cd")) for seed in range(3)
+    ]
+    (row,) = cells(results(folders), "Success at each stage")
+    assert (row["seeds"], row["after cloning"]) == ("3", "0.400 (0.309 to 0.498), 1 clone")  # of 100 episodes
+    means = {row["measure"]: row for row in cells(results(folders), "Over seeds")}
+    assert [means["after cloning"][name] for name in ("seeds", "mean", "95 % interval")] == ["1", "0.400", "-"]
+    folders[2] = make_run(tmp_path / "2", make_rows([0.1, 0.5]), seed=2, datasets=datasets("ef"))
+    (row,) = cells(results(folders), "Success at each stage")
+    assert row["after cloning"] == "0.400 (0.335 to 0.469), 2 clones"
+
+
 def test_a_run_that_was_cut_off_later_than_another_ended_is_in_the_means(tmp_path: Path) -> None:
     done = make_run(tmp_path / "done", make_rows([0.1, 0.5]), seed=0)
     longer = make_run(tmp_path / "longer", make_rows([0.3, 0.9, 0.9]), seed=1, status="running")

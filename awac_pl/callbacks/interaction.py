@@ -188,7 +188,8 @@ def as_arrays(policy: Policy) -> dict[str, Any]:
 
 
 def with_arrays(policy: Policy, fields: Mapping[str, Any]) -> Policy:
-    """A policy like this one with the fields that ``as_arrays`` gave."""
-    return dataclasses.replace(
-        cast(Any, policy), **tree_map(lambda value: value.numpy() if isinstance(value, torch.Tensor) else value, fields)
-    )
+    """A policy like this one with the fields that ``as_arrays`` gave; those that came after them have their defaults."""
+    own = dataclasses.fields(cast(Any, policy))
+    defaults = {field.name: field.default for field in own if field.default is not dataclasses.MISSING}
+    arrays = tree_map(lambda value: value.numpy() if isinstance(value, torch.Tensor) else value, fields)
+    return dataclasses.replace(cast(Any, policy), **defaults | arrays)

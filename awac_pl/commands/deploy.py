@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from awac_pl.commands.arguments import number
+from awac_pl.envs.seeds import EVALUATION_SEEDS
 from awac_pl.errors import AwacError
 from awac_pl.settings import Episodes, Positive, Seed
 
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_policy_arguments(parser)
     parser.add_argument("--env", required=True, help="Gymnasium environment id, or a task")
     parser.add_argument("--episodes", type=number(Episodes), default=1, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=number(Seed), default=0, help="of the first episode's reset (default: %(default)s)")
+    seed_help = "of the first episode's reset (default: %(default)s, that of evaluations; training has those from 0 on)"
+    parser.add_argument("--seed", type=number(Seed), default=EVALUATION_SEEDS, help=seed_help)
     parser.add_argument("--rate", type=number(Positive), metavar="HZ", help="actions per second (default: no limit)")
 
 

@@ -66,7 +66,8 @@ def check_free(dataset_id: str, overwrite: bool) -> None:
     """Refuse an id that already has a dataset, unless ``overwrite`` is set, and any id where nothing can be written.
 
     Raises:
-        DatasetError: the dataset exists, the id does not look like ``namespace/name-v0``, or the folder is read-only.
+        DatasetError: the dataset exists, the id does not look like ``namespace/name-v0``, its folder holds other files, or
+            the folder is read-only.
     """
     place = next(folder for folder in (local_root() / dataset_id).absolute().parents if folder.exists())
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
@@ -74,6 +75,14 @@ def check_free(dataset_id: str, overwrite: bool) -> None:
     if find_dataset(dataset_id) is not None and not overwrite:
         raise DatasetError(f"there is a dataset '{dataset_id}'; choose another id, or pass --overwrite to replace it")
     check_storage(dataset_id)
+    folder = local_root() / dataset_id
+    own = folder / "data" / "main_data.hdf5"
+    others = [path for path in folder.glob("**/main_data.hdf5") if path != own]
+    if not own.exists() and folder.is_dir():
+        others += folder.iterdir()
+    if others:
+        name = others[0].relative_to(folder)
+        raise DatasetError(f"{folder} holds other files ({name}), which would be lost; choose another id, or move them")
 
 
 def find_dataset(dataset_id: str) -> Path | None:

@@ -17,7 +17,7 @@ from awac_pl.datasets.minari_io import dataset_bytes
 from awac_pl.datasets.relabelling import RawEpisode, relabel_episode
 from awac_pl.envs.rollouts import RolloutWorkers
 from awac_pl.envs.seeds import RECORDING_SEEDS
-from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, scale_action
+from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, scale_action, uses_binary_reward
 from awac_pl.episode import Episode, score_episodes
 from awac_pl.errors import DatasetError
 from awac_pl.files import check_room
@@ -72,8 +72,8 @@ def record_replay(checkpoint: Path, target: str, task: Task, *, overwrite: bool 
 
     Raises:
         AwacError: the file is no checkpoint.
-        DatasetError: the target exists, or there are no online transitions, or their rewards span several steps and the task
-            cannot compute success from observations.
+        DatasetError: the target exists, or there are no online transitions, or their rewards span several steps and cannot
+            be computed from success in the observations.
     """
     check_free(target, overwrite)
     spaces = inspect_spaces(task)
@@ -95,16 +95,19 @@ def _online_episodes(checkpoint: Path, task: Task, spaces: Spaces) -> Iterator[E
     """The online rows of each rank, in the order in which they were written, cut into episodes."""
     state = read_checkpoint(checkpoint)
     binary = state["hyper_parameters"]["return_range"] is not None  # else the reward says nothing about success
+    stored = not uses_binary_reward(task, spaces)  # the rewards of the buffer are those of the dataset
+    if stored and binary:
+        raise DatasetError(f"{checkpoint}: its run learned from success - 1 and has not kept the environment's rewards; "
+                           "leave out --reward environment")  # fmt: skip
     for rank in state["ReplayDataModule"]["replay"]:
         if not rank["online"]:
             continue
         oldest = rank["online_written"] % len(rank["online"]["reward"])
         rows = {key: np.roll(column.numpy(), -oldest, axis=0) for key, column in rank["online"].items()}
         single_step = np.isclose(rows["discount"], state["hyper_parameters"]["discount"])
-        if task.success is None and not single_step.all():
-            raise DatasetError(
-                f"{checkpoint}: rewards of several steps, and {task.env_id} tells no success from observations"
-            )
+        if (stored or task.success is None) and not single_step.all():
+            why = "the environment's are not kept" if stored else f"{task.env_id} tells no success from observations"
+            raise DatasetError(f"{checkpoint}: rewards of several steps (data.n_step), and {why}")
         ends = np.flatnonzero((rows["terminated"] | rows["truncated"]) & single_step)
         for first, last in zip([0, *(ends + 1)], ends, strict=False):
             part = slice(first, last + 1)

@@ -121,7 +121,8 @@ def _digest(path: Path) -> str:
     """SHA-256 of a file; of a folder, that of the digests of its files."""
     if path.is_file():
         return file_digest(path)
-    parts = [f"{file.relative_to(path)} {file_digest(file)}" for file in sorted(path.rglob("*.parquet"))]
+    files = [*path.rglob("*.parquet"), *path.rglob("*.arrow")]
+    parts = [f"{file.relative_to(path)} {file_digest(file)}" for file in sorted(files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from awac_pl.datasets.catalog import (
 )  # fmt: skip
 from awac_pl.datasets.formats import Reading, choose_format, read_recordings
 from awac_pl.datasets.minari_io import read_observations, stored_episodes
-from awac_pl.datasets.relabelling import RawEpisode
+from awac_pl.datasets.relabelling import RawEpisode, check_numbers
 from awac_pl.datasets.safe_hdf5 import read_array, read_group
 from awac_pl.datasets.suitability import expectations, suitability_findings, training_facts
 from awac_pl.envs.faults import LARGEST_VALUE
@@ -59,7 +60,7 @@ def inspect_dataset(
     """
     spaces = inspect_spaces(task)
     if isinstance(source, Path):
-        how = (how or Reading()).of_task(spaces)
+        how = replace((how or Reading()).of_task(spaces), finite=False)
         stream, metadata = read_recordings(source, choose_format(source, form), how), {}
     else:
         stream, metadata = (
@@ -69,6 +70,8 @@ def inspect_dataset(
     recordings = list(tqdm(stream, desc="reading", unit="episode", disable=not progress or None, leave=False, delay=1))
     if not recordings:
         raise DatasetError(f"{source}: has no episodes")
+    for index, recording in enumerate(recordings):
+        check_numbers(recording, f"{source}: episode {index}")
     report = _sizes(recordings, spaces) | {"not_finite": _not_finite(recordings), "too_large": _too_large(recordings)}
     with np.errstate(over="ignore", invalid="ignore"):  # of absurd values, which are a finding
         report |= _contents(recordings, task, spaces, report)
@@ -122,9 +125,7 @@ def _not_finite(recordings: Sequence[RawEpisode]) -> list[dict[str, Any]]:
     for index, recording in enumerate(recordings):
         for column in ("observations", "actions", "rewards"):
             value = getattr(recording, column)
-            if value is None or value.dtype.kind != "f":
-                continue
-            bad = np.argwhere(~np.isfinite(value))
+            bad = np.argwhere(~np.isfinite(np.zeros(0) if value is None else value))
             if len(bad):
                 step, feature = [*bad[0].tolist(), None][:2]
                 cases.append({"episode": index, "column": column, "step": step, "count": len(bad), "feature": feature})
@@ -148,7 +149,7 @@ def _contents(recordings: Sequence[RawEpisode], task: Task, spaces: Spaces, size
     fits = sizes["observation_dim"] == [spaces.observation_dim] and sizes["action_dim"] == [spaces.action_dim]
     report: dict[str, Any] = {"fits": fits}
     actions = np.concatenate([recording.actions for recording in recordings]) if len(sizes["action_dim"]) == 1 else None
-    if actions is not None and actions.dtype.kind in "biuf":
+    if actions is not None and np.isfinite(actions).any():
         scaled = unscale_action(actions, spaces.action_low, spaces.action_high) if fits else actions
         report["actions"] = {
             "least": float(np.nanmin(actions)),
@@ -200,10 +201,10 @@ def _return(recording: RawEpisode) -> float | None:
 def _rewards(recordings: Sequence[RawEpisode], judged: Sequence[np.ndarray]) -> dict[str, Any]:
     """Kind and range of the stored rewards, and how far they agree with the judged success."""
     stored = [recording.rewards.reshape(-1) for recording in recordings if recording.rewards is not None]
-    if len(stored) != len(recordings):
-        return {"kind": "none"}
-    everything = np.concatenate(stored)
+    everything = np.concatenate(stored) if len(stored) == len(recordings) else np.empty(0)
     values = np.unique(everything[np.isfinite(everything)])
+    if not len(values):
+        return {"kind": "none"}
     report: dict[str, Any] = {
         "kind": "binary" if set(values.tolist()) <= {-1.0, 0.0} else "sparse" if len(values) <= 3 else "dense",
         "least": float(values.min()), "most": float(values.max()), "distinct": len(values),

@@ -46,6 +46,18 @@ class RawEpisode:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+def check_numbers(raw: RawEpisode, where: str) -> None:
+    """Refuse text and ragged columns.
+
+    Raises:
+        DatasetError: names the column.
+    """
+    for name in ("observations", "actions", "rewards", "success"):
+        column = getattr(raw, name)
+        if column is not None and column.dtype.kind not in "biuf":
+            raise DatasetError(f"{where}: '{name}' is no array of numbers (ragged, or {column.dtype})")
+
+
 def relabel_episode(raw: RawEpisode, where: str, task: Task, spaces: Spaces) -> tuple[Episode, int]:
     """Convert a recorded episode of finite float32 columns to the task's terms.
 

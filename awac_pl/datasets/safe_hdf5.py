@@ -60,8 +60,10 @@ def reading(path: Path, form: str = "HDF5") -> Iterator[None]:
 
 def _unreadable(path: Path, error: Exception, form: str) -> DatasetError:
     """Names the cause where it is known: often another file was saved under this name."""
-    with path.open("rb") as file:
-        start = file.read(100).lstrip().lower()
+    start = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(100).lstrip().lower()
     if start.startswith(b"version https://git-lfs"):
         return DatasetError(f"{path}: is a Git LFS pointer, not the file; fetch it with: git lfs pull")
     if start.startswith((b"<!doctype", b"<html")):
@@ -130,19 +132,19 @@ def read_array(
     )
 
 
-def read_tree(parent: h5py.Group, name: str, where: str, keys: Sequence[str] | None = None) -> Any:
+def read_tree(parent: h5py.Group, name: str, where: str, keys: Sequence[str] | None = None, *, finite: bool = True) -> Any:
     """An array, or a group's arrays by name, with a dict for each group within. Images are left out: see ``image_names``.
 
     Raises:
         DatasetError: an array cannot be read, or ``keys`` name an image.
     """
     if isinstance(parent.get(name), h5py.Dataset):
-        return read_array(parent, name, where)
+        return read_array(parent, name, where, finite=finite)
     group = read_group(parent, name, where)
     images = image_names(group)
     if named := sorted(set(images) & set(keys or ())):
         raise DatasetError(f"{where}: '{named[0]}' is an image; AWAC needs vectors, choose others with --keys")
-    return {part: read_tree(group, part, where, keys) for part in group if part not in images}
+    return {part: read_tree(group, part, where, keys, finite=finite) for part in group if part not in images}
 
 
 def image_names(group: h5py.Group) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -137,7 +137,7 @@ class Actor(nn.Module):
         With the normalizer of this network's inputs, the snapshot takes raw observations.
         """
         std = self.log_std.detach().exp().cpu().numpy().copy()
-        return NumpyPolicy(*_arrays(self.layers), std, deterministic).normalizing(*_scaling(normalizer))
+        return NumpyPolicy(*_arrays(self.layers), std, deterministic, **_scaling(normalizer))
 
 
 class SquashedActor(nn.Module):
@@ -189,11 +189,11 @@ class SquashedActor(nn.Module):
         """See ``Actor``. The deterministic policy is an ordinary ``NumpyPolicy``, whose deviation is 0."""
         weights, biases = _arrays(self.layers)
         if not deterministic:
-            return SquashedPolicy(weights, biases, self.log_std_range).normalizing(*_scaling(normalizer))
+            return SquashedPolicy(weights, biases, self.log_std_range, **_scaling(normalizer))
         size = len(biases[-1]) // 2
         weights, biases = (*weights[:-1], weights[-1][:, :size].copy()), (*biases[:-1], biases[-1][:size].copy())
         std = np.zeros(size, np.float32)
-        return NumpyPolicy(weights, biases, std, deterministic=True).normalizing(*_scaling(normalizer))
+        return NumpyPolicy(weights, biases, std, deterministic=True, **_scaling(normalizer))
 
 
 def _linear_layers(sizes: Sequence[int]) -> nn.ModuleList:
@@ -221,6 +221,7 @@ def _arrays(layers: nn.ModuleList) -> tuple[tuple[np.ndarray, ...], tuple[np.nda
     return weights, tuple(layer.bias.data.cpu().numpy().copy() for layer in linear)
 
 
-def _scaling(normalizer: Normalizer | None) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Mean and scale ``[O]``; None without a normalizer."""
-    return (None, None) if normalizer is None else (normalizer.mean.cpu().numpy(), normalizer.scale.cpu().numpy())
+def _scaling(normalizer: Normalizer | None) -> dict[str, Any]:
+    """Mean and scale ``[O]`` for a policy; empty without a normalizer."""
+    parts = {} if normalizer is None else {"mean": normalizer.mean, "scale": normalizer.scale}
+    return {name: part.detach().cpu().numpy().copy() for name, part in parts.items()}

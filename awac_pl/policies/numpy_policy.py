@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -20,32 +19,24 @@ class _Network:
     Args:
         weights: one ``[in, out]`` float32 matrix per layer.
         biases: one ``[out]`` float32 vector per layer.
+        mean: ``[O]`` float32, subtracted from the observation; None for none. Taking it into the first layer would lose
+            the digits of an observation that is large against its scale.
+        scale: ``[O]`` float32, by which what remains is divided; None for none.
     """
 
     weights: tuple[np.ndarray, ...]
     biases: tuple[np.ndarray, ...]
+    mean: np.ndarray | None = field(default=None, kw_only=True)
+    scale: np.ndarray | None = field(default=None, kw_only=True)
 
     def outputs(self, observation: np.ndarray) -> np.ndarray:
         """``[out]`` float32 of the last layer for one observation ``[O]``."""
         hidden = np.asarray(observation, dtype=np.float32)
+        if self.mean is not None and self.scale is not None:
+            hidden = (hidden - self.mean) / self.scale
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             hidden = np.maximum(hidden @ weight + bias, 0)
         return hidden @ self.weights[-1] + self.biases[-1]
-
-    def normalizing(self, mean: np.ndarray | None, scale: np.ndarray | None) -> Self:
-        """The same network for raw observations, if its own inputs are ``(observation - mean) / scale``; None: they are raw.
-
-        The first layer takes over this normalisation.
-        """
-        if mean is None or scale is None:
-            return self
-        weight = self.weights[0].astype(np.float64) / np.asarray(scale, np.float64)[:, None]
-        bias = self.biases[0] - np.asarray(mean, np.float64) @ weight
-        return replace(
-            self,
-            weights=(weight.astype(np.float32), *self.weights[1:]),
-            biases=(bias.astype(np.float32), *self.biases[1:]),
-        )
 
 
 @dataclass(frozen=True)
@@ -89,12 +80,14 @@ class NumpyPolicy(_Network):
         return mean + self.std * noise
 
     def to_bytes(self) -> bytes:
-        """The policy as a safetensors file: ``weight_0``, ``bias_0``, …, ``std``."""
+        """The policy as a safetensors file: ``weight_0``, ``bias_0``, …, ``std``; with normalisation ``mean``, ``scale``."""
         from safetensors.numpy import save
 
         layers = {"weight": self.weights, "bias": self.biases}
         arrays = {f"{name}_{index}": array for name, part in layers.items() for index, array in enumerate(part)}
         metadata = {"policy": json.dumps({"layers": len(self.weights), "deterministic": self.deterministic})}
+        normalisation = {"mean": self.mean, "scale": self.scale}
+        arrays |= {name: array for name, array in normalisation.items() if array is not None}
         return save({**arrays, "std": self.std}, metadata)
 
     @classmethod
@@ -113,11 +106,15 @@ class NumpyPolicy(_Network):
                     tuple(file.get_tensor(f"{name}_{layer}") for layer in range(metadata["layers"]))
                     for name in ("weight", "bias")
                 )
-                policy = cls(weights, biases, file.get_tensor("std"), deterministic=bool(metadata["deterministic"]))
+                names = file.keys()
+                normalisation = {name: file.get_tensor(name) for name in ("mean", "scale") if name in names}
+                std, deterministic = file.get_tensor("std"), bool(metadata["deterministic"])
+                policy = cls(weights, biases, std, deterministic=deterministic, **normalisation)
         except Exception as error:
             raise AwacError(f"{path}: cannot be read as a policy ({first_line(error)}); export it anew") from error
         widths = [policy.weights[0].shape[0], *(len(bias) for bias in biases)]
         fits = [weight.shape for weight in weights] == list(pairwise(widths))
-        if not fits or policy.std.shape != (widths[-1],):
+        normal = {None if part is None else part.shape for part in (policy.mean, policy.scale)}
+        if not fits or policy.std.shape != (widths[-1],) or normal not in ({None}, {(widths[0],)}):
             raise AwacError(f"{path}: its layers do not fit each other; export it anew")
         return policy

@@ -32,6 +32,9 @@ def policy_graph(policy: NumpyPolicy, low: np.ndarray, high: np.ndarray) -> byte
         nodes.append(helper.make_node(kind, [last, *names], [output]))
         last = output
 
+    if policy.mean is not None and policy.scale is not None:
+        add("Sub", policy.mean)
+        add("Div", policy.scale)
     for layer, (weight, bias) in enumerate(zip(policy.weights, policy.biases, strict=True)):
         add("Gemm", weight, bias)
         add("Relu" if layer < len(policy.weights) - 1 else "Tanh")

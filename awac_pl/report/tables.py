@@ -97,16 +97,24 @@ def _reached(runs: Iterable[Run]) -> list[str]:
     return [name for name in STAGES if name in reached]
 
 
+def _rates(group: SeedGroup) -> dict[str, list[tuple[float, float]]]:
+    """Success rate and episodes of each run at each stage that it reached. A clone that runs share counts once."""
+    clones = {run.clone: stages(run)[STAGES[0]] for run in group.runs if run.cloned}
+    later = [(name, rate) for run in group.runs for name, rate in stages(run).items() if name != STAGES[0]]
+    return gather([*((STAGES[0], rate) for rate in clones.values()), *later])
+
+
 def _stage_table(groups: Sequence[SeedGroup]) -> Table:
     reached = _reached(run for group in groups for run in group.runs)
     rows = []
     for group in groups:
         row = {"task": group.task, "preset": group.label.removeprefix("preset "), "seeds": str(len(group.runs))}
-        found = [stages(run) for run in group.runs]
+        found = _rates(group)
         for name in reached:
-            rates = [each[name] for each in found if name in each]
+            rates = found.get(name, [])
             successes, episodes = sum(rate * number for rate, number in rates), sum(number for _, number in rates)
-            part = "" if len(rates) == len(group.runs) else f", {number_of(len(rates), 'seed')}"
+            noun = "clone" if name == STAGES[0] else "seed"
+            part = "" if len(rates) == len(group.runs) else f", {number_of(len(rates), noun)}"
             row[name] = _with_interval(successes / episodes, episodes, digits=3) + part if rates else NOTHING
         rows.append(row)
     notes = [
@@ -173,16 +181,20 @@ def _seed_table(groups: Sequence[SeedGroup]) -> Table:
 def _improvement_table(rows: list[list[str]]) -> Table:
     return Table(
         title="One method against another",
-        columns=["tasks", "X", "Y", "seeds", "X is better", "95 % interval"],
+        columns=["tasks", "X", "Y", "seeds", "environment steps", "X is better", "95 % interval"],
         rows=rows,
-        note="How likely a run of X ends above a run of Y on the same task, by the mean of the last three evaluations; ties "
-        "count half; over several tasks the mean. Intervals: bootstrap over the seeds (Agarwal et al. 2021).",
+        note="How likely a run of X is above a run of Y on the same task, by the mean of the last three evaluations up to "
+        "where the shortest of these runs ends (environment steps); ties count half; over several tasks the mean. Interval: "
+        "bootstrap over the seeds (Agarwal et al. 2021).",
     )
 
 
 def _by_seed(group: SeedGroup) -> dict[str, np.ndarray]:
-    """A value per seed: success at each stage that the seed's run reached, and the scores of the runs that are counted."""
-    rates = [(name, rate) for run in group.runs for name, (rate, _) in stages(run).items()]
+    """A value per seed: success at each stage that the seed's run reached, and the scores of the runs that are counted.
+
+    Of clones that seeds share, one value.
+    """
+    rates = [(name, rate) for name, each in _rates(group).items() for rate, _ in each]
     values = gather([*rates, *(score for run in group.counted for score in _scores(run).items())])
     in_order = sorted(values, key=lambda name: STAGES.index(name) if name in STAGES else len(STAGES))
     known = {name: np.array([value for value in values[name] if not math.isnan(value)]) for name in in_order}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -10,6 +11,7 @@ from typing import IO
 
 from awac_pl.errors import AwacError, first_line
 from awac_pl.files import lock, remove_leftovers
+from awac_pl.settings_files import read_table
 
 #: The checkpoint before ``last.ckpt``: for a damaged disk.
 PREVIOUS = "last.previous.ckpt"
@@ -47,6 +49,21 @@ class RunFolder:
         except BlockingIOError:
             return True
         return False
+
+    def obstacle(self) -> str:
+        """What a new run would overwrite here, and what to do; empty if there is nothing to lose.
+
+        A run that was killed before its first checkpoint is nothing to lose.
+        """
+        if any((self.path / "checkpoints").glob("*.ckpt")) and self.used:
+            return f"a run; go on with --resume {self.path}, or pass"
+        if self.used:
+            status = ""
+            with contextlib.suppress(AwacError):
+                status = str(read_table(self.path / "manifest.json").get("status"))
+            return "a finished run; pass" if status == "finished" else ""
+        found = [name for name in ("config.yaml", "metrics.csv", "report.html") if (self.path / name).exists()]
+        return f"a file {found[0]} that is not of a run; move it, or pass" if found else ""
 
     def take(self) -> None:
         """Lock the folder until this process ends or ``release`` is called, and remove what a killed run left.
@@ -107,14 +124,14 @@ def take_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunFol
         resume: continue in a used folder: ``path``, or the last used candidate.
 
     Raises:
-        AwacError: ``path`` is in use, or holds a run with checkpoints and ``resume`` is false.
+        AwacError: ``path`` is in use; or ``resume`` is false, and a new run would overwrite what it holds.
     """
     if path is not None:
         folder = RunFolder(path)
         folder.take()
-        if folder.used and not resume and any((path / "checkpoints").glob("*.ckpt")):  # else there is nothing to lose
+        if not resume and (obstacle := folder.obstacle()):
             folder.release()
-            raise AwacError(f"run folder {path} holds a run; go on with --resume {path}, or pass another --run_dir")
+            raise AwacError(f"run folder {path} holds {obstacle} another --run_dir")
         return folder
     latest = None
     for number in itertools.count(1):

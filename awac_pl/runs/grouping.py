@@ -68,6 +68,11 @@ class SeedGroup:
         notes = [f"unfinished, in the means only as far as they came: {', '.join(left_out)}"] if left_out else []
         if not any(run.finished for run in self.runs):
             notes.append("none of its runs has finished; the means are over unfinished runs")
+        shortest, longest = (choose(run.env_steps for run in self.counted) for choose in (min, max))
+        if longest > 1.1 * shortest:
+            notes.append(
+                f"its runs end after {shortest:,.0f} to {longest:,.0f} environment steps, and are not alike at their end"
+            )
         if twice:
             notes.append(f"seed {', '.join(twice)} counts more than once; intervals are too narrow")
         return [f"{self.task}, {self.label}: {note}" for note in notes]

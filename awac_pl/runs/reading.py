@@ -73,6 +73,11 @@ class Run:
         """Updates that the run has made."""
         return self.rows[-1]["updates"] if self.rows else 0
 
+    @property
+    def env_steps(self) -> float:
+        """Environment steps that the run has made online."""
+        return self.rows[-1]["env_steps"] if self.rows else 0
+
     def axis(self, row: dict[str, float]) -> float:
         """Environment steps of a row; in pretraining minus the number of pretraining updates that remain."""
         return x_axis(row, self.pretraining_updates)
@@ -83,6 +88,12 @@ class Run:
         rate, episodes = (self.manifest["cloning"].get(name) for name in ("success_deterministic", "evaluation_episodes"))
         known = isinstance(rate, int | float) and isinstance(episodes, int | float) and 0 <= rate <= 1 and episodes > 0
         return (float(rate), float(episodes)) if known else None  # type: ignore[arg-type]
+
+    @property
+    def clone(self) -> str:
+        """What tells the run's cloned policy from others: the digests of the datasets behind the demonstrations."""
+        digests = [str(each.get("sha256", "")) for each in self.manifest["datasets"][1:]]
+        return " ".join(digests) if digests and all(digests) else str(self.folder)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from awac_pl.errors import AwacError
+from awac_pl.errors import AwacError, WriteError
 from awac_pl.report.page import write_report
 from awac_pl.report.statistics import bootstrap_interval
 from awac_pl.report.tables import Table
@@ -18,9 +18,12 @@ from awac_pl.sweeps.plan import Plan
 
 
 def final(run: Run, metric: str) -> float:
-    """The mean of the last three online evaluations; NaN without one."""
-    values = [row[metric] for row in run.evaluations if row["env_steps"] > 0 and math.isfinite(row.get(metric, math.nan))]
-    return float(np.mean(values[-3:])) if values else math.nan
+    """The mean of the last three online evaluations; of a finished run without any, the last one. NaN without one."""
+    known = [row for row in run.evaluations if math.isfinite(row.get(metric, math.nan))]
+    values = [row[metric] for row in known if row["env_steps"] > 0][-3:]
+    if run.finished and not any(row["env_steps"] > 0 for row in run.rows):  # as BC's
+        values = [row[metric] for row in known[-1:]]
+    return float(np.mean(values)) if values else math.nan
 
 
 def best(run: Run, metric: str) -> float:
@@ -83,15 +86,22 @@ def saved_updates(plan: Plan) -> tuple[int, int]:
 def finish(plan: Plan) -> None:
     """Print the table and the command of the best setting, and write the page."""
     settings = ranked(plan)
-    if not settings:
-        return
-    print(table(plan, settings).markdown())
+    if settings:
+        print(table(plan, settings).markdown())
     made, saved = saved_updates(plan)
     if saved:
         print(f"bad trials were stopped early: {made:,} updates made, {saved:,} saved ({saved / (made + saved):.0%})")
     page = Path(plan.folder) / "report.html"
-    write_report([Path(plan.folder)], page)
+    try:
+        write_report([Path(plan.folder)], page)
+    except WriteError:
+        raise
+    except AwacError:  # no run has anything to tell
+        return
     print(f"page: {page}")
+    if not settings:
+        print(f"nothing is ranked: no run has an evaluation with {plan.metric}; --metric names another measure")
+        return
     values, _ = settings[0]
     single = len(plan.seeds) == 1 and not plan.search
     print(f"again: {shown_command(plan.command(values, plan.seeds[0] if single else None))}")

@@ -61,7 +61,7 @@ def describe(manifest: Manifest, folder: Path, *, live: bool) -> str:
     minutes = f" after {manifest['seconds'] / 60:.1f} min" if "seconds" in manifest else ""
     error = f": {manifest['error']}" if "error" in manifest else ""
     parts = [
-        f"AWAC, {identity}, on {manifest['device']}, from {datasets}.",
+        f"{tags.get('algorithm', 'awac').upper()}, {identity}, on {manifest['device']}, from {datasets}.",
         f"**{status.capitalize()}**{minutes}{error}",
         f"    {shown_command(manifest['command'])}",
         f"Run folder `{folder}`, commit {tags.get('commit', 'unknown')}.",

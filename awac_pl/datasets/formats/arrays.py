@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
 
-from awac_pl.datasets.formats.columns import PLAIN, Reading, one_episode, plain_columns
+from awac_pl.datasets.formats.columns import MARKS, PLAIN, Reading, one_episode, plain_columns
 from awac_pl.datasets.formats.ends import cut
 from awac_pl.datasets.relabelling import RawEpisode
 from awac_pl.errors import DatasetError
@@ -30,10 +30,12 @@ def read_arrays(named: Mapping[str, Any], how: Reading) -> Iterator[RawEpisode]:
         missing = min({"observations", "actions"} - set(columns))
         raise DatasetError(f"no array '{missing}'; it has {', '.join(map(str, named)) or 'nothing'}")
     columns = {name: value if isinstance(value, Mapping) else np.asarray(value) for name, value in columns.items()}
-    actions, facts = columns["actions"], _facts(named)
+    actions, facts = columns["actions"], _facts(named, set())
     _check_dimensions(columns["observations"], actions)
     if actions.dtype.kind == "O" or actions.ndim == 3:
-        rows = {name: column for name, column in columns.items() if name not in ("ends", "episode", "episode_ends")}
+        unread = {name for name in columns if name in MARKS and not _marks_steps(columns[name], len(actions))}
+        rows = {name: column for name, column in columns.items() if name not in unread}
+        facts = _facts(named, unread)
         for name, column in rows.items():
             if not isinstance(column, Mapping) and len(column) != len(actions):
                 shapes = f"'{name}' is {list(column.shape)}, 'actions' is {list(actions.shape)}"
@@ -41,7 +43,7 @@ def read_arrays(named: Mapping[str, Any], how: Reading) -> Iterator[RawEpisode]:
         for index in range(len(actions)):
             row = {name: _row(column, index) for name, column in rows.items()}
             yield from one_episode(row, how, f"episode {index}: ", facts)
-    elif len(actions) + 1 == len(_any_array(columns["observations"])) and "ends" not in columns:
+    elif len(actions) + 1 == len(_any_array(columns["observations"])):
         yield from one_episode(columns, how, "", facts)
     else:
         yield from cut(columns, how, facts)
@@ -57,6 +59,11 @@ def _check_dimensions(observations: Any, actions: np.ndarray) -> None:
         )
 
 
+def _marks_steps(column: Any, episodes: int) -> bool:
+    """Whether marks are there for the steps of each episode, not one for each."""
+    return column.ndim > 0 and len(column) == episodes and (column.ndim > 1 or column.dtype.kind == "O")
+
+
 def _row(column: Any, index: int) -> Any:
     return {key: _row(part, index) for key, part in column.items()} if isinstance(column, Mapping) else column[index]
 
@@ -65,9 +72,9 @@ def _any_array(column: Any) -> np.ndarray:
     return _any_array(next(iter(column.values()))) if isinstance(column, Mapping) and column else np.asarray(column)
 
 
-def _facts(named: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file has and nobody reads."""
-    unknown = sorted(str(name) for name in named if name not in PLAIN)
+def _facts(named: Mapping[str, Any], unread: Set[str]) -> dict[str, Any]:
+    """What the file has and nobody reads: unknown names, and columns that are not."""
+    unknown = sorted(str(name) for name in named if PLAIN.get(name) in {None, *unread})
     return {"not_read": unknown} if unknown else {}
 
 

@@ -31,6 +31,8 @@ NAMES = {
 PLAIN = {name: column for column, names in NAMES.items() for name in names}
 #: Columns that end an episode at a step.
 FLAGS = ("terminals", "timeouts", "dones")
+#: Columns that say where episodes end, and not why.
+MARKS = ("ends", "episode", "episode_ends")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class Reading:
         inner_ends: what the steps behind an end within an episode are: no steps (``drop``), another episode
             (``split``), or more steps of the same one (``keep``).
         demos: name of the list of episodes to read, as robomimic's ``mask/train``.
+        success_key: the task's, of a file that has infos.
+        finite: refuse NaN and infinity; false for those who list them.
     """
 
     horizon: int | None = None
@@ -56,10 +60,13 @@ class Reading:
     episode_steps: int | None = None
     inner_ends: Literal["drop", "split", "keep"] | None = None
     demos: str | None = None
+    success_key: str | None = None
+    finite: bool = True
 
     def of_task(self, spaces: Spaces) -> Reading:
         """The same with what a task's environment tells of its recordings."""
-        return replace(self, horizon=spaces.horizon, names=tuple(part["key"] for part in spaces.observation_layout))
+        names = tuple(part["key"] for part in spaces.observation_layout)
+        return replace(self, horizon=spaces.horizon, names=names, success_key=spaces.success_key)
 
 
 def plain_columns(named: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,6 +103,7 @@ def one_episode(
     steps = len(actions) if actions.ndim else 0
     flags = {name: flags_of(columns[name], steps) for name in FLAGS if columns.get(name) is not None}
     inner = {name: np.flatnonzero(flag[: steps - 1]) for name, flag in flags.items()}
+    inner |= {name: ends[ends < steps - 1] for name, ends in marked_ends(columns, steps).items()}
     raw = RawEpisode(
         observations=observations,
         actions=actions,
@@ -118,10 +126,39 @@ def one_episode(
             "--inner_ends drop (nothing), split (another episode) or keep (the same episode)"
         )
     ends = sorted({steps - 1, *(int(end) for ends in inner.values() for end in ends)})
-    for start, end in list(zip([0, *(end + 1 for end in ends)], ends, strict=False))[
-        : 1 if how.inner_ends == "drop" else None
-    ]:
-        yield with_last_observation(part_of(raw, start, end + 1))
+    for start, end in zip([0, *(end + 1 for end in ends)], ends, strict=False):
+        part = part_of(raw, start, end + 1)
+        if how.inner_ends == "split" and end < steps - 1:  # what follows is where the next episode begins
+            part = replace(part, observations=part.observations[: len(part.actions)])
+        yield with_last_observation(part)
+        if how.inner_ends == "drop":
+            return
+
+
+def marked_ends(columns: Mapping[str, Any], steps: int) -> dict[str, np.ndarray]:
+    """The last steps of episodes by each of ``MARKS`` that there is; a single value marks nothing within.
+
+    Raises:
+        DatasetError: a column has another length, or is no such mark.
+    """
+    ends: dict[str, np.ndarray] = {}
+    for name in (name for name in MARKS if columns.get(name) is not None):
+        column = np.asarray(columns[name])
+        if name == "episode_ends":
+            if (
+                column.dtype.kind not in "iu"
+                or column.ndim != 1
+                or (np.diff(column, prepend=0) <= 0).any()
+                or column.max() > steps
+            ):
+                raise DatasetError(f"'episode_ends' must be growing numbers of rows, {steps} at most")
+            ends[name] = column - 1
+        elif column.ndim:
+            if len(column) != steps:
+                raise DatasetError(f"'{name}' is {list(column.shape)}, expected [{steps}]")
+            changes = (column[1:] != column[:-1]).reshape(max(0, steps - 1), -1)
+            ends[name] = np.flatnonzero(flags_of(column, steps) if name == "ends" else changes.any(axis=1))
+    return ends
 
 
 def _optional(columns: Mapping[str, Any], name: str) -> np.ndarray | None:

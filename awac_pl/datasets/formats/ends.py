@@ -12,6 +12,7 @@ from awac_pl.datasets.formats.columns import (
     Reading,
     flags_of,
     following_of,
+    marked_ends,
     part_of,
     read_observations,
     with_last_observation,
@@ -39,7 +40,7 @@ def cut(columns: Mapping[str, Any], how: Reading, facts: Mapping[str, Any] | Non
             raise DatasetError(f"'{name}' is {list(column.shape)}, expected [{steps}]")
     if steps == 0:
         return
-    flags = {name: flags_of(rows[name], steps) for name in (*FLAGS, "ends") if name in rows}
+    flags = {name: flags_of(rows[name], steps) for name in FLAGS if name in rows}
     ends = find_ends(flags, rows, _jumps(observations, following), how, steps)
     whole = RawEpisode(
         observations=observations,
@@ -63,20 +64,9 @@ def find_ends(
 ) -> dict[int, str]:
     """The last row of each episode, and how it was found; see ``cut``."""
     ends: dict[int, str] = dict.fromkeys(jumps.tolist(), "jump")
-    if "episode" in rows:
-        changes = np.flatnonzero((rows["episode"][1:] != rows["episode"][:-1]).reshape(steps - 1, -1).any(axis=1))
-        ends |= dict.fromkeys(changes.tolist(), "marked")
-    if "episode_ends" in rows:
-        counts = rows["episode_ends"]
-        if (
-            counts.dtype.kind not in "iu"
-            or counts.ndim != 1
-            or (np.diff(counts, prepend=0) <= 0).any()
-            or counts.max() > steps
-        ):
-            raise DatasetError(f"'episode_ends' must be growing numbers of rows, {steps} at most")
-        ends |= dict.fromkeys((counts - 1).tolist(), "marked")
-    for name, word in (("ends", "marked"), ("dones", "done"), ("timeouts", "timeout"), ("terminals", "terminated")):
+    for marked in marked_ends(rows, steps).values():
+        ends |= dict.fromkeys(marked.tolist(), "marked")
+    for name, word in (("dones", "done"), ("timeouts", "timeout"), ("terminals", "terminated")):
         ends |= dict.fromkeys(np.flatnonzero(flags[name]).tolist() if name in flags else [], word)
     known = bool(set(ends.values()) & {"jump", "marked", "timeout"})
     ends.setdefault(steps - 1, "file")

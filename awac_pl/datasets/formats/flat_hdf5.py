@@ -22,10 +22,10 @@ def read(file: Path, how: Reading) -> Iterator[RawEpisode]:
         for name in source:
             column = PLAIN.get(name)
             if column in ("observations", "next_observations") and isinstance(source.get(name), h5py.Group):
-                columns[name] = read_tree(source, name, str(file), how.keys)
+                columns[name] = read_tree(source, name, str(file), how.keys, finite=how.finite)
             elif column is not None:
                 integers = column in ("episode", "episode_ends", "seed")
-                array = read_array(source, name, str(file), integers=column != "actions", exact=integers)
+                array = read_array(source, name, str(file), finite=how.finite, integers=column != "actions", exact=integers)
                 columns[name] = (
                     array if column in ("observations", "next_observations", "actions") or integers else _row(array, name)
                 )

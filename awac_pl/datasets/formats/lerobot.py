@@ -13,6 +13,7 @@ import numpy as np
 from awac_pl.datasets.formats.columns import Reading, one_episode
 from awac_pl.datasets.formats.tables import is_vector, read_parquet, to_numpy
 from awac_pl.datasets.relabelling import RawEpisode
+from awac_pl.datasets.safe_hdf5 import reading
 from awac_pl.errors import DatasetError, first_line, nearest
 
 #: LeRobot's columns, by our names.
@@ -79,7 +80,8 @@ def _episodes_of(file: Path, info: dict[str, Any], how: Reading) -> Iterator[tup
     """Number and columns of each episode in a Parquet file."""
     import pyarrow.parquet
 
-    schema = pyarrow.parquet.read_schema(file)
+    with reading(file, "Parquet"):
+        schema = pyarrow.parquet.read_schema(file)
     keys, left_out = _observation_keys(schema, info, how.keys)
     present = [name for name in (*COLUMNS, "episode_index", "frame_index") if name in schema.names]
     if missing := {"action", "episode_index", "frame_index"} - set(present):

@@ -11,6 +11,7 @@ from awac_pl.datasets.formats.columns import Reading, one_episode
 from awac_pl.datasets.formats.tables import to_numpy
 from awac_pl.datasets.relabelling import RawEpisode
 from awac_pl.datasets.safe_hdf5 import too_large
+from awac_pl.envs.tasks import SUCCESS_KEYS
 from awac_pl.errors import DatasetError
 
 
@@ -34,8 +35,9 @@ def read(path: Path, how: Reading) -> Iterator[RawEpisode]:
         columns |= {
             name: columns[name][:-1] for name in ("actions", "rewards", "terminations", "truncations") if name in columns
         }
-        if isinstance(infos, dict) and "success" in infos:
-            columns["success"] = infos["success"].reshape(-1)[-len(columns["actions"]) :]
+        known = [key for key in (how.success_key, *SUCCESS_KEYS) if isinstance(infos, dict) and key in infos]
+        if known:
+            columns["success"] = infos[known[0]].reshape(-1)[-len(columns["actions"]) :]
         columns["seed"] = _seed(folder / "metadata.json")
         yield from one_episode(_named(columns), how, where)
 

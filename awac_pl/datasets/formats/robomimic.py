@@ -44,10 +44,11 @@ def _demonstration(demo: h5py.Group, where: str, how: Reading, facts: dict[str, 
         raise DatasetError(
             f"{where}: no 'obs', only states of the simulator; extract them with robomimic's dataset_states_to_obs"
         )
-    named = {name: read_tree(demo, name, where, how.keys) for name in ("obs", "next_obs") if name in demo}
-    columns: dict[str, Any] = {"observations": named["obs"], "actions": read_array(demo, "actions", where, integers=False)}
+    named = {name: read_tree(demo, name, where, how.keys, finite=how.finite) for name in ("obs", "next_obs") if name in demo}
+    actions = read_array(demo, "actions", where, finite=how.finite, integers=False)
+    columns: dict[str, Any] = {"observations": named["obs"], "actions": actions}
     columns |= {"next_observations": named["next_obs"]} if "next_obs" in named else {}
-    columns |= {name: read_array(demo, name, where) for name in ("rewards", "dones") if name in demo}
+    columns |= {name: read_array(demo, name, where, finite=how.finite) for name in ("rewards", "dones") if name in demo}
     if "rewards" in columns and np.isin(columns["rewards"], (0, 1)).all():
         columns["success"] = columns["rewards"] > 0
     images = image_names(demo["obs"])

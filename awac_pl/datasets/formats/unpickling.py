@@ -77,6 +77,13 @@ def _no_bytes() -> bytes:
     return b""
 
 
+def _no_list(*content: Any) -> list:
+    """Stands for ``list``, which would copy what it gets, again and again, beside all limits."""
+    if content:
+        raise DatasetError("the file copies lists; expected arrays and plain containers")
+    return []
+
+
 def _check_key(key: Any) -> None:
     """Tuples are refused: the hash of a nested one can take for ever."""
     if not isinstance(key, str | bytes | int | float):
@@ -93,7 +100,7 @@ _HARMLESS: dict[tuple[str, str], Any] = {
     )},
     ("_codecs", "encode"): _encode, ("collections", "OrderedDict"): _plain_dict, ("collections", "defaultdict"): _plain_dict,
     **{(module, name): kind for module in ("builtins", "__builtin__")
-       for name, kind in (("list", list), ("dict", _plain_dict), ("float", float), ("int", int), ("bytes", _no_bytes))},
+       for name, kind in (("list", _no_list), ("dict", _plain_dict), ("float", float), ("int", int), ("bytes", _no_bytes))},
 }  # fmt: skip
 _PythonUnpickler: Any = pickle._Unpickler
 
