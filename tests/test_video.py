@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from awac_pl.algorithms.checkpoints import read_checkpoint
 from awac_pl.callbacks.video_recorder import VideoRecorder, formats
 from awac_pl.commands.main import main
 from awac_pl.datasets.minari_io import save_dataset
@@ -272,6 +273,13 @@ def here(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(place.datasets))
     monkeypatch.chdir(place.folder)
     return place
+
+
+def test_a_resumed_run_goes_on_counting_its_evaluations(here: Place) -> None:
+    state = read_checkpoint(here.folder / "run/checkpoints/last.ckpt")["callbacks"]["VideoRecorder"]
+    recorder = VideoRecorder(every_n_evaluations=2)
+    recorder.load_state_dict(state)
+    assert recorder.state_dict() == state == {"evaluations": 2}
 
 
 def record(*arguments: str, checkpoint: str = "run/checkpoints/last.ckpt") -> int:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import lightning
 from lightning.pytorch.callbacks import Callback
@@ -87,6 +87,14 @@ class VideoRecorder(Callback):
         """Render the result: before the end of the fit, when RunWriter completes the folder for MLflow."""
         data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self._record(trainer, policy_before(data.dataset_ids, True) | learned_policy(cast(Learner, pl_module), True), "last")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of evaluations, which a resumed run goes on counting."""
+        return {"evaluations": self._evaluations}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore it."""
+        self._evaluations = state_dict["evaluations"]
 
     def _record(self, trainer: lightning.Trainer, policies: Mapping[str, Policy], name: str) -> None:
         if not trainer.is_global_zero or self.episodes == 0:
