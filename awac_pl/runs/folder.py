@@ -56,14 +56,14 @@ class RunFolder:
         A run that was killed before its first checkpoint is nothing to lose.
         """
         if any((self.path / "checkpoints").glob("*.ckpt")) and self.used:
-            return f"a run; go on with --resume {self.path}, or pass"
+            return f"holds a run; go on with --resume {self.path}, or pass"
         if self.used:
             status = ""
             with contextlib.suppress(AwacError):
                 status = str(read_table(self.path / "manifest.json").get("status"))
-            return "a finished run; pass" if status == "finished" else ""
+            return "holds a finished run; pass" if status == "finished" else ""
         found = [name for name in ("config.yaml", "metrics.csv", "report.html") if (self.path / name).exists()]
-        return f"a file {found[0]} that is not of a run; move it, or pass" if found else ""
+        return f"holds a file {found[0]} that is not of a run; move it, or pass" if found else ""
 
     def take(self) -> None:
         """Lock the folder until this process ends or ``release`` is called, and remove what a killed run left.
@@ -131,7 +131,7 @@ def take_run_folder(path: Path | None, default: Path, *, resume: bool) -> RunFol
         folder.take()
         if not resume and (obstacle := folder.obstacle()):
             folder.release()
-            raise AwacError(f"run folder {path} holds {obstacle} another --run_dir")
+            raise AwacError(f"run folder {path} {obstacle} another --run_dir")
         return folder
     latest = None
     for number in itertools.count(1):
