@@ -414,3 +414,12 @@ def test_methods_are_compared_at_equal_numbers_of_steps(tmp_path: Path) -> None:
     unlike = "its runs end after 20,000 to 50,000 environment steps, and are not alike at their end"
     assert f"pen, AWAC, preset quick: {unlike}" in tables["Success at each stage"].note
     assert "IQL" not in tables["Success at each stage"].note
+
+
+def test_methods_without_evaluations_at_equal_steps_are_not_compared(tmp_path: Path) -> None:
+    for algorithm, env_steps in (("awac", 1000), ("iql", 50_000)):
+        for seed in range(3):
+            tags = {"task": "pen", "algorithm": algorithm, "preset": "quick", "seed": str(seed)}
+            make_run(tmp_path / f"{algorithm}-{seed}", make_rows([0.5, 0.3], env_steps=env_steps), seed=seed, tags=tags)
+    titles = [table.title for table in write_report([tmp_path], tmp_path / "report.html")]
+    assert "One method against another" not in titles

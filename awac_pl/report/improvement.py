@@ -37,7 +37,7 @@ def improvement_rows(groups: Sequence[SeedGroup]) -> list[list[str]]:
         tasks = [task for task in methods[x] if task in methods[y]]
         if len(tasks) > 1:
             rows.append(_row(", ".join(tasks), x, y, [(methods[x][task], methods[y][task]) for task in tasks]))
-    return rows
+    return [row for row in rows if row]
 
 
 def _last(group: SeedGroup, end: float) -> np.ndarray:
@@ -47,9 +47,12 @@ def _last(group: SeedGroup, end: float) -> np.ndarray:
 
 
 def _row(tasks: str, x: str, y: str, pairs: Sequence[tuple[SeedGroup, SeedGroup]]) -> list[str]:
+    """One row; empty where a group has fewer than two evaluated runs so early."""
     ends = [min(run.env_steps for group in pair for run in group.counted if run.env_steps) for pair in pairs]
     scores = [[_last(group, ROUNDING * end) for group in pair] for pair, end in zip(pairs, ends, strict=True)]
     samples = [of_x for of_x, _ in scores] + [of_y for _, of_y in scores]
+    if min(map(len, samples)) < 2:
+        return []
     interval = bootstrap_interval(samples, probability_of_improvement)
     shown = f"fewer than {FEWEST_SEEDS} seeds" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
     seeds = " and ".join(str(sum(map(len, side))) for side in zip(*scores, strict=True))

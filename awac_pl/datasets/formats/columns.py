@@ -149,7 +149,7 @@ def marked_ends(columns: Mapping[str, Any], steps: int) -> dict[str, np.ndarray]
                 column.dtype.kind not in "iu"
                 or column.ndim != 1
                 or (np.diff(column, prepend=0) <= 0).any()
-                or column.max() > steps
+                or column.max(initial=0) > steps
             ):
                 raise DatasetError(f"'episode_ends' must be growing numbers of rows, {steps} at most")
             ends[name] = column - 1
