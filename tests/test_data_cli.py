@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 
 from awac_pl.commands.main import main
 from awac_pl.datasets.catalog import local_root, read_metadata
 from tests.conftest import REACH
+from tests.test_formats import write
 from tests.test_importing import actions, observations
 
 
@@ -73,13 +73,7 @@ BROKEN: dict[str, dict[str, Any]] = {
 )
 def test_what_is_broken_is_inspected(name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     columns = {"observations": np.zeros((2, 6, 2)), "actions": np.zeros((2, 5, 1))} | BROKEN[name]
-    path = tmp_path / name
-    if path.suffix == ".npz":
-        np.savez(path, **columns)
-    else:
-        with h5py.File(path, "w") as file:
-            for column, values in columns.items():
-                file[column] = values
+    path = write(tmp_path / name, **columns)
     refused = main(["data", "inspect", str(path), "--task", REACH]) == 2
     printed = capsys.readouterr()
     assert said in (printed.err if refused else printed.out)
