@@ -69,13 +69,13 @@ def check_free(dataset_id: str, overwrite: bool) -> None:
         DatasetError: the dataset exists, the id does not look like ``namespace/name-v0``, its folder holds other files, or
             the folder is read-only.
     """
-    place = next(folder for folder in (local_root() / dataset_id).absolute().parents if folder.exists())
+    folder = local_root() / dataset_id
+    place = next(parent for parent in folder.absolute().parents if parent.exists())
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         raise DatasetError(f"{place} cannot be written; set MINARI_DATASETS_PATH to a folder for datasets that can")
     if find_dataset(dataset_id) is not None and not overwrite:
         raise DatasetError(f"there is a dataset '{dataset_id}'; choose another id, or pass --overwrite to replace it")
     check_storage(dataset_id)
-    folder = local_root() / dataset_id
     own = folder / "data" / "main_data.hdf5"
     others = [path for path in folder.glob("**/main_data.hdf5") if path != own]
     if not own.exists() and folder.is_dir():

@@ -28,7 +28,7 @@ from awac_pl.datasets.safe_hdf5 import read_array, read_group
 from awac_pl.datasets.suitability import expectations, suitability_findings, training_facts
 from awac_pl.envs.faults import LARGEST_VALUE
 from awac_pl.envs.goals import goal_success
-from awac_pl.envs.tasks import SUCCESS_KEYS, Spaces, Task, inspect_spaces, unscale_action
+from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, recorded_success_key, unscale_action
 from awac_pl.errors import DatasetError
 from awac_pl.files import replacing
 
@@ -98,7 +98,7 @@ def _read_all(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> RawE
     columns: dict[str, Any] = {key: read_array(group, key, where, finite=False) for key in keys}
     columns["observations"] = read_observations(group, where, spaces, finite=False)
     infos = read_group(group, "infos", where) if "infos" in group else {}
-    reported = next((key for key in (task.success_key, *SUCCESS_KEYS) if key is not None and key in infos), None)
+    reported = recorded_success_key(infos, task.success_key)
     success = None if reported is None else read_array(infos, reported, where, finite=False)
     return RawEpisode(**columns, success=success)
 

@@ -31,7 +31,7 @@ from awac_pl.datasets.catalog import (
 from awac_pl.datasets.relabelling import RawEpisode, relabel_episode
 from awac_pl.datasets.safe_hdf5 import read_array, read_group, reading, writing
 from awac_pl.envs.observations import flatten
-from awac_pl.envs.tasks import SUCCESS_KEYS, Spaces, Task, scale_action, uses_binary_reward
+from awac_pl.envs.tasks import Spaces, Task, recorded_success_key, scale_action, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError
 from awac_pl.files import file_digest, replacing, write_text
@@ -139,9 +139,8 @@ def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> 
     steps = len(actions)
     success = rewards = terminations = None
     infos = read_group(group, "infos", where) if task.success is None and "infos" in group else {}
-    keys = [key for key in (task.success_key, *SUCCESS_KEYS) if key is not None and key in infos]
-    if keys:
-        success = read_array(infos, keys[0], where, rows=(steps, steps + 1))[-steps:].astype(bool)
+    if (key := recorded_success_key(infos, task.success_key)) is not None:
+        success = read_array(infos, key, where, rows=(steps, steps + 1))[-steps:].astype(bool)
     if not uses_binary_reward(task, spaces):
         rewards = read_array(group, "rewards", where, rows=(steps,))
         terminations = read_array(group, "terminations", where, rows=(steps,)).astype(bool)

@@ -7,7 +7,7 @@ import io
 import logging
 import shlex
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -232,6 +232,11 @@ def uses_binary_reward(task: Task, spaces: Spaces) -> bool:
 def knows_success(task: Task, spaces: Spaces) -> bool:
     """Whether each step of an episode is a success, or not; it can be unknown."""
     return spaces.success_key is not None or task.success is not None
+
+
+def recorded_success_key(infos: Container[str], asked: str | None) -> str | None:
+    """The key of recorded infos that says whether a step succeeded: the task's, or one of ``SUCCESS_KEYS``, or None."""
+    return next((key for key in (asked, *SUCCESS_KEYS) if key is not None and key in infos), None)
 
 
 def judge_success(task: Task, spaces: Spaces, observation: np.ndarray, info: Mapping[str, Any]) -> Any:

@@ -99,7 +99,7 @@ def _reached(runs: Iterable[Run]) -> list[str]:
 
 def _rates(group: SeedGroup) -> dict[str, list[tuple[float, float]]]:
     """Success rate and episodes of each run at each stage that it reached. A clone that runs share counts once."""
-    clones = {run.clone: stages(run)[STAGES[0]] for run in group.runs if run.cloned}
+    clones = {run.clone: run.cloned for run in group.runs if run.cloned}
     later = [(name, rate) for run in group.runs for name, rate in stages(run).items() if name != STAGES[0]]
     return gather([*((STAGES[0], rate) for rate in clones.values()), *later])
 

@@ -55,15 +55,15 @@ class RunFolder:
 
         A run that was killed before its first checkpoint is nothing to lose.
         """
-        if any((self.path / "checkpoints").glob("*.ckpt")) and self.used:
+        if not self.used:
+            found = [name for name in ("config.yaml", "metrics.csv", "report.html") if (self.path / name).exists()]
+            return f"holds a file {found[0]} that is not of a run; move it, or pass" if found else ""
+        if any((self.path / "checkpoints").glob("*.ckpt")):
             return f"holds a run; go on with --resume {self.path}, or pass"
-        if self.used:
-            status = ""
-            with contextlib.suppress(AwacError):
-                status = str(read_table(self.path / "manifest.json").get("status"))
-            return "holds a finished run; pass" if status == "finished" else ""
-        found = [name for name in ("config.yaml", "metrics.csv", "report.html") if (self.path / name).exists()]
-        return f"holds a file {found[0]} that is not of a run; move it, or pass" if found else ""
+        with contextlib.suppress(AwacError):  # a damaged manifest
+            if read_table(self.path / "manifest.json").get("status") == "finished":
+                return "holds a finished run; pass"
+        return ""
 
     def take(self) -> None:
         """Lock the folder until this process ends or ``release`` is called, and remove what a killed run left.

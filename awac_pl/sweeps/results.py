@@ -21,7 +21,7 @@ def final(run: Run, metric: str) -> float:
     """The mean of the last three online evaluations; of a finished run without any, the last one. NaN without one."""
     known = [row for row in run.evaluations if math.isfinite(row.get(metric, math.nan))]
     values = [row[metric] for row in known if row["env_steps"] > 0][-3:]
-    if run.finished and not any(row["env_steps"] > 0 for row in run.rows):  # as BC's
+    if run.finished and not run.env_steps:  # as BC's
         values = [row[metric] for row in known[-1:]]
     return float(np.mean(values)) if values else math.nan
 

@@ -30,12 +30,11 @@ def read_arrays(named: Mapping[str, Any], how: Reading) -> Iterator[RawEpisode]:
         missing = min({"observations", "actions"} - set(columns))
         raise DatasetError(f"no array '{missing}'; it has {', '.join(map(str, named)) or 'nothing'}")
     columns = {name: value if isinstance(value, Mapping) else np.asarray(value) for name, value in columns.items()}
-    actions, facts = columns["actions"], _facts(named, set())
+    actions = columns["actions"]
     _check_dimensions(columns["observations"], actions)
     if actions.dtype.kind == "O" or actions.ndim == 3:
         unread = {name for name in columns if name in MARKS and not _marks_steps(columns[name], len(actions))}
-        rows = {name: column for name, column in columns.items() if name not in unread}
-        facts = _facts(named, unread)
+        rows, facts = {name: column for name, column in columns.items() if name not in unread}, _facts(named, unread)
         for name, column in rows.items():
             if not isinstance(column, Mapping) and len(column) != len(actions):
                 shapes = f"'{name}' is {list(column.shape)}, 'actions' is {list(actions.shape)}"
@@ -44,9 +43,9 @@ def read_arrays(named: Mapping[str, Any], how: Reading) -> Iterator[RawEpisode]:
             row = {name: _row(column, index) for name, column in rows.items()}
             yield from one_episode(row, how, f"episode {index}: ", facts)
     elif len(actions) + 1 == len(_any_array(columns["observations"])):
-        yield from one_episode(columns, how, "", facts)
+        yield from one_episode(columns, how, "", _facts(named))
     else:
-        yield from cut(columns, how, facts)
+        yield from cut(columns, how, _facts(named))
 
 
 def _check_dimensions(observations: Any, actions: np.ndarray) -> None:
@@ -72,8 +71,8 @@ def _any_array(column: Any) -> np.ndarray:
     return _any_array(next(iter(column.values()))) if isinstance(column, Mapping) and column else np.asarray(column)
 
 
-def _facts(named: Mapping[str, Any], unread: Set[str]) -> dict[str, Any]:
-    """What the file has and nobody reads: unknown names, and columns that are not."""
+def _facts(named: Mapping[str, Any], unread: Set[str] = frozenset()) -> dict[str, Any]:
+    """What the file has and nobody reads: unknown names, and the columns ``unread``."""
     unknown = sorted(str(name) for name in named if PLAIN.get(name) in {None, *unread})
     return {"not_read": unknown} if unknown else {}
 

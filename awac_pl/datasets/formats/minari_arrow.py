@@ -11,7 +11,7 @@ from awac_pl.datasets.formats.columns import Reading, one_episode
 from awac_pl.datasets.formats.tables import to_numpy
 from awac_pl.datasets.relabelling import RawEpisode
 from awac_pl.datasets.safe_hdf5 import too_large
-from awac_pl.envs.tasks import SUCCESS_KEYS
+from awac_pl.envs.tasks import recorded_success_key
 from awac_pl.errors import DatasetError
 
 
@@ -35,9 +35,8 @@ def read(path: Path, how: Reading) -> Iterator[RawEpisode]:
         columns |= {
             name: columns[name][:-1] for name in ("actions", "rewards", "terminations", "truncations") if name in columns
         }
-        known = [key for key in (how.success_key, *SUCCESS_KEYS) if isinstance(infos, dict) and key in infos]
-        if known:
-            columns["success"] = infos[known[0]].reshape(-1)[-len(columns["actions"]) :]
+        if isinstance(infos, dict) and (key := recorded_success_key(infos, how.success_key)) is not None:
+            columns["success"] = infos[key].reshape(-1)[-len(columns["actions"]) :]
         columns["seed"] = _seed(folder / "metadata.json")
         yield from one_episode(_named(columns), how, where)
 
