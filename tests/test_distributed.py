@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -145,6 +146,24 @@ def test_the_shares_of_the_ranks_make_up_the_one_buffer() -> None:
     merged.add_offline(episodes)
     merged.load_state_dict(merge_states([share.state_dict() for share in shares]))
     assert (merged.offline_size, merged.online_size) == (30, 30)
+
+
+def test_full_buffers_of_ranks_merge_with_their_episodes_in_one_piece() -> None:
+    """Each rank's ring of 15 rows holds its last 15: half of its second episode of 10, and its third."""
+    shares, episodes = [Replay(40, rank=rank, world_size=2) for rank in range(2)], reach_episodes(7)
+    merged = Replay(40)
+    for replay in (*shares, merged):
+        replay.add_offline(episodes[:1])
+    for rank, share in enumerate(shares):
+        share.add_online(episodes[1 + 3 * rank : 4 + 3 * rank])
+    merged.load_state_dict(merge_states([share.state_dict() for share in shares]))
+    kept = [np.concatenate([second.observations[5:10], third.observations[:10]]) for second, third in
+            (episodes[2:4], episodes[5:7])]  # fmt: skip
+    np.testing.assert_array_equal(merged.buffer[10:]["observation"], np.concatenate(kept))
+
+    merged.add_online(reach_episodes(1))  # in place of the first rank's oldest rows
+    np.testing.assert_array_equal(merged.buffer[20:25]["observation"], kept[0][10:])
+
 
 
 def free_port() -> str:

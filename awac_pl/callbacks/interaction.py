@@ -118,8 +118,7 @@ class EnvironmentInteraction(Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Stop an unfinished block."""
-        trainer.datamodule.workers.close()  # type: ignore[attr-defined]
+        """Leave an unfinished block; the data module closes its workers."""
         self._stop()
 
     def state_dict(self) -> dict[str, Any]:

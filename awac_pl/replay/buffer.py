@@ -199,8 +199,7 @@ class Replay:
             raise AwacError(f"data.capacity is {self.capacity}, the checkpoint holds {size} transitions")
         written = state["online_written"]
         if len(rows) < min(written, self.capacity - self.offline_size):  # the checkpoint's ring was full, this one is larger
-            rows = rows[torch.arange(written, written + len(rows)) % len(rows)]  # the oldest row first
-            written = len(rows)
+            rows, written = _oldest_first(rows, written), len(rows)
         self._write_online(rows.to(self.device))
         self._online_written = written
 
@@ -257,13 +256,26 @@ def check_rows(what: str, rows: int, spaces: Spaces) -> None:
 
 
 def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One buffer's state from those of several ranks: the online rows of all ranks, and the first rank's generator."""
+    """One buffer's state from those of several ranks: their online rows, and the first rank's generator.
+
+    The rows come rank by rank, each rank's oldest first, so that an episode stays in one piece. A full buffer overwrites
+    them in this order.
+    """
     if len(states) == 1:
         return states[0]
-    online = [TensorDict.from_dict(state["online"], auto_batch_size=True) for state in states if state["online"]]
+    online = [
+        _oldest_first(TensorDict.from_dict(state["online"], auto_batch_size=True), state["online_written"])
+        for state in states
+        if state["online"]
+    ]
     return {
         "offline_size": sum(state["offline_size"] for state in states),
-        "online_written": sum(state["online_written"] for state in states),
+        "online_written": sum(len(rows) for rows in online),
         "online": TensorDict.cat(online).to_dict() if online else {},
         "generator": states[0]["generator"],
     }
+
+
+def _oldest_first(rows: TensorDict, written: int) -> TensorDict:
+    """The ``[N]`` online rows of a ring into which ``written`` rows have been written so far, N or more."""
+    return rows[torch.arange(written, written + len(rows)) % len(rows)]
