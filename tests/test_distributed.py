@@ -165,7 +165,6 @@ def test_full_buffers_of_ranks_merge_with_their_episodes_in_one_piece() -> None:
     np.testing.assert_array_equal(merged.buffer[20:25]["observation"], kept[0][10:])
 
 
-
 def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
