@@ -349,3 +349,15 @@ def test_a_compiled_graph_draws_new_noise_at_every_replay() -> None:
     graph = ChunkGraph(losses)
     drawn = torch.stack([graph(chunk)["loss"] for _ in range(6)])
     assert len(set(drawn[:, 0].tolist())) == 6
+
+
+@pytest.mark.parametrize("name", ["loss", "weigh", "sum_up", "configure_optimizers", "manual_backward"])
+@pytest.mark.parametrize("own", ["class", "instance"])
+def test_a_learner_with_a_method_of_its_own_is_updated_by_autograd(name: str, own: str) -> None:
+    module = make_module()
+    if own == "class":
+        module.__class__ = type("Own", (AWAC,), {name: lambda self, *args, **kw: getattr(AWAC, name)(self, *args, **kw)})
+    else:
+        vars(module)[name] = getattr(module, name)
+    train(module, [make_chunk(2)])
+    assert module.compile_mode == "off"

@@ -325,3 +325,9 @@ def _post(url: str, body: dict) -> tuple[int, dict]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error)
+
+
+def test_an_exported_graph_scales_actions_where_one_bound_alone_is_another() -> None:
+    low, high = np.array([-1, -2], np.float32), np.array([1, 4], np.float32)
+    policy = NumpyPolicy((np.zeros((1, 2), np.float32),), (np.full(2, np.arctanh(0.5), np.float32),), np.ones(2, np.float32))
+    np.testing.assert_allclose(onnx_policy(policy_graph(policy, low, high))(np.zeros(1, np.float32)), [0.5, 2.5], atol=1e-6)

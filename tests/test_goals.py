@@ -19,7 +19,9 @@ from awac_pl.datasets.catalog import read_metadata
 from awac_pl.datasets.importing import import_dataset
 from awac_pl.datasets.inspection import inspect_dataset
 from awac_pl.datasets.minari_io import load_dataset, save_dataset
+from awac_pl.datasets.relabelling import RawEpisode, relabel_episode
 from awac_pl.deploy.runner import PolicyRunner
+from awac_pl.envs import goals
 from awac_pl.envs.tasks import find_task, inspect_spaces
 from awac_pl.errors import DatasetError
 from tests.conftest import ROOT, WIDE_CONFIG
@@ -96,3 +98,22 @@ def test_a_goal_environment_from_its_dataset_to_its_deployment(
     capsys.readouterr()
     assert main(["deploy", "exported", "--env", task, "--action_limits", "contract", "--episodes", "3"]) == 0
     assert "of 3" in next(line for line in capsys.readouterr().out.splitlines() if "successes" in line)
+
+
+def test_a_dense_reward_says_nothing_about_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = find_task("tests.toy:GoalReach-v0")
+    dense = (lambda achieved, desired, info: -abs(achieved - desired).item(), False)
+    monkeypatch.setattr(goals, "_reward_function", lambda task: dense)
+    states = np.array([[0.5, 0.45, 0.05], [0.5, 0.3, 0.2]], np.float32)
+    assert goals.goal_success(task, inspect_spaces(task), states) is None
+    np.testing.assert_allclose(goals.goal_rewards(task, inspect_spaces(task), states), [-0.05, -0.2], atol=1e-6)
+
+
+def test_a_reward_from_the_goals_is_that_of_the_state_that_the_action_leads_to() -> None:
+    task = find_task("tests.toy:GoalReach-v0", reward="environment")
+    states = np.array([[0.5, 0.3, 0.2], [0.5, 0.45, 0.05], [0.5, 0.5, 0.0]], np.float32)  # at the goal from the second on
+    raw = RawEpisode(observations=states, actions=np.zeros((2, 1), np.float32), terminations=np.zeros(2, bool))
+    episode, _ = relabel_episode(raw, "here", task, inspect_spaces(task))
+    assert episode.rewards.tolist() == [0, 0]
+    assert episode.success is not None
+    assert episode.success.tolist() == [True, True]

@@ -19,6 +19,8 @@ from awac_pl.datasets.inspection import inspect_dataset
 from awac_pl.datasets.minari_io import load_dataset, save_dataset
 from awac_pl.envs.tasks import find_task, inspect_spaces
 from awac_pl.errors import DatasetError, WriteError
+from tests.conftest import REACH, WIDE
+from tests.toy import make_episode
 
 PEN = find_task("pen")
 
@@ -328,3 +330,53 @@ def test_no_dataset_is_replaced_unless_that_is_meant(tmp_path: Path) -> None:
     for target, lost in (("mine/pen-v0", "inner-v0/data/main_data.hdf5"), ("mine/raw-v0", "recordings.npz")):
         with pytest.raises(DatasetError, match=rf"{target} holds other files \({lost}\), which would be lost"):
             import_dataset(file, target, PEN, progress=False, overwrite=True)
+
+
+# Values by hand
+
+
+def test_a_success_per_state_is_that_after_the_action(tmp_path: Path) -> None:
+    """Five values for four actions: the first is of the state before the first action."""
+    rows = {"observations": np.arange(10.0).reshape(1, 5, 2), "actions": np.zeros((1, 4, 1))}
+    np.savez(tmp_path / "x.npz", **rows, success=[[1, 0, 0, 1, 0]])
+    task = find_task(REACH)
+    import_dataset(tmp_path / "x.npz", "mine/x-v0", task, progress=False)
+    (episode,) = load_dataset("mine/x-v0", task, inspect_spaces(task)).episodes
+    assert episode.success is not None
+    assert episode.success.tolist() == [False, False, True, False]
+
+
+def test_an_end_that_is_also_a_timeout_is_no_termination(tmp_path: Path) -> None:
+    rows = {"observations": np.zeros((2, 4, 2)), "actions": np.zeros((2, 3, 1)), "rewards": np.zeros((2, 3))}
+    np.savez(tmp_path / "x.npz", **rows, dones=[[0, 0, 1], [0, 0, 1]], timeouts=[[0, 0, 1], [0, 0, 0]])
+    task = find_task(REACH, reward="environment")
+    import_dataset(tmp_path / "x.npz", "mine/x-v0", task, progress=False)
+    episodes = load_dataset("mine/x-v0", task, inspect_spaces(task)).episodes
+    assert [episode.terminated[-1] for episode in episodes] == [False, True]
+
+
+def test_the_report_has_the_largest_action_of_all_episodes(tmp_path: Path) -> None:
+    rows = {"observations": np.zeros((2, 3, 2)), "rewards": np.zeros((2, 2))}
+    np.savez(tmp_path / "x.npz", **rows, actions=np.array([[[1.5], [-4.0]], [[0.5], [0.0]]]))
+    report = import_dataset(tmp_path / "x.npz", "mine/x-v0", find_task(REACH, reward="environment"), progress=False)
+    assert (report["largest_action"], report["clipped_share"]) == (4.0, 0.5)
+
+
+def test_an_episode_is_cut_after_its_last_success() -> None:
+    episode = make_episode(5, success=np.array([True, False, True, False, False]))
+    (cut,) = choose([episode], cut_after_success=True)
+    assert (len(cut), cut.truncated.tolist()) == (3, [False, False, True])
+
+
+def test_d4rl_gets_actions_in_the_environments_units_and_ends_by_their_kind(tmp_path: Path) -> None:
+    """The environment's actions lie in [-2, 4]."""
+    moves, last = np.array([[0.5], [-1.0]], np.float32), np.array([[1.0]], np.float32)
+    terminated, truncated = np.array([False, True]), np.zeros(2, bool)
+    ended = make_episode(2, success=None, actions=moves, terminated=terminated, truncated=truncated)
+    cut = make_episode(1, success=None, actions=last)
+    export([ended, cut], inspect_spaces(find_task(WIDE)), tmp_path / "x.hdf5", "d4rl")
+    with h5py.File(tmp_path / "x.hdf5") as file:
+        np.testing.assert_allclose(file["actions"][:, 0], [2.5, -2, 4])
+        assert file["terminals"][:].tolist() == [False, True, False]
+        assert file["timeouts"][:].tolist() == [False, False, True]
+        np.testing.assert_array_equal(file["next_observations"][:2], ended.observations[1:])

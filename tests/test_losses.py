@@ -108,3 +108,21 @@ def test_polyak_by_hand() -> None:
 def test_a_wrong_shape_raises_and_never_broadcasts(call) -> None:
     with pytest.raises(ValueError, match=r"batch dimension \[B\]"):
         call()
+
+
+def test_metrics_of_two_rows_by_hand() -> None:
+    """A transition of two failed steps (gamma 0.9: -1.9), and one whose second step succeeds (-1.0)."""
+    batch = {"reward": torch.tensor([-1.9, -1.0]), "discount": torch.full((2,), 0.81)}
+    q, zero = torch.tensor([[1.0, 2.0], [3.0, 6.0]]), torch.tensor(0.0)
+    target, advantage, weights = torch.tensor([-4.0, -6.0]), torch.tensor([0.0, 2.0]), torch.tensor([1.0, 3.0])
+    found = losses.metrics(batch, 0.9, zero, zero, q, target, advantage, weights, torch.zeros(1), 6.0)
+    expected = {
+        "train/success_rows": 0.5, "train/success_weight": 0.75, "train/weight_effective": 4**2 / (1 + 9) / 2,
+        "train/advantage_std": math.sqrt(2), "train/weight_max": 3.0, "train/q_mean": 3.0, "train/target_mean": -5.0,
+        "train/critic_at_bound": 0.25, "train/policy_std": 1.0,
+    }  # fmt: skip
+    assert {name: found[name].item() for name in expected} == pytest.approx(expected)
+
+
+def test_the_scale_of_values_that_are_all_zero_is_not_zero() -> None:
+    assert losses.scale_of(torch.zeros(3)).item() == pytest.approx(1e-6)

@@ -513,3 +513,54 @@ def test_it_prefers_the_better_action() -> None:
     module = AWAC(observation_dim=1, action_dim=1, learning_rate=3e-3, temperature=0.1, advantage_clip=None)
     train(module, [chunk] * 5)
     assert module.actor(torch.ones(1, 1)).item() > 0.4
+
+
+def test_the_uphill_step_is_scaled_by_the_values_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other rank's values are 9 times as large: the scale is 5 times this rank's own."""
+    gradients = []
+    for together in (False, True):
+        module = make_module(value_gradient=10.0 if together else 2.0, weight_form="exp", max_weight=1.0)
+        if together:
+            monkeypatch.setattr("awac_pl.algorithms.awac.gather", lambda value: torch.cat([value, 9 * value]))
+            monkeypatch.setattr("awac_pl.algorithms.awac.own_part", lambda value: value[: len(value) // 2])
+        torch.manual_seed(3)
+        module.loss(make_chunk(1)[0])[0].backward()
+        gradients.append([parameter.grad for parameter in module.actor.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_the_average_actor_starts_as_the_actor_also_with_rlkits_weights() -> None:
+    module = make_module(initialization="rlkit", actor_average=0.1)
+    assert module.average_actor is not None
+    torch.testing.assert_close(module.average_actor.state_dict(), module.actor.state_dict(), rtol=0, atol=0)
+
+
+def test_critics_are_woken_with_the_observations_that_they_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    monkeypatch.setattr("awac_pl.algorithms.awac.wake_critics", lambda critics, targets, state, action: seen.append(state))
+    module = make_module(critic_max_output=0.0, normalize_observations=True, normalize_critics=0.0)
+    assert module.normalizer is not None
+    module.normalizer.scale.fill_(4.0)
+    batch = make_chunk(1)[0]
+    module.before_first_update(batch)
+    torch.testing.assert_close(seen[0], 4 * batch["observation"])
+
+
+@pytest.mark.parametrize("mean", [0.01, 5.0])
+def test_only_critics_that_cannot_learn_are_lowered_and_their_targets_with_them(mean: float) -> None:
+    """With a mean of 0.01 some values lie below the bound of 0, so that critic learns; with 5 none does."""
+    module = make_module(critic_max_output=0.0)
+    batch = make_chunk(1)[0]
+    pair = batch["observation"], batch["action"]
+    with torch.no_grad():
+        module.critics.biases[-1][0] += mean - module.critics.unclamped(*pair)[0].mean()
+    module.target_critics.load_state_dict(module.critics.state_dict())
+    before = module.critics.biases[-1].detach().clone()
+    wake_critics(module.critics, module.target_critics, *pair)
+    values = module.critics.unclamped(*pair)[0]
+    torch.testing.assert_close(module.target_critics.state_dict(), module.critics.state_dict(), rtol=0, atol=0)
+    if mean == 5.0:
+        assert values.mean().item() == pytest.approx(0, abs=1e-5)
+    else:
+        assert values.min() < 0 < values.mean()
+        torch.testing.assert_close(module.critics.biases[-1], before, rtol=0, atol=0)

@@ -11,6 +11,7 @@ import torch
 from awac_pl.episode import TRANSITION_KEYS, to_transitions
 from awac_pl.errors import AwacError
 from awac_pl.replay.buffer import Replay
+from awac_pl.replay.streams import EvaluationPlan
 from tests.toy import make_episode
 
 
@@ -242,3 +243,51 @@ def test_draws_of_another_kind_of_device_are_made_anew_and_said(caplog: pytest.L
     replay.load_state_dict(state)
     assert "this run draws other batches" in caplog.text
     assert len(replay.sample(2, 3)) == 2
+
+
+def test_only_episodes_given_as_demonstrations_count_as_such() -> None:
+    replay = Replay(100)
+    replay.add_offline([numbered(0)], demonstrations=True)
+    replay.add_offline([numbered(10, steps=7)])
+    assert replay.demonstration_size == 4
+
+
+def test_an_episode_that_succeeds_and_fails_again_counts_for_self_imitation() -> None:
+    replay = Replay(100, demonstration_ratio=0.5, self_imitation=True)
+    replay.add_offline([dataclasses.replace(numbered(0), success=np.array([False, True, False, False]))])
+    assert replay.sampler.demonstrations.tolist() == [0, 1, 2, 3]
+
+
+def test_online_rows_of_a_checkpoint_of_version_0_1_are_no_demonstrations() -> None:
+    saved, restored = (Replay(50, demonstration_ratio=0.5) for _ in range(2))
+    for replay in (saved, restored):
+        replay.add_offline([numbered(0)], demonstrations=True)
+    saved.add_online([numbered(100)])
+    state = saved.state_dict()
+    del state["online"]["demonstration"]
+    restored.load_state_dict(state)
+    assert restored.sampler.demonstrations.tolist() == [0, 1, 2, 3]
+
+
+def test_the_offline_share_is_one_of_what_the_demonstrations_leave() -> None:
+    replay = Replay(200, seed=1, demonstration_ratio=0.5, offline_ratio=0.5)
+    replay.add_offline([numbered(0)], demonstrations=True)
+    replay.add_offline([numbered(10, steps=16)])
+    replay.add_online([numbered(100, steps=40)])
+    drawn = replay.sample(50, 40)["observation"][..., 0]
+    assert (drawn[:, :20] < 5).all()
+    assert (drawn[:, 20:] < 100).sum(dim=1).tolist() == [10] * 50
+
+
+def test_every_transition_that_spans_the_end_of_an_episode_is_terminated() -> None:
+    ended = dataclasses.replace(numbered(0), terminated=np.array([False, False, False, True]), truncated=np.zeros(4, bool))
+    assert to_transitions([ended], n_step=3)["terminated"].tolist() == [False, True, True, True]
+
+
+@pytest.mark.parametrize("epoch", [3, 4])
+def test_a_resumed_run_knows_which_milestones_it_has_passed(epoch: int) -> None:
+    """Saved in epoch 3, whose evaluation may begin again: 50,000 steps were passed before both."""
+    plan, resumed = (EvaluationPlan(4, 8, offline_epochs=2) for _ in range(2))
+    assert [plan.episodes_at(2, 60_000), plan.episodes_at(3, 70_000)] == [8, 4]
+    resumed.load_state_dict(plan.state_dict())
+    assert resumed.episodes_at(epoch, 10_000 * (epoch + 4)) == 4

@@ -423,3 +423,43 @@ def test_methods_without_evaluations_at_equal_steps_are_not_compared(tmp_path: P
             make_run(tmp_path / f"{algorithm}-{seed}", make_rows([0.5, 0.3], env_steps=env_steps), seed=seed, tags=tags)
     titles = [table.title for table in write_report([tmp_path], tmp_path / "report.html")]
     assert "One method against another" not in titles
+
+
+# Options that they pass on
+
+
+@pytest.mark.parametrize("algorithm", [IQL, RLPD])
+def test_rivals_clamp_their_target_to_the_range_of_returns(algorithm: type[Learner]) -> None:
+    batch = make_chunk(1)[0]
+    batch["reward"] = torch.full_like(batch["reward"], -5.0)
+    module = make(algorithm, clamp_target=True, return_range=(-0.5, 0.0))
+    assert module.loss(batch)[1]["train/target_mean"].item() == pytest.approx(-0.5)
+
+
+def test_rivals_use_the_options_that_are_theirs() -> None:
+    iql = make(IQL, critic_layer_norm=True)
+    assert iql.critics.layer_norm
+    assert iql.target_critics.layer_norm
+    rlpd = make(RLPD, target_entropy=-7.0, log_std_range=(-3.0, -1.0))
+    assert (rlpd.target_entropy, rlpd.actor.log_std_range) == (-7.0, (-3.0, -1.0))
+
+
+def test_a_squashed_policy_keeps_to_its_bounds_in_torch_and_in_numpy() -> None:
+    torch.manual_seed(0)
+    actor = SquashedActor(OBSERVATION_DIM, ACTION_DIM, (8,), log_std_range=(-2.0, -1.0))
+    with torch.no_grad():
+        actor.layers[-1].bias[ACTION_DIM:] = torch.tensor([50.0, -50.0])
+    mean, log_std = actor.distribution(torch.zeros(1, OBSERVATION_DIM))
+    assert log_std[0].tolist() == [-1.0, -2.0]
+    noise = np.random.default_rng(3).standard_normal(ACTION_DIM, dtype=np.float32)
+    action = actor.to_numpy().act(np.zeros(OBSERVATION_DIM), np.random.default_rng(3))
+    np.testing.assert_allclose(action, np.tanh(mean[0].detach().numpy() + np.exp([-1.0, -2.0]) * noise), atol=1e-6)
+
+
+def test_rlpds_entropy_is_minus_the_mean_log_probability() -> None:
+    module = make(RLPD, num_critics=2, initial_entropy_weight=0.5)
+    with torch.no_grad():
+        for parameter in module.critics.parameters():
+            parameter.zero_()
+    metrics = module.loss(make_chunk(1)[0])[1]  # Q is 0: the actor's loss is 0.5 times the mean of log pi
+    assert metrics["train/actor_loss"].item() == pytest.approx(-0.5 * metrics["train/entropy"].item())

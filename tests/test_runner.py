@@ -7,17 +7,20 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 
 from awac_pl.commands.main import main
 from awac_pl.deploy import contract
 from awac_pl.deploy.contract import Contract
-from awac_pl.deploy.runner import PolicyRunner, onnx_policy
+from awac_pl.deploy.runner import PolicyRunner, RunReport, onnx_policy
 from awac_pl.errors import AwacError
 from tests.conftest import ROOT, WIDE
 from tests.toy import Flaky, Reach, Wide
@@ -323,3 +326,62 @@ def test_help_shows_examples(command: str, capsys: pytest.CaptureFixture) -> Non
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
     assert f"awac {command}" in capsys.readouterr().out.split("examples:")[1]
+
+
+# Success, ends and limits by hand
+
+
+class Steps(Reach):
+    """Success, and an end, at the steps that it is told."""
+
+    def __init__(self, success: Sequence[int] = (), **told: Any) -> None:
+        self.success, self.told = success, told
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        self.steps = 0
+        return super().reset(**kwargs)
+
+    def step(self, action: np.ndarray) -> tuple[Any, ...]:
+        self.steps += 1
+        observation, *_ = super().step(action)
+        info = {"success": False, self.told.get("key", "success"): self.told.get("value", self.steps in self.success)}
+        terminated, truncated = (self.steps == self.told.get(end) for end in ("terminated", "truncated"))
+        return observation, self.told.get("reward", -1.0), terminated, truncated, info
+
+
+def run_one(environment: gymnasium.Env, **facts: Any) -> RunReport:
+    """One episode of a policy that stands still."""
+    unit = replace(CONTRACT, action_low=-np.ones(1, np.float32), action_high=np.ones(1, np.float32), facts=facts)
+    return PolicyRunner(unit, lambda row: np.zeros(1, np.float32), (-1, 1)).run(environment, [0])
+
+
+def test_success_at_any_step_counts_by_the_contracts_key() -> None:
+    assert run_one(Steps([3])).successes == (True,)
+    assert run_one(Steps([3], key="at_goal"), success_key="at_goal").successes == (True,)
+
+
+@pytest.mark.parametrize("end", ["terminated", "truncated"])
+def test_no_step_follows_an_end(end: str) -> None:
+    report = run_one(Steps(**{end: 4}))
+    assert (report.env_steps, report.environment_returns) == (4, (-4.0,))
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"reward": float("nan")}, "the reward of seed 0: step 0 is nan; it must be finite"),
+        ({"value": float("nan")}, "the success of seed 0: step 0 is nan; it must be finite"),
+        ({"value": "False"}, "the success of seed 0: step 0 is 'False', not a number"),
+    ],
+)
+def test_a_reward_or_success_that_is_no_number_ends_the_run(told: dict[str, Any], message: str) -> None:
+    with pytest.raises(AwacError, match=message):
+        run_one(Steps(**told))
+
+
+@pytest.mark.parametrize("space", [Box(-1, 4, (1,)), Box(-2, 1, (1,))])
+def test_limits_beyond_either_bound_are_refused(space: Box) -> None:
+    environment = Reach()
+    environment.action_space = space
+    with pytest.raises(AwacError, match="the action limits reach outside of the environment's action space"):
+        PolicyRunner(CONTRACT, lambda row: np.zeros(1, np.float32), (-2, 4)).run(environment, [0])

@@ -71,3 +71,28 @@ def test_a_run_without_evaluations() -> None:
     result = summary.score_run([{"env_steps": 0.0}])
     assert math.isnan(result["pretrained"])
     assert result["steps_to_0.5"] == math.inf
+
+
+def test_the_environments_return_is_of_its_own_rewards() -> None:
+    first, second = (make_episode(2, environment_rewards=np.full(2, value, np.float32)) for value in (-3.0, -1.0))
+    assert score_episodes([first, second])["environment_return"] == -4.0
+    assert math.isnan(score_episodes([first, make_episode(2)])["environment_return"])
+
+
+def scores_of(*evaluations: tuple[float, float]) -> dict[str, float]:
+    """Scores of a run by the environment steps and the success of its evaluations."""
+    return summary.score_run([{"env_steps": steps, "eval/success_rate": rate} for steps, rate in evaluations])
+
+
+def test_dip_worst_and_first_count_the_evaluations_at_their_limits() -> None:
+    assert scores_of((0, 0.9), (40_000, 0.5), (50_000, 0.2), (60_000, 0.1))["dip"] == 0.2
+    assert scores_of((90_000, 0.1), (100_000, 0.2), (110_000, 0.5))["worst"] == 0.2
+    found = scores_of((0, 0.6), (1000, 0.5), (2000, 0.95))
+    assert (found["steps_to_0.5"], found["steps_to_0.9"]) == (0, 2000)
+
+
+def test_the_regret_of_a_run_is_its_last_one() -> None:
+    rows = [
+        {"env_steps": steps, "rollout/regret": regret} for steps, regret in ((1000.0, 0.9), (2000.0, 0.7), (3000.0, 0.6))
+    ]
+    assert summary.score_run(rows)["regret"] == 0.6

@@ -470,3 +470,37 @@ def test_the_results_page_has_the_tables_of_the_kept_runs(monkeypatch: pytest.Mo
     assert keep.with_intervals(page, results([KEPT / "methods"])) == page, "python results/keep.py"
     (door,) = (line for line in page.splitlines() if line.startswith("| human door: BC"))
     assert door.split(" | ")[1:5] == ["121, 122, 123", "", "**.07**, **.00**, **.05**", ""]
+
+
+def test_episodes_are_pooled_not_rates(tmp_path: Path) -> None:
+    """8 of 10 and 10 of 90 are 18 of 100."""
+    folders = []
+    for seed, (rate, episodes) in enumerate(((0.8, 10), (10 / 90, 90))):
+        rows = make_rows([0.1, 0.5])
+        rows[1] |= evaluation(rate, episodes)
+        folders.append(make_run(tmp_path / str(seed), rows, seed=seed))
+    (row,) = cells(results(folders), "Success at each stage")
+    assert row["after fine-tuning"].startswith("0.180 ")
+
+
+def test_speed_and_last_evaluation_by_hand(tmp_path: Path) -> None:
+    rows = make_rows([0.1, 0.5, 0.5, 0.8])
+    for row, speed in zip(rows[1:], (100.0, 700.0, 1000.0), strict=True):
+        row["rollout/env_steps_per_s"] = speed
+    rows[-1] |= {"eval/success_final": 0.7, "eval/success_share": 0.3, "eval/environment_return": -12.3}
+    rows[-1]["seconds"] = 2 * 3600 + 5 * 60.0
+    found = results([make_run(tmp_path / "run", rows)])
+    (speed,), (last,) = cells(found, "Speed"), cells(found, "The last evaluation")
+    assert (speed["while collecting"], speed["wall time"]) == ("700", "2 h 05 min")
+    names = ("success", "at the last step", "share of steps", "environment's return")
+    assert [last[name] for name in names] == ["0.80", "0.70", "0.30", "-12.3"]
+
+
+def test_there_is_no_mean_over_tasks_where_one_has_two_settings(tmp_path: Path) -> None:
+    folders = []
+    for task, temperature, seed in (("pen", 1.0, 0), ("pen", 1.0, 1), ("pen", 2.0, 0), ("pen", 2.0, 1), ("door", 1.0, 0),
+                                    ("door", 1.0, 1)):  # fmt: skip
+        tags, config = {"task": task, "preset": "quick", "seed": str(seed)}, {"model": {"temperature": temperature}}
+        folder = tmp_path / f"{task}{temperature}{seed}"
+        folders.append(make_run(folder, make_rows([0.1, 0.5]), seed=seed, tags=tags, config=config))
+    assert not any("tasks" in row["runs"] for row in cells(results(folders), "Over seeds"))

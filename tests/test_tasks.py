@@ -12,9 +12,19 @@ from gymnasium.spaces import Box, Dict, Discrete
 from awac_pl.datasets.minari_io import load_dataset
 from awac_pl.envs.goals import goal_rewards, goal_success
 from awac_pl.envs.observations import as_vector, environment_layout, layout_of
-from awac_pl.envs.tasks import TASKS, find_task, inspect_spaces, make_environment, scale_action, unscale_action
+from awac_pl.envs.tasks import (
+    TASKS,
+    find_task,
+    inspect_spaces,
+    make_environment,
+    recorded_success_key,
+    recorded_task,
+    scale_action,
+    unscale_action,
+)
 from awac_pl.errors import AwacError
 from awac_pl.parallel.interruption import Interrupted
+from tests.conftest import REACH
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -164,3 +174,18 @@ def test_actions_map_to_the_environments_bounds_and_back() -> None:
 def test_refusals(name: str, options: dict, message: str) -> None:
     with pytest.raises(AwacError, match=message):
         inspect_spaces(find_task(name, **options))
+
+
+def test_actions_are_scaled_where_one_bound_alone_is_another() -> None:
+    low, high = np.array([-1, -2], np.float32), np.array([1, 4], np.float32)
+    np.testing.assert_allclose(scale_action(np.array([0.5, 0.5]), low, high), [0.5, 2.5])
+
+
+def test_the_named_key_of_success_comes_before_the_usual_ones() -> None:
+    assert recorded_success_key({"success": 0, "at_goal": 0}, "at_goal") == "at_goal"
+    assert recorded_success_key({"success": 0, "at_goal": 0}, None) == "success"
+
+
+def test_the_task_of_a_run_has_its_horizon_its_key_of_success_and_its_reward() -> None:
+    task = recorded_task({"task": REACH, "horizon": 7, "success_key": "at_goal", "reward": "environment"})
+    assert (task.horizon, task.success_key, task.reward) == (7, "at_goal", "environment")

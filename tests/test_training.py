@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import numpy as np
@@ -12,15 +13,18 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from awac_pl.algorithms.awac import AWAC
+from awac_pl.callbacks import interaction as interaction_file
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter
 from awac_pl.datasets.catalog import read_metadata
 from awac_pl.datasets.cloned import cloned_id, cloning_task
 from awac_pl.datasets.minari_io import save_dataset
-from awac_pl.envs.rollouts import RolloutWorkers, collect_block
-from awac_pl.envs.tasks import find_task
+from awac_pl.envs.rollouts import Block, RolloutWorkers, collect_block
+from awac_pl.envs.tasks import Spaces, Task, find_task
 from awac_pl.errors import AwacError, DatasetError, TrainingDivergedError
+from awac_pl.policies.numpy_policy import NumpyPolicy
+from awac_pl.policies.policy import UniformPolicy
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.metrics import read_metrics
 from tests.conftest import REACH
@@ -486,3 +490,76 @@ def test_the_snippet_of_the_quickstart_trains_and_tells(tmp_path: Path, reach_da
     assert [row["updates"] for row in read_metrics(Path("runs/mine/metrics.csv"))] == [10, 20]
     assert Path("runs/mine/report.html").exists()
     assert names["policy"].act(np.zeros(2, np.float32), np.random.default_rng(0)).shape == (1,)
+
+
+# Options that reach their place
+
+
+def test_batches_have_their_size_offline_and_online(tmp_path: Path, reach_dataset: str) -> None:
+    watch = Watch()
+    fit(tmp_path, make_data(reach_dataset, offline_batch_size=8), watch, max_epochs=3)
+    assert watch.batches == [(5, 8)] * 8 + [(5, 16)] * 4
+
+
+def test_the_smallest_return_is_that_of_failing_for_ever(reach_dataset: str) -> None:
+    assert make_data(reach_dataset, discount=0.95).return_range == pytest.approx((-20.0, 0.0))
+
+
+def test_the_first_dataset_alone_has_the_demonstrations(reach: tuple[Task, Spaces], reach_dataset: str) -> None:
+    save_dataset("toy/more-v0", [make_episode(10)], *reach, {})
+    data = make_data("", datasets=[reach_dataset, "toy/more-v0"], demonstration_ratio=0.5)
+    data.setup("fit")
+    assert data.demonstrations().shape == (200, 2)
+    assert data.replay.sampler.demonstrations.tolist() == list(range(200))
+
+
+def test_the_data_modules_options_reach_the_replay_buffer(reach_dataset: str) -> None:
+    data = make_data(reach_dataset, n_step=3, discount=0.5, offline_ratio=0.25, demonstration_ratio=0.5, self_imitation=True)
+    data.setup("fit")
+    assert data.replay.buffer[:10]["discount"].tolist() == [0.125] * 8 + [0.25, 0.5]
+    assert (data.replay.sampler.offline_ratio, data.replay.sampler.demonstration_ratio) == (0.25, 0.5)
+    data.replay.add_online([make_episode(10)])
+    assert data.replay.sampler.demonstrations.tolist() == list(range(210))  # its success counts, too
+
+
+def test_the_scores_of_training_episodes_by_hand() -> None:
+    interaction, logged = EnvironmentInteraction(20), []
+    module = SimpleNamespace(env_steps=0, log_epoch=logged.append)
+    wins, fails = make_episode(10), make_episode(10, success=np.zeros(10, bool))
+    interaction._count_and_log(Block([wins, wins, wins, fails], 2.0), module)
+    interaction._count_and_log(Block([fails], 1.0), module)
+    assert [row["rollout/regret"] for row in logged] == [0.25, 0.4]  # 1 of 4, 2 of 5
+    assert [row["rollout/success_rate"] for row in logged] == [0.75, 0.0]
+    assert [row["rollout/env_steps_per_s"] for row in logged] == [20.0, 10.0]
+    assert module.env_steps == 50
+
+
+def test_a_resumed_interaction_goes_on_counting() -> None:
+    saved, resumed = EnvironmentInteraction(20), EnvironmentInteraction(20)
+    saved.own_episodes, saved.own_env_steps, saved.own_failed = 4, 40, 2
+    resumed.load_state_dict(saved.state_dict())
+    assert (resumed.own_episodes, resumed.own_env_steps, resumed.own_failed) == (4, 40, 2)
+
+
+def test_the_first_block_is_random_if_that_is_asked_for(
+    tmp_path: Path, reach_dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies, collect = [], interaction_file.collect_block
+
+    def watched(workers, policy, *rest):
+        policies.append(type(policy))
+        return collect(workers, policy, *rest)
+
+    monkeypatch.setattr(interaction_file, "collect_block", watched)
+    fit(tmp_path, make_data(reach_dataset), EnvironmentInteraction(20, random_env_steps=30), max_epochs=4)
+    assert policies == [UniformPolicy, NumpyPolicy]
+
+
+def test_ranks_have_episodes_far_apart(reach_dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the million episodes of seed 3, the second of two ranks begins in the middle; it has had 5, and 2 that failed."""
+    monkeypatch.setattr(interaction_file, "rank", lambda: 1)
+    monkeypatch.setattr(interaction_file, "world_size", lambda: 2)
+    interaction, data = EnvironmentInteraction(20), make_data(reach_dataset, seed=3)
+    interaction.own_episodes, interaction.own_failed = 5, 2
+    _, _, first_seed, steps, _ = interaction._job(data, constant_policy())
+    assert (first_seed, steps) == (3_500_007, 10)

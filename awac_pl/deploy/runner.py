@@ -202,7 +202,7 @@ class PolicyRunner:
             if not isinstance(info, Mapping):
                 raise AwacError(f"{where}: info is a {type(info).__name__}, not a dict")
             if (key := next((key for key in keys if key in info), None)) is not None:
-                success = bool(success or info[key])
+                success = bool(check_number(0 if info[key] is None else info[key], f"success of {where}")) or bool(success)
             if period is not None:
                 due += period
                 early = due - time.perf_counter()

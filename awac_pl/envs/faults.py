@@ -115,11 +115,13 @@ def check_observation(observation: Any, size: int) -> None:
 
 
 def check_number(value: Any, name: str) -> float:
-    """A number that ``step`` returned.
+    """A finite number that ``step`` returned.
 
     Raises:
         RolloutError: it is none.
     """
-    if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf":
-        return float(value)
-    raise RolloutError(f"the {name} is {value!r}, not a number")
+    if np.ndim(value) or np.asarray(value).dtype.kind not in "biuf":
+        raise RolloutError(f"the {name} is {value!r}, not a number")
+    if not np.isfinite(value):
+        raise RolloutError(f"the {name} is {value}; it must be finite")
+    return float(value)
