@@ -64,9 +64,16 @@ def anonymous(command: Sequence[str], place: str) -> list[str]:
 
 
 #: The tables of results/README.md, by folder: the environment steps that have a column, in thousands.
-COLUMNS = {"methods": (0, 25, 50, 75, 100), "longer": (0, 50, 100, 150, 200, 250, 300), "replication": (0, 25, 50, 75, 100)}
-#: Tables of the report on methods/ that the page shows as well, by their marks.
-SHOWN = {"intervals": "Success at each stage", "pairs": "One method against another"}
+COLUMNS = {
+    "methods": (0, 25, 50, 75, 100),
+    "longer": (0, 50, 100, 150, 200, 250, 300),
+    "replication": (0, 25, 50, 100, 200, 300, 400, 500),
+}
+#: Tables of the report on a folder that the page shows as well, by their marks.
+SHOWN = {
+    "methods": {"intervals": "Success at each stage", "pairs": "One method against another"},
+    "replication": {"returns": "Returns of all evaluations", "last": "The last evaluation"},
+}
 TASKS = {"door": "human door", "pen": "human pen", "relocate": "relocate"}
 METHODS = {"plus": "**`plus`**", "awac": "AWAC", "iql": "IQL", "rlpd": "RLPD", "bc": "BC"}
 METHODS |= {preset: f"`{preset}`" for preset in ("default", "rlkit", "paper")}
@@ -117,9 +124,9 @@ def fill(page: str, folder: str, table: str) -> str:
     return before + start + table + end + rest.split(end)[1]
 
 
-def with_intervals(page: str, tables: Sequence[Table]) -> str:
-    """The page with the tables ``SHOWN`` of these."""
-    for mark, title in SHOWN.items():
+def with_tables(page: str, folder: str, tables: Sequence[Table]) -> str:
+    """The page with those of the folder's tables that it shows."""
+    for mark, title in SHOWN.get(folder, {}).items():
         (table,) = (table for table in tables if table.title == title)
         page = fill(page, mark, table.bare_markdown())
     return page
@@ -158,10 +165,12 @@ def main() -> None:
             alone = len(own) == len(groups)
             path = folder.with_name(f"{folder.name}.png") if alone else folder / f"{task}.png"
             save(draw(own, "success_rate", compare=not alone, labels=() if alone else labels), path)
+            if folder.name == "replication":
+                save(draw(own, "episode_return", labels=labels), folder / f"{task}-return.png")
         tables = result_tables(runs, groups)
         if folder.name in COLUMNS:
             page = fill(README.read_text(), folder.name, success_by_steps(runs, COLUMNS[folder.name]))
-            README.write_text(with_intervals(page, tables) if folder.name == "methods" else page)
+            README.write_text(with_tables(page, folder.name, tables))
         print(f"\n## {folder.relative_to(RESULTS)}\n")
         print("\n".join(table.markdown() for table in tables))
 

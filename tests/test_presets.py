@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -33,11 +34,39 @@ def test_names_become_files_in_the_order_base_task_preset_before_everything_else
     assert expand(["fit", "--task", "my:Robot-v0"]) == ["fit", *files[:2], "--data.task=my:Robot-v0"]
 
 
-@pytest.mark.parametrize(
-    "arguments", [["fit"], ["fit", "--model.temperature=2"], ["fit", "--config=mine.yaml", "--preset=x"]]
-)
+@pytest.mark.parametrize("arguments", [["fit"], ["fit", "--model.temperature=2"], ["fit", "--config=mine.yaml"]])
 def test_everything_else_is_left_alone(arguments: list[str]) -> None:
     assert expand(arguments) == arguments
+
+
+def test_a_preset_or_an_algorithm_without_a_task_loads_its_file_too() -> None:
+    base, iql, plus = (f"--config={shipped() / name}.yaml" for name in ("base", "algorithm/iql", "preset/plus"))
+    own = ["--config", "mine.yaml"]
+    assert expand(["fit", *own, "--preset=plus"]) == ["fit", base, iql.replace("iql", "awac"), plus, *own]
+    assert expand(["fit", *own, "--algorithm=iql"]) == ["fit", base, iql, *own]
+
+
+def test_a_preset_chooses_its_algorithm_and_is_refused_with_another() -> None:
+    assert main(["init"]) == 0
+    Path("conf/preset/mine.yaml").write_text("preset: mine\nalgorithm: iql\nmodel: {expectile: 0.9}\n")
+    assert "--config=conf/algorithm/iql.yaml" in expand(["fit", "--task=pen", "--preset=mine"])
+    message = "preset 'plus' is for algorithm awac, not iql; preset comparison is for all"
+    with pytest.raises(AwacError, match=message):
+        run(["fit", "--task=pen", "--algorithm=iql", "--preset=plus"])
+    with pytest.raises(AwacError, match=message):  # as MLproject names them
+        run(["fit", *(f"--config=conf/{name}.yaml" for name in ("base", "algorithm/iql", "task/pen", "preset/plus"))])
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_the_help_begins_with_examples_of_commands_that_exist(command: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    text = capsys.readouterr().out.partition("options:\n")
+    examples = [line.split() for line in text[0].splitlines() if line.startswith(f"  awac {command} ")]
+    options = {word for words in examples for word in words if word.startswith("--")}
+    assert options
+    assert options <= {*re.findall(r"--[\w.]+", text[2]), "--task"}
+    assert ("--task NAME" in text[0]) == (command == "fit")
 
 
 def test_a_preset_of_ones_own_names_its_runs() -> None:

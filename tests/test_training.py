@@ -326,7 +326,8 @@ def test_the_cloned_dataset_is_made_once_and_its_recipe_is_checked(
     assert data(num_demonstrations=4).replay.offline_size == 100
     assert read_metadata("awac/reach/cloned-4-v0")["recipe"]["num_demonstrations"] == 4
     assert data(train_split=0.5).replay.offline_size == 6 * 10 + 3 * 10  # of the same clone
-    with pytest.raises(DatasetError, match="was cloned with num_episodes 6 instead of 7; remove that folder"):
+    advice = "name another one, such as awac/reach/cloned-2-v0, and it is made"
+    with pytest.raises(DatasetError, match=f"was cloned with num_episodes 6 instead of 7; {advice}"):
         data(clone_episodes=7)
 
 

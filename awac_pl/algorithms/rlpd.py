@@ -22,7 +22,7 @@ class RLPD(Learner):
     """Reinforcement Learning with Prior Data (Ball et al., arXiv 2302.02948): soft actor-critic on old and new data.
 
     Half of each batch comes from the data (``data.offline_ratio``), critics are normalised by layer, and the target is the
-    minimum over a random subset of a large ensemble. Nothing is pretrained and nothing is cloned.
+    minimum over a random subset of a large ensemble. Nothing is pretrained.
 
     Args:
         critic_hidden_sizes: width of each hidden layer of the critics.

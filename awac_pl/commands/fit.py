@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning
+from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -41,6 +43,48 @@ from awac_pl.tracking.destination import find_destination
 from awac_pl.tracking.logger import RunFolderLogger
 
 log = logging.getLogger("awac_pl")
+
+
+#: How the help of each command begins. ``expand`` replaces ``--task`` and ``--overrides``, so the parser does not know them.
+HELP = {
+    "fit": """Pretrain on datasets, then act in the environment and improve.
+
+examples:
+  awac fit --task pen --preset quick
+  awac fit --task door --preset plus --seed_everything 1 --model.temperature 2
+  awac fit --algorithm iql --task relocate --preset comparison
+  awac fit --task my_robot:Push-v0 --preset quick --config mine.yaml
+  awac fit --resume runs/pen-quick-seed0
+  awac fit --task pen --preset plus --print_config
+
+files, in the order in which they apply; each changes what stands before it:
+  conf/base.yaml        always; in a folder without conf/ it is the package's
+  --algorithm NAME      conf/algorithm/NAME.yaml (awac)
+  --task NAME           conf/task/NAME.yaml, or the id of a Gymnasium environment
+  --preset NAME         conf/preset/NAME.yaml
+  --config FILE         your own, as many as you like
+Single options change them all, wherever they stand.
+
+also: --overrides "--a=1 --b=2" (options in one text, for mlflow run), --debug (the
+traceback of an error, too). The sections below have every option.""",
+    "validate": """Evaluate a checkpoint on 100 episodes, with fixed seeds.
+
+examples:
+  awac validate --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
+
+--config FILE: evaluate with another configuration than the run's.""",
+    "test": """Evaluate a checkpoint on 100 episodes, with fixed seeds.
+
+examples:
+  awac test --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
+  awac test --ckpt_path runs/pen-quick-seed0/checkpoints/best.ckpt --data.milestone_episodes 500
+
+--config FILE: evaluate with another configuration than the run's.""",
+}
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """jsonargparse's help, with the lines of a description as they are."""
 
 
 class AwacCLI(LightningCLI):
@@ -80,12 +124,12 @@ class AwacCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's own options, the callbacks, and the links between sections."""
-        algorithm_help = "what learns; conf/algorithm has its options, and its paper's values"
+        algorithm_help = "what learns; loads conf/algorithm/NAME.yaml after base.yaml: its options, with its paper's values"
         names: Any = Literal[tuple(LEARNERS)]
         parser.add_argument("--algorithm", type=names, default="awac", help=algorithm_help)
-        preset_help = "a preset of conf/preset, loaded after base.yaml and --task; beside --config it only names the run"
+        preset_help = "loads conf/preset/NAME.yaml after the task's file and before --config; its name is part of the run's"
         parser.add_argument("--preset", type=str, default="custom", help=preset_help)
-        folder_help = "run folder; by default the first free one of runs/TASK-PRESET-seedN"
+        folder_help = "run folder; by default the first free one of runs/TASK[-ALGORITHM]-PRESET-seedN"
         parser.add_argument("--run_dir", type=str | None, default=None, help=folder_help)
         resume_help = (
             "run folder to go on in, with its own configuration; settings named here are changed. 'auto' goes on with this "
@@ -284,7 +328,7 @@ def run(arguments: list[str]) -> None:
 def run_cli(arguments: list[str], cli: type[AwacCLI] = AwacCLI) -> AwacCLI:
     """Run the command line as it is given, with no name expanded."""
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended.*")  # main.py has read sys.argv
-    algorithm = algorithm_of(arguments)
+    algorithm, command = algorithm_of(arguments), arguments[0]
     return cli(
         LEARNERS.get(algorithm, LEARNERS["awac"]),  # the parser refuses an unknown name
         ReplayDataModule,
@@ -294,5 +338,9 @@ def run_cli(arguments: list[str], cli: type[AwacCLI] = AwacCLI) -> AwacCLI:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_class=AwacParser,
-        parser_kwargs={"prog": "awac"},
+        parser_kwargs={
+            "prog": "awac",
+            "formatter_class": _Help,
+            command: {"description": HELP[command], "usage": f"awac {command} [options]"},
+        },
     )

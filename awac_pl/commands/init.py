@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     with replacing(target) as new:
         shutil.copytree(shipped(), new, ignore=shutil.ignore_patterns("__pycache__"))
     tasks, presets = (", ".join(sorted(path.stem for path in (target / kind).glob("*.yaml"))) for kind in ("task", "preset"))
-    print(f"{target}: base.yaml explains every setting; tasks {tasks}; presets {presets}")
+    print(f"{target}: base.yaml and algorithm/ explain every setting; tasks {tasks}; presets {presets}")
     print("next:")
     if target.parent != Path():
         print(f"  cd {target.parent}")

@@ -48,9 +48,9 @@ def _environment_id(task: str, file: Path) -> str:
 def expand(arguments: list[str]) -> list[str]:
     """``fit --task pen --preset quick`` as ``fit --config`` of base, algorithm/awac, task/pen and preset/quick.
 
-    The files come before every other argument, in this order, so ``--config`` and single values change them. Beside a
-    ``--config``, ``--preset`` alone names the run and loads nothing, as it did in version 0.1. ``validate`` and ``test`` of
-    a checkpoint get its run's configuration, unless they have a ``--config``; so does ``--resume FOLDER``.
+    The files come before every other argument, in this order, so ``--config`` and single values change them.
+    ``validate`` and ``test`` of a checkpoint get its run's configuration, unless they have a ``--config``; so does
+    ``--resume FOLDER``.
 
     Args:
         arguments: start with the subcommand. ``--overrides "--model.temperature=0.3 --trainer.max_epochs=40"``, as
@@ -71,26 +71,28 @@ def expand(arguments: list[str]) -> list[str]:
     tasks, others = _values(rest, "--task")
     presets, others = _values(others, "--preset")
     checkpoints, _ = _values(rest, "--ckpt_path")
-    configured = bool(_values(rest, "--config", "-c")[0])
+    algorithms, others = _values(others, "--algorithm")
     if command != "fit" and checkpoints and not Path(checkpoints[-1]).is_file():
         raise AwacError(f"no checkpoint {checkpoints[-1]}")
-    if not tasks and (not presets or configured):
-        if command == "fit" or configured or not checkpoints:
+    if not (tasks or presets or (algorithms and command == "fit")):
+        if command == "fit" or not checkpoints or _values(rest, "--config", "-c")[0]:
             return expanded
         return [command, *_of_checkpoint(Path(checkpoints[-1]), others), *rest]
-    algorithm, others = algorithm_of(rest), _values(others, "--algorithm")[1]
-    files, values = [conf() / "base.yaml", *_algorithm_file(algorithm)], []
+    algorithm, values = algorithm_of(rest), []
+    preset_files = [_file("preset", preset) for preset in presets[-1:]]
+    for file in preset_files:
+        with contextlib.suppress(AwacError):  # check_files will tell
+            table = read_table(file)
+            algorithm = algorithm if algorithms else table.get("algorithm", algorithm)
+            if table.get("preset") != file.stem:  # a preset of one's own, perhaps copied from another
+                values.append(f"--preset={file.stem}")
+    files = [conf() / "base.yaml", *_algorithm_file(algorithm)]
     for task in tasks[-1:]:
         if (file := _file("task", task)).is_file():
             files.append(file)
         else:
             values.append(f"--data.task={_environment_id(task, file)}")
-    for preset in presets[-1:]:
-        files.append(_file("preset", preset))
-        with contextlib.suppress(AwacError):  # check_files will tell
-            if read_table(files[-1]).get("preset") != preset:  # a preset of one's own, perhaps copied from another
-                values.append(f"--preset={preset}")
-    return [command, *(f"--config={file}" for file in files), *values, *others]
+    return [command, *(f"--config={file}" for file in [*files, *preset_files]), *values, *others]
 
 
 def with_overrides(arguments: list[str]) -> list[str]:
@@ -163,11 +165,12 @@ def _values(arguments: list[str], *flags: str) -> tuple[list[str], list[str]]:
 
 
 def check_files(arguments: list[str]) -> None:
-    """Check that every configuration file exists, and is a table of settings.
+    """Check that every configuration file exists, is a table of settings, and that a preset is for the algorithm.
 
     Raises:
         AwacError: one does not, with the nearest file beside it; or is none.
     """
+    algorithm = None
     for path in map(Path, _values(arguments, "--config", "-c")[0]):
         if not path.is_file():
             if path.exists() and not path.is_dir():
@@ -178,7 +181,10 @@ def check_files(arguments: list[str]) -> None:
             others = {other.stem for other in path.parent.glob("*.yaml")} | names_of(kind)
             what = "is a folder" if path.is_dir() else "no file"
             raise AwacError(f"unknown {kind} '{path.stem}': {what} {path}.{nearest(path.stem, others)}")
-        read_table(path)
+        own = read_table(path).get("algorithm")
+        if path.parent.name == "preset" and None not in (own, algorithm) and own != algorithm:
+            raise AwacError(f"preset '{path.stem}' is for algorithm {own}, not {algorithm}; preset comparison is for all")
+        algorithm = own if path.parent.name == "algorithm" else algorithm
     for section in ("--model", "--data", "--interaction", "--video", "--checkpoint", "--trainer"):  # these may be files, too
         for value in _values(arguments, section)[0]:
             if os.path.isfile(value):  # a Path would raise for a long text

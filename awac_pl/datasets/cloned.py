@@ -167,7 +167,7 @@ def check_recipe(name: str, source: str, task: Task, options: CloneOptions) -> N
     if changed:
         raise DatasetError(
             f"{find_dataset(name)}: was cloned with {', '.join(changed)}; "
-            "remove that folder to make it anew, or set MINARI_DATASETS_PATH to another"
+            f"name another one, such as {name.rpartition('-v')[0]}-2-v0, and it is made; or remove that folder"
         )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
-from markupsafe import escape
 
 from awac_pl.report.improvement import improvement_rows
 from awac_pl.report.statistics import FEWEST_SEEDS, bootstrap_interval, interquartile_mean, mean_over_seeds, wilson_interval
@@ -43,7 +43,7 @@ class Table:
         """The same without heading and note."""
 
         def line(cells: Sequence[str]) -> str:
-            escaped = (str(escape(" ".join(cell.split()))).replace("|", "\\|") for cell in cells)
+            escaped = (escape(" ".join(cell.split()), quote=False).replace("|", "\\|") for cell in cells)
             return f"| {' | '.join(escaped)} |"
 
         return "\n".join([line(self.columns), "|" + "---|" * len(self.columns), *map(line, self.rows)])
