@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from awac_pl.deploy.runner import PolicyRunner
     from awac_pl.replay.data_module import ReplayDataModule
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["AWAC", "EnvironmentInteraction", "PolicyRunner", "ReplayDataModule"]
 
 #: Where the public classes live. They are imported at first use: a robot that needs ``PolicyRunner`` has no torch.

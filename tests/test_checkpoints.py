@@ -188,6 +188,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str | None, str]] = {
     "a strange buffer": (changed(ReplayDataModule={"replay": [{"online": {"reward": 1}}]}), "has no replay buffer; ", ""),
     "no optimizer": (changed(optimizer_states=None), None, "has no optimizer_states; it cannot be resumed"),
     "an empty optimizer": (changed(optimizer_states=[]), None, "has no optimizer_states; it cannot be resumed"),
+    "no random state": (changed(random_state=None), None, "has no random_state; it cannot be resumed"),
     "no loops": (changed(loops=None), None, "has no loops; it cannot be resumed"),
     "no loops, no callbacks": (changed(loops=[], callbacks=None), None, "has no loops, callbacks; it cannot be resumed"),
 }  # fmt: skip

@@ -58,6 +58,11 @@ BROKEN: dict[str, dict[str, Any]] = {
     "rewards that are no numbers.npz": {"rewards": np.full((2, 5), np.nan)},
     "text.npz": {"success": np.full((2, 5), "yes")},
     "nothing.npz": {"observations": np.zeros((2, 1, 2)), "actions": np.zeros((2, 0, 1))},
+    "short.npz": {
+        "observations": np.zeros((3, 1, 2)),
+        "actions": np.zeros((3, 1, 1)),
+        "rewards": np.zeros((3, 1)),
+    },
     "flat.hdf5": {"observations": np.full((10, 2), np.nan), "actions": np.zeros((10, 1))},
 }
 
@@ -68,6 +73,7 @@ BROKEN: dict[str, dict[str, Any]] = {
         ("rewards that are no numbers.npz", "episode 1, step 0: 5 values of rewards are not finite"),
         ("text.npz", "text.npz: episode 0: 'success' is no array of numbers (ragged, or <U3)"),
         ("nothing.npz", "verdict: "),
+        ("short.npz", "as many observations as actions: the outcome of the last action is unknown"),
         ("flat.hdf5", "episode 0, step 0: 20 values of observations are not finite"),
     ],
 )

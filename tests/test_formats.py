@@ -399,10 +399,21 @@ def test_a_parquet_file_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
     root = lerobot(tmp_path / "bot", "v3.0")
     rows = 3_000_000
     zeros = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(rows, np.int8)), pyarrow.array([0.0]))
-    table = pyarrow.table(dict.fromkeys(("observation.state", "action", "episode_index", "frame_index"), zeros))
-    pyarrow.parquet.write_table(table, next(root.rglob("*.parquet")))
-    with pytest.raises(DatasetError, match=r"declares 96000000 bytes and holds \d+; damaged, or made to harm"):
-        episodes(root)
+    for name in ("state", "listx"):  # a list within a column is "….list.element" there
+        table = pyarrow.table(dict.fromkeys((f"observation.{name}", "action", "episode_index", "frame_index"), zeros))
+        pyarrow.parquet.write_table(table, next(root.rglob("*.parquet")))
+        with pytest.raises(DatasetError, match=r"declares 96000000 bytes and holds \d+; damaged, or made to harm"):
+            episodes(root)
+
+
+def test_a_minari_parquet_file_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
+    """Refused by what it declares, before it is read."""
+    folder = tmp_path / "mine/parquet-v0/data/0"
+    folder.mkdir(parents=True)
+    zeros = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(9_000_000, np.int8)), pyarrow.array([0.0]))
+    pyarrow.parquet.write_table(pyarrow.table({"observations": zeros, "actions": zeros}), folder / "part-0.parquet")
+    with pytest.raises(DatasetError, match=r"declares 144000000 bytes and holds \d+; damaged, or made to harm"):
+        episodes(tmp_path / "mine/parquet-v0")
 
 
 @pytest.mark.parametrize("key", ["success", "is_success"])

@@ -57,6 +57,15 @@ def test_a_preset_chooses_its_algorithm_and_is_refused_with_another() -> None:
         run(["fit", *(f"--config=conf/{name}.yaml" for name in ("base", "algorithm/iql", "task/pen", "preset/plus"))])
 
 
+@pytest.mark.parametrize("text", ["[" * 3000 + "]" * 3000, "a: &a [1]\n- b", "\xff"])
+def test_a_file_that_is_no_table_is_one_line_from_the_first_reader_on(text: str, capsys: pytest.CaptureFixture) -> None:
+    """The algorithm is looked for before the files are checked."""
+    Path("mine.yaml").write_bytes(text.encode("latin-1"))
+    assert main(["fit", "--task=pen", "--config=mine.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("awac: error: mine.yaml ")
+
+
 @pytest.mark.parametrize("command", ["fit", "validate", "test"])
 def test_the_help_begins_with_examples_of_commands_that_exist(command: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="0"):

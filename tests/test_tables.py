@@ -286,6 +286,26 @@ def test_runs_that_differ_in_their_seed_are_one_group(tmp_path: Path) -> None:
     assert group.title == "pen, preset quick, 25 episodes of awac/pen/expert-v0, 2 seeds"
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "values"),
+    [
+        ("trainer", "max_time", (None, "00:08:00:00")), ("trainer", "max_steps", (-1, 6)),
+        ("trainer", "min_epochs", (None, 2)), ("trainer", "profiler", (None, "simple")),
+        ("data", "episode_timeout", (None, 5.0)), ("data", "chunk_size", (50, 10)),
+        ("model", "matmul_engine", ("auto", "native")),
+    ],
+)  # fmt: skip
+def test_how_long_and_how_fast_a_run_goes_on_does_not_tell_it_apart(
+    section: str, key: str, values: tuple, tmp_path: Path
+) -> None:
+    folders = [
+        make_run(tmp_path / str(seed), make_rows([0.1]), seed=seed, config={section: {key: value}})
+        for seed, value in enumerate(values)
+    ]
+    (group,) = group_runs(read_runs(folders)[0])
+    assert len(group.runs) == 2
+
+
 def test_runs_that_learn_differently_are_told_apart(tmp_path: Path) -> None:
     folders = [
         make_run(tmp_path / str(index), make_rows([0.1]), seed=0, config={"model": {"temperature": temperature}})

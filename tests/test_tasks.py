@@ -181,6 +181,12 @@ def test_actions_are_scaled_where_one_bound_alone_is_another() -> None:
     np.testing.assert_allclose(scale_action(np.array([0.5, 0.5]), low, high), [0.5, 2.5])
 
 
+def test_the_options_that_name_a_task_to_other_commands() -> None:
+    assert find_task("pen").options == "--task pen"
+    task = find_task("a:B-v0", horizon=7, success_key="at goal", reward="environment")
+    assert task.options == "--task a:B-v0 --horizon 7 --success_key 'at goal' --reward environment"
+
+
 def test_the_named_key_of_success_comes_before_the_usual_ones() -> None:
     assert recorded_success_key({"success": 0, "at_goal": 0}, "at_goal") == "at_goal"
     assert recorded_success_key({"success": 0, "at_goal": 0}, None) == "success"

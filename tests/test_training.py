@@ -27,6 +27,8 @@ from awac_pl.policies.numpy_policy import NumpyPolicy
 from awac_pl.policies.policy import UniformPolicy
 from awac_pl.replay.data_module import ReplayDataModule
 from awac_pl.runs.metrics import read_metrics
+from awac_pl.runs.reading import read_run
+from awac_pl.runs.summary import stages
 from tests.conftest import REACH
 from tests.toy import constant_policy, make_episode, reach_episodes
 
@@ -383,6 +385,27 @@ def test_on_a_gpu(tmp_path: Path, reach_dataset: str) -> None:
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
     assert int(module.updates) == 80
+
+
+def test_an_epoch_that_is_cut_short_counts_as_long_as_it_is(tmp_path: Path, reach_dataset: str, caplog) -> None:
+    """``trainer.limit_train_batches``: 2 of 4 chunks of 5 updates."""
+    caplog.set_level("INFO", "awac_pl")
+    data = make_data(reach_dataset)
+    trainer = make_trainer(tmp_path, EnvironmentInteraction(20), RunWriter({}), max_epochs=3, limit_train_batches=2)
+    trainer.fit(make_module(data), datamodule=data)
+    assert json.loads((tmp_path / "manifest.json").read_text())["offline_updates"] == 20
+    assert "pretraining: 2 epochs of 10 updates" in caplog.text
+    run = read_run(tmp_path)
+    assert [run.axis(row) for row in run.rows] == [-10, 0, 20]
+    assert "after pretraining" in stages(run)
+
+
+def test_an_evaluation_reads_no_dataset(tmp_path: Path, reach_dataset: str, datasets_root: Path) -> None:
+    data = make_data(reach_dataset)
+    module = make_module(data)
+    (datasets_root / reach_dataset / "data/metadata.json").write_text("damaged")
+    (measures,) = make_trainer(tmp_path).test(module, datamodule=data, verbose=False)
+    assert measures["eval/episodes"] == 8
 
 
 def test_cloned_ids() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from awac_pl.algorithms import losses
 from awac_pl.algorithms.base import Learner
 from awac_pl.algorithms.compiling import CompileMode
-from awac_pl.algorithms.critics import CriticEnsemble, initialize_as_rlkit, wake_critics
+from awac_pl.algorithms.critics import initialize_as_rlkit, make_critics, wake_critics
 from awac_pl.algorithms.fast_update import FastUpdate, is_plain
 from awac_pl.parallel.ranks import gather, own_part
 from awac_pl.policies.actor import Actor
@@ -101,15 +101,12 @@ class AWAC(Learner):
         )  # fmt: skip
         self.target_range = self.return_range if clamp_target else None
         arguments = (*self.sizes, critic_hidden_sizes, num_critics, critic_layer_norm, critic_max_output)
-        self.critics, self.target_critics = CriticEnsemble(*arguments), CriticEnsemble(*arguments).requires_grad_(False)
-        self.critics.engine = self.target_critics.engine = self.actor.engine
+        self.critics, self.target_critics = make_critics(self.actor.engine, *arguments)
         self.follow(self.target_critics, self.critics, "options.polyak")
         if initialization == "rlkit":
             initialize_as_rlkit(self.actor, self.critics, self.target_critics)
             if self.average_actor is not None:
                 self.average_actor.load_state_dict(self.actor.state_dict())
-        else:
-            self.target_critics.load_state_dict(self.critics.state_dict())
 
     def loss(self, batch: TensorDict, *, watch: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
         """Critic loss + actor loss of one batch ``[B]``, normalised, and the metrics if watched; changes no weight.

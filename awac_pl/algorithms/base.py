@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Annotated, Literal, cast
 
@@ -20,7 +20,7 @@ from awac_pl.algorithms.losses import polyak_update
 from awac_pl.algorithms.resumable import ResumableModule
 from awac_pl.algorithms.trainer_flags import Clipping
 from awac_pl.errors import AwacError, TrainingDivergedError
-from awac_pl.parallel.ranks import gather_objects, world_size
+from awac_pl.parallel.ranks import gather_objects
 from awac_pl.policies.actor import Actor, Normalizer, SquashedActor, moments
 from awac_pl.policies.numpy_policy import NumpyPolicy, SquashedPolicy
 from awac_pl.policies.products import choose_engine
@@ -165,10 +165,6 @@ class Learner(ResumableModule, ABC):
     def mean_policy(self) -> NumpyPolicy:
         """A snapshot that acts with the mean action."""
         return cast(NumpyPolicy, self.policy(deterministic=True))
-
-    def no_gradient(self, parameters: Iterable[Tensor]) -> Tensor | float:
-        """0. Of several ranks, each has to have a gradient of every parameter in every update; here it is 0."""
-        return 0.0 if world_size() == 1 else sum(0 * parameter.sum() for parameter in parameters)
 
     def is_plain(self) -> bool:
         """Whether ``fast_update`` may replace autograd: nobody changed the loss, networks, optimizer or gradients."""

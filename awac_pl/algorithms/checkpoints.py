@@ -100,7 +100,6 @@ def load_module(checkpoint: Path, state: dict[str, Any] | None = None) -> Learne
     with _refusing(checkpoint):
         module = _make(checkpoint, state)
         module.load_state_dict(state["state_dict"])
-        module.on_load_checkpoint(state)
     return module
 
 

@@ -36,7 +36,7 @@ def find_obstacles(device: torch.device, precision: str, world_size: int, plain:
             obstacles[mode] = f"{name}, not {device.type}"
         elif world_size > 1:
             obstacles[mode] = "one process: gradients are exchanged between the updates"
-        elif precision not in precisions and f"{precision}-true" not in precisions:
+        elif precision not in precisions:
             obstacles[mode] = f"trainer.precision {' or '.join(precisions)}, not {precision}"
     if not plain and not obstacles["by_hand"]:
         obstacles["by_hand"] = "AWAC's own loss, networks, optimizer and gradients"

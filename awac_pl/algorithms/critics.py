@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,19 @@ class CriticEnsemble(nn.Module):
                     hidden = nn.functional.layer_norm(hidden, hidden.shape[-1:])
                 hidden = hidden.relu_()
         return hidden.squeeze(-1)
+
+
+def make_critics(engine: Engine, *arguments: Any) -> tuple[CriticEnsemble, CriticEnsemble]:
+    """Critics, and target critics that start as their copy and get no gradient.
+
+    Args:
+        engine: the library that multiplies.
+        arguments: of ``CriticEnsemble``.
+    """
+    critics, targets = CriticEnsemble(*arguments), CriticEnsemble(*arguments).requires_grad_(False)
+    targets.load_state_dict(critics.state_dict())
+    critics.engine = targets.engine = engine
+    return critics, targets
 
 
 class ValueNetwork(CriticEnsemble):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from awac_pl.algorithms import losses
 from awac_pl.algorithms.base import Learner
-from awac_pl.algorithms.critics import CriticEnsemble, ValueNetwork
+from awac_pl.algorithms.critics import ValueNetwork, make_critics
 from awac_pl.policies.actor import Actor
 from awac_pl.settings import Count, OpenShare, Positive, PositiveShare, check_arguments
 
@@ -55,10 +55,9 @@ class IQL(Learner):
         self.polyak, self.expectile, self.temperature, self.max_weight = polyak, expectile, temperature, max_weight
         self.target_range = self.return_range if clamp_target else None
         arguments = (*self.sizes, critic_hidden_sizes, num_critics, critic_layer_norm)
-        self.critics, self.target_critics = CriticEnsemble(*arguments), CriticEnsemble(*arguments).requires_grad_(False)
+        self.critics, self.target_critics = make_critics(self.actor.engine, *arguments)
         self.value = ValueNetwork(self.sizes[0], critic_hidden_sizes)
-        self.critics.engine = self.target_critics.engine = self.value.engine = self.actor.engine
-        self.target_critics.load_state_dict(self.critics.state_dict())
+        self.value.engine = self.actor.engine
         self.follow(self.target_critics, self.critics, "polyak")
 
     def loss(self, batch: TensorDict, *, watch: bool = True) -> tuple[Tensor, dict[str, Tensor]]:

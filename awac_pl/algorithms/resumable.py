@@ -57,7 +57,7 @@ class ResumableModule(EvaluatedModule):
         states = self.__dict__.pop("_random_states", None)
         if states is None:
             if rank():  # rank 0 keeps the run's own seed
-                torch.manual_seed(torch.initial_seed() + rank())
+                torch.manual_seed(torch.initial_seed() + 1000 * rank())  # seeds of runs are below 1000
             return
         restore_random_state(states, self.device)
         asked = self.configure_optimizers()

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from awac_pl.algorithms import losses
 from awac_pl.algorithms.base import Learner, LogStd
-from awac_pl.algorithms.critics import CriticEnsemble
+from awac_pl.algorithms.critics import make_critics
 from awac_pl.errors import SettingError
+from awac_pl.parallel.ranks import world_size
 from awac_pl.policies.actor import SquashedActor
 from awac_pl.settings import Count, Positive, PositiveShare, check_arguments
 
@@ -68,9 +69,7 @@ class RLPD(Learner):
         self.target_entropy = -self.sizes[1] / 2 if target_entropy is None else target_entropy
         self.target_range = self.return_range if clamp_target else None
         arguments = (*self.sizes, critic_hidden_sizes, num_critics, critic_layer_norm)
-        self.critics, self.target_critics = CriticEnsemble(*arguments), CriticEnsemble(*arguments).requires_grad_(False)
-        self.critics.engine = self.target_critics.engine = self.actor.engine
-        self.target_critics.load_state_dict(self.critics.state_dict())
+        self.critics, self.target_critics = make_critics(self.actor.engine, *arguments)
         self.log_entropy_weight = nn.Parameter(torch.tensor(math.log(initial_entropy_weight)))
         self.delayed = [*self.actor.parameters(), self.log_entropy_weight]
         self.follow(self.target_critics, self.critics, "polyak")
@@ -106,5 +105,7 @@ class RLPD(Learner):
                 "train/actor_loss": actor_loss, "train/entropy": -log_prob.mean(), "train/entropy_weight": entropy_weight,
             }  # fmt: skip
         else:
-            loss = critic_loss + self.no_gradient(self.delayed)
+            loss = critic_loss
+            if world_size() > 1:  # each rank has to have a gradient of every parameter in every update
+                loss = loss + sum(0 * parameter.sum() for parameter in self.delayed)
         return loss, {name: value.detach() for name, value in {"train/loss": loss, **metrics}.items()} if watch else {}

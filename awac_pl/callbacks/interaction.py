@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils._pytree import tree_map
 
 from awac_pl.algorithms.base import Learner
+from awac_pl.callbacks.stopping import planned_epochs
 from awac_pl.envs.rollouts import Block, RolloutWorkers, collect_block
 from awac_pl.envs.seeds import EPISODES_PER_SEED
 from awac_pl.episode import score_episodes
@@ -96,7 +97,7 @@ class EnvironmentInteraction(Callback):
         self._count_and_log(block, module)
 
         if not self.synchronous and data.workers.num_workers > 0:
-            more_to_come = trainer.max_epochs in (None, -1) or trainer.current_epoch + 1 < trainer.max_epochs
+            more_to_come = trainer.current_epoch + 1 < (planned_epochs(trainer) or math.inf)
             self._start_next(data, module.policy(), online_epoch + 1, now=more_to_come)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import lightning
 
 from awac_pl.algorithms.base import Learner
+from awac_pl.callbacks.stopping import planned_epochs, updates_per_epoch
 from awac_pl.datasets.catalog import read_metadata
 from awac_pl.envs.tasks import uses_binary_reward
 from awac_pl.replay.data_module import ReplayDataModule
@@ -48,13 +49,12 @@ def _dataset(entry: Mapping[str, Any]) -> str:
 
 def _plan(trainer: lightning.Trainer, data: ReplayDataModule) -> list[str]:
     """Both phases, the evaluations, and where a resumed run stands."""
-    epochs, updates = trainer.max_epochs if trainer.max_epochs is not None else -1, f"{data.updates_per_epoch:,} updates"
-    endless = epochs < 0
-    offline = data.offline_epochs if endless else min(data.offline_epochs, epochs)
-    online = "endless epochs" if endless else number_of(epochs - offline, "epoch")
+    epochs, updates = planned_epochs(trainer), f"{updates_per_epoch(trainer, data):,} updates"
+    offline = data.offline_epochs if epochs is None else min(data.offline_epochs, epochs)
+    online = "endless epochs" if epochs is None else number_of(epochs - offline, "epoch")
     steps = [each.env_steps_per_epoch for each in trainer.callbacks if hasattr(each, "env_steps_per_epoch")]  # type: ignore[attr-defined]
     plan = [f"pretraining: {number_of(offline, 'epoch')} of {updates}"] if offline else []
-    if endless or epochs > offline:
+    if epochs is None or epochs > offline:
         acting = f" and {steps[0]:,} environment steps" if steps else ""
         plan.append(f"fine-tuning: {online} of {updates}{acting}")
     every, evaluations = trainer.check_val_every_n_epoch, data.evaluations

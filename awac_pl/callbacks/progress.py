@@ -10,13 +10,13 @@ import time
 from typing import Any, cast
 
 import lightning
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar, Timer
+from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from awac_pl.algorithms.base import Learner
 from awac_pl.callbacks.messages import duration
-from awac_pl.callbacks.stopping import Limits
+from awac_pl.callbacks.stopping import planned_epochs, updates_per_epoch
 from awac_pl.replay.data_module import ReplayDataModule
 
 log = logging.getLogger(__name__)
@@ -103,14 +103,9 @@ class AwacProgressBar(ProgressBar):
             log.info(f"expected time: {how}", duration(left))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Take the bar away, and say why a run ends before its plan, unless ``Limits`` does."""
+        """Take the bar away."""
         self._shown.close()
         self._bar = None
-        updates = _updates(pl_module)
-        if any(isinstance(callback, Limits) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            return
-        if trainer.is_global_zero and self._goal is not None and updates < self._goal:
-            log.info("the run stops early, after %d of %d updates: %s", updates, self._goal, _reason(trainer))
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
@@ -164,13 +159,12 @@ class AwacProgressBar(ProgressBar):
         if self._goal is None:
             return math.inf, False
         data, updates = _data(trainer), _updates(pl_module)
-        offline = min(max(0, data.offline_epochs * data.updates_per_epoch - updates), self._goal - updates)
+        of_epoch = updates_per_epoch(trainer, data)
+        offline = min(max(0, data.offline_epochs * of_epoch - updates), self._goal - updates)
         online = self._goal - updates - offline
         before, since = self._started
         by_updates = (time.perf_counter() - since) / max(1, updates - before)
-        paces = [
-            seconds / (epochs * data.updates_per_epoch) if epochs else by_updates for epochs, seconds in self._pace.values()
-        ]
+        paces = [seconds / (epochs * of_epoch) if epochs else by_updates for epochs, seconds in self._pace.values()]
         return offline * paces[0] + online * paces[1], online > 0 and not self._pace[True][0]
 
 
@@ -183,24 +177,14 @@ def _updates(module: lightning.LightningModule) -> int:
 
 
 def _place(trainer: lightning.Trainer) -> str:
-    number = f"epoch {trainer.current_epoch + 1}"
-    return number if trainer.max_epochs in (None, -1) else f"{number} of {trainer.max_epochs}"
+    number, last = f"epoch {trainer.current_epoch + 1}", planned_epochs(trainer)
+    return number if last is None else f"{number} of {last}"
 
 
 def _goal(trainer: lightning.Trainer, module: lightning.LightningModule) -> int | None:
     """Updates at the end of the run that begins or goes on here; None for a run without an end."""
-    if trainer.max_epochs is None or trainer.max_epochs < 0:
+    if (last := planned_epochs(trainer)) is None:
         return None
     data, loop = _data(trainer), trainer.fit_loop.epoch_loop
     done = loop.batch_progress.current.ready % max(1, int(trainer.num_training_batches)) * data.chunk_size  # of this epoch
-    return _updates(module) + (trainer.max_epochs - trainer.current_epoch) * data.updates_per_epoch - done
-
-
-def _reason(trainer: lightning.Trainer) -> str:
-    """Why a run ends before its last epoch."""
-    for callback in cast(list[Callback], trainer.callbacks):  # type: ignore[attr-defined]
-        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
-            return f"EarlyStopping: {callback.stopping_reason_message}"
-        if isinstance(callback, Timer) and (callback.time_remaining() or 0.0) < 0:
-            return "trainer.max_time is over"
-    return "trainer.max_steps is reached" if 0 <= trainer.max_steps <= trainer.global_step else "a callback asked for it"
+    return _updates(module) + (last - trainer.current_epoch) * updates_per_epoch(trainer, data) - done

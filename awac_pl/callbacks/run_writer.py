@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from awac_pl.algorithms.base import Learner
 from awac_pl.callbacks.messages import evaluation_line, introduction, summary
+from awac_pl.callbacks.stopping import updates_per_epoch
 from awac_pl.callbacks.usage import Usage
 from awac_pl.datasets.cloned import cloning_result
 from awac_pl.datasets.minari_io import data_file
@@ -114,7 +115,7 @@ class RunWriter(Callback):
             "commands": commands,
             "started": _iso(time.time()),
             "seconds_count_from": _iso(self._started),
-            "offline_updates": data.offline_epochs * data.updates_per_epoch,
+            "offline_updates": data.offline_epochs * updates_per_epoch(trainer, data),
             "device": str(pl_module.device),
             "processor": processor(),
             "compile": pl_module.compile_mode,

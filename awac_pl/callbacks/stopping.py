@@ -152,9 +152,7 @@ def whole_epochs(trainer: Any, data: Any) -> int | None:
     steps, epochs = trainer.max_steps, trainer.max_epochs
     if steps in (None, -1):
         return epochs
-    chunks, limit = data.updates_per_epoch // data.chunk_size, trainer.limit_train_batches
-    if limit is not None:
-        chunks = max(1, min(limit, chunks) if isinstance(limit, int) else int(limit * chunks))
+    chunks = chunks_per_epoch(trainer, data)
     rounded = math.ceil(steps / chunks)
     if steps % chunks:
         log.warning("trainer.max_steps %d ends within an epoch, which has %d steps (chunks of updates): the run ends after "
@@ -162,12 +160,35 @@ def whole_epochs(trainer: Any, data: Any) -> int | None:
     return rounded if epochs in (None, -1) else min(epochs, rounded)
 
 
-def _early_stopping(trainer: lightning.Trainer) -> list[EarlyStopping]:
-    return [callback for callback in trainer.early_stopping_callbacks if isinstance(callback, EarlyStopping)]
+def chunks_per_epoch(trainer: Any, data: Any) -> int:
+    """Training steps of an epoch: all its chunks of updates, or as many as ``trainer.limit_train_batches`` leaves.
+
+    Args:
+        trainer: the section of the configuration.
+        data: likewise.
+    """
+    chunks, limit = data.updates_per_epoch // data.chunk_size, trainer.limit_train_batches
+    if limit is None:
+        return chunks
+    return max(1, min(limit, chunks) if isinstance(limit, int) else int(limit * chunks))
+
+
+def updates_per_epoch(trainer: lightning.Trainer, data: Any) -> int:
+    """Updates of an epoch of the fit that has begun."""
+    return int(trainer.num_training_batches) * data.chunk_size
+
+
+def planned_epochs(trainer: lightning.Trainer) -> int | None:
+    """Epochs at which a fit ends; None for one without an end."""
+    return None if trainer.max_epochs is None or trainer.max_epochs < 0 else trainer.max_epochs
 
 
 def _number_of_epochs(trainer: lightning.Trainer) -> str:
-    return str(trainer.max_epochs) if trainer.max_epochs not in (None, -1) else "any number of"
+    return "any number of" if (epochs := planned_epochs(trainer)) is None else str(epochs)
+
+
+def _early_stopping(trainer: lightning.Trainer) -> list[EarlyStopping]:
+    return [callback for callback in trainer.early_stopping_callbacks if isinstance(callback, EarlyStopping)]
 
 
 def _save_after_epoch(trainer: lightning.Trainer) -> None:

@@ -173,8 +173,8 @@ class AwacCLI(LightningCLI):
         """Choose the run folder before anything heavy starts."""
         config = self.config[self.subcommand]
         config.weights_only = True  # no checkpoint may run code
-        if config.ckpt_path not in (None, "last"):
-            read_checkpoint(Path(config.ckpt_path), to_resume=self.subcommand == "fit")
+        if self.subcommand == "fit" and config.ckpt_path not in (None, "last"):
+            read_checkpoint(Path(config.ckpt_path), to_resume=True)
         if self.subcommand != "fit":
             config.trainer.logger = config.verbose = False  # its table has no intervals
             config.data.device, config.data.storage = "auto", "memmap"  # a buffer is not made, so it need not fit here
@@ -197,11 +197,10 @@ class AwacCLI(LightningCLI):
             raise AwacError(f"there is nothing to resume: no {last}; pass --run_dir or start without --ckpt_path")
         if named or (config.resume == "auto" and config.ckpt_path is None and last.exists()):
             config.ckpt_path = str(last)
+            read_checkpoint(last, to_resume=True)
         if config.ckpt_path is not None and run_of(config.ckpt_path) == Path(config.run_dir).resolve():
             log.info("going on in %s", config.run_dir)
             check_configuration(Path(config.run_dir), config.as_dict(), meant=config.resume not in (None, "auto"))
-        if config.ckpt_path is not None:
-            read_checkpoint(Path(config.ckpt_path), to_resume=True)
 
     def after_validate(self) -> None:
         """Print the measures."""

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from awac_pl.commands.resuming import with_run
 from awac_pl.errors import AwacError, nearest
 from awac_pl.runs.folder import run_of
@@ -136,9 +134,8 @@ def algorithm_of(arguments: list[str]) -> str:
     if named := _values(arguments, "--algorithm")[0]:
         return named[-1]
     for path in reversed(_values(arguments, "--config", "-c")[0]):
-        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):  # the parser will tell
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            if isinstance(content, dict) and "algorithm" in content:
+        with contextlib.suppress(AwacError):  # check_files will tell
+            if "algorithm" in (content := read_table(Path(path))):
                 return str(content["algorithm"])
     checkpoints = _values(arguments, "--ckpt_path")[0]
     if checkpoints and Path(checkpoints[-1]).is_file():
@@ -150,10 +147,9 @@ def algorithm_of(arguments: list[str]) -> str:
 
 def _algorithm_file(algorithm: str) -> list[Path]:
     """The file of its own options. An own ``conf/`` of an earlier version has none: AWAC's are in base.yaml there."""
-    own = conf() / "algorithm" / f"{algorithm}.yaml"
-    if own.is_file() or not (conf() / "algorithm").is_dir():
-        return [own] if own.is_file() else [] if algorithm == "awac" else [shipped() / "algorithm" / f"{algorithm}.yaml"]
-    return [own]
+    if (conf() / "algorithm").is_dir():
+        return [conf() / "algorithm" / f"{algorithm}.yaml"]
+    return [] if algorithm == "awac" else [shipped() / "algorithm" / f"{algorithm}.yaml"]
 
 
 def _values(arguments: list[str], *flags: str) -> tuple[list[str], list[str]]:

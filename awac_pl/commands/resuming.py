@@ -11,19 +11,15 @@ from typing import Any
 
 from awac_pl.errors import AwacError
 from awac_pl.runs.folder import last_checkpoint
-from awac_pl.runs.manifest import flatten, read_config
+from awac_pl.runs.manifest import LENGTH, WORKING, flatten, read_config
 
 log = logging.getLogger("awac_pl")
 
-#: Settings that a resumed run may change: how long it goes on, where and how fast it runs, what it shows.
+#: Beginnings of settings that a resumed run may change: how long it goes on, where and how fast it runs, what it shows.
 FREE = (
-    "trainer.max_", "trainer.min_", "trainer.devices", "trainer.accelerator", "trainer.strategy", "trainer.num_nodes",
-    "trainer.enable_", "trainer.logger", "trainer.profiler", "trainer.default_root_dir", "trainer.callbacks",
-    "trainer.plugins",
-    "data.workers", "data.executor", "data.progress", "data.device", "data.storage",
-    "data.evaluation_episodes", "data.milestone_episodes",
-    "model.compile", "model.matmul_", "video.", "checkpoint.", "interaction.synchronous", "mlflow_", "group", "preset",
-    "run_dir", "ckpt_path", "resume", "weights_only", "config",
+    *WORKING, *LENGTH, "trainer.devices", "trainer.strategy", "trainer.num_nodes", "trainer.default_root_dir",
+    "trainer.callbacks", "data.evaluation_episodes", "data.milestone_episodes", "video.", "checkpoint.",
+    "interaction.synchronous", "mlflow_", "group", "preset", "run_dir", "ckpt_path", "resume", "weights_only", "config",
 )  # fmt: skip
 
 

@@ -106,7 +106,8 @@ def _planned(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
     seeds, grid, search = parse_seeds(options.seeds or "0"), parse_grid(options.grid), parse_search(options.search)
     if options.search and len(seeds) > 1:
         raise AwacError("--search takes one seed; its last line is the command that trains the best setting with more")
-    from awac_pl.commands.resolving import resolve  # slow to import
+    from awac_pl.callbacks.stopping import chunks_per_epoch, whole_epochs  # slow to import
+    from awac_pl.commands.resolving import resolve
 
     config, text = resolve(options.others)
     plan = Plan(
@@ -117,12 +118,13 @@ def _planned(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
     )  # fmt: skip
     for key, value in plan.candidates():
         resolve([*options.others, f"--{key}={value}"])
-    data, epochs = config["data"], config["trainer"]["max_epochs"]
+    trainer, data = (argparse.Namespace(**config[section]) for section in ("trainer", "data"))
+    epochs, updates = whole_epochs(trainer, data), chunks_per_epoch(trainer, data) * data.chunk_size
     if epochs in (None, -1):
         raise AwacError("trainer.max_epochs is without an end; a sweep needs one")
     plan.totals = {
-        "updates": epochs * data["updates_per_epoch"], "offline_updates": data["offline_epochs"] * data["updates_per_epoch"],
-        "env_steps": max(0, epochs - data["offline_epochs"]) * config["interaction"]["env_steps_per_epoch"],
+        "updates": epochs * updates, "offline_updates": data.offline_epochs * updates,
+        "env_steps": max(0, epochs - data.offline_epochs) * config["interaction"]["env_steps_per_epoch"],
     }  # fmt: skip
     plan.folder = str(_free(Path("sweeps" if plan.storage else options.storage or "sweeps").absolute() / plan.name))
     if plan.storage is not None:

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 import h5py
 
-from awac_pl.datasets.safe_hdf5 import reading
+from awac_pl.datasets.untrusted import reading
 from awac_pl.envs.tasks import Spaces, Task, uses_binary_reward
 from awac_pl.errors import DatasetError, first_line, nearest
 from awac_pl.files import read_text

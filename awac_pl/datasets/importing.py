@@ -16,7 +16,7 @@ from awac_pl.datasets.catalog import check_free
 from awac_pl.datasets.formats import Reading, choose_format, read_recordings
 from awac_pl.datasets.minari_io import count_successes, save_dataset
 from awac_pl.datasets.relabelling import RawEpisode, relabel_episode
-from awac_pl.datasets.safe_hdf5 import to_float32
+from awac_pl.datasets.untrusted import to_float32
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError

@@ -98,7 +98,7 @@ def _read_all(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> RawE
     columns: dict[str, Any] = {key: read_array(group, key, where, finite=False) for key in keys}
     columns["observations"] = read_observations(group, where, spaces, finite=False)
     infos = read_group(group, "infos", where) if "infos" in group else {}
-    reported = recorded_success_key(infos, task.success_key)
+    reported = recorded_success_key(infos, spaces.success_key)
     success = None if reported is None else read_array(infos, reported, where, finite=False)
     return RawEpisode(**columns, success=success)
 
@@ -213,7 +213,8 @@ def _rewards(recordings: Sequence[RawEpisode], judged: Sequence[np.ndarray]) -> 
         pairs = [(rewards[:n], success[1 : n + 1]) for rewards, success in zip(stored, judged, strict=True)
                  if (n := min(len(rewards), len(success) - 1)) > 0]  # fmt: skip
         agreeing = sum(int((rewards == success - 1.0).sum()) for rewards, success in pairs)
-        report["agreement_with_success"] = agreeing / sum(len(rewards) for rewards, _ in pairs)
+        if steps := sum(len(rewards) for rewards, _ in pairs):
+            report["agreement_with_success"] = agreeing / steps
     return report
 
 

@@ -25,11 +25,11 @@ from awac_pl.datasets.catalog import (
     check_whole,
     data_file,
     local_root,
-    read_metadata,
     recorded_layout,
 )  # fmt: skip
 from awac_pl.datasets.relabelling import RawEpisode, relabel_episode
-from awac_pl.datasets.safe_hdf5 import read_array, read_group, reading, writing
+from awac_pl.datasets.safe_hdf5 import read_array, read_group, writing
+from awac_pl.datasets.untrusted import reading
 from awac_pl.envs.observations import flatten
 from awac_pl.envs.tasks import Spaces, Task, recorded_success_key, scale_action, uses_binary_reward
 from awac_pl.episode import Episode
@@ -44,14 +44,10 @@ class EpisodeDataset:
 
     Args:
         episodes: relabelled with the task's reward.
-        clipped: how many action values lay outside the bounds and were clipped.
-        metadata: Minari's, as stored.
         entry: see ``manifest_entry``.
     """
 
     episodes: list[Episode]
-    clipped: int
-    metadata: dict[str, Any] = field(repr=False)
     entry: dict[str, Any] = field(repr=False)
 
 
@@ -63,8 +59,6 @@ def load_dataset(
     episodes, clipped = [episode for episode, _ in pairs], sum(clipped for _, clipped in pairs)
     return EpisodeDataset(
         episodes=episodes,
-        clipped=clipped,
-        metadata=read_metadata(dataset_id),
         entry=manifest_entry(dataset_id, len(episodes), sum(map(len, episodes)), clipped),
     )
 
@@ -104,10 +98,6 @@ def read_episodes(
     """
     path = data_file(dataset_id)
     check_environment(dataset_id, task, spaces, any_environment=any_environment)
-    if num_episodes is not None and num_episodes < 1:
-        raise DatasetError(f"num_demonstrations is {num_episodes}; it must be at least 1")
-    if not 0 < share <= 1:
-        raise DatasetError(f"train_split is {share}; it must lie in (0, 1]")
     read = partial(_read_episode, task=task, spaces=spaces)
     for raw, where in stored_episodes(path, read, num_episodes, share):
         yield relabel_episode(raw, where, task, spaces)
@@ -139,7 +129,7 @@ def _read_episode(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> 
     steps = len(actions)
     success = rewards = terminations = None
     infos = read_group(group, "infos", where) if task.success is None and "infos" in group else {}
-    if (key := recorded_success_key(infos, task.success_key)) is not None:
+    if (key := recorded_success_key(infos, spaces.success_key)) is not None:
         success = read_array(infos, key, where, rows=(steps, steps + 1))[-steps:].astype(bool)
     if not uses_binary_reward(task, spaces):
         rewards = read_array(group, "rewards", where, rows=(steps,))

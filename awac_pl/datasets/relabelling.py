@@ -26,7 +26,7 @@ class RawEpisode:
         terminations: ``[T]`` bool.
         truncations: ``[T]`` bool.
         success: ``[T]`` bool, of the state after each step.
-        next_observations: ``[T, O]``, which only the inspection reads.
+        next_observations: ``[T, O]``; the last one can stand for an observation T + 1 that is missing.
         seed: of the reset.
         dones: ``[T]`` bool, ends of which nobody says whether they are terminations.
         end: how the end was found, where the file does not hold it: ``jump``, ``time limit``, ...

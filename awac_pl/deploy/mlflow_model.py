@@ -11,6 +11,7 @@ import numpy as np
 
 from awac_pl.deploy.contract import CONTRACT, EXAMPLES, ONNX, read_contract
 from awac_pl.errors import AwacError, first_line
+from awac_pl.tracking.client import find_experiment
 from awac_pl.tracking.destination import Destination
 
 if TYPE_CHECKING:  # slow to import
@@ -70,12 +71,9 @@ def register_policy(folder: Path, name: str, client: mlflow.MlflowClient) -> str
 
     contract = read_contract(folder).facts
     try:
-        experiment = client.get_experiment_by_name("awac")
-        database = Destination(client.tracking_uri).database
-        files = str(database.parent / "mlartifacts") if database else None
-        number = experiment.experiment_id if experiment else client.create_experiment("awac", files)
+        experiment = find_experiment(client, "awac", Destination(client.tracking_uri).database)
         tags = {"task": contract["task"], "training_run": contract["training_run"]["folder"] or "unknown"}
-        run = client.create_run(number, run_name=f"export-{folder.name}", tags=tags)
+        run = client.create_run(experiment, run_name=f"export-{folder.name}", tags=tags)
         client.log_artifacts(run.info.run_id, str(folder))
         client.set_terminated(run.info.run_id)
         try:

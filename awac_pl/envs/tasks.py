@@ -57,7 +57,8 @@ class Task:
     def options(self) -> str:
         """Options of ``awac data`` that name this task."""
         horizon = None if self.name in TASKS and self.horizon == TASKS[self.name].horizon else self.horizon
-        chosen = {"task": self.name, "horizon": horizon, "success_key": self.success_key}
+        reward = None if self.reward == "auto" else self.reward
+        chosen = {"task": self.name, "horizon": horizon, "success_key": self.success_key, "reward": reward}
         return " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in chosen.items() if value is not None)
 
 

@@ -120,7 +120,7 @@ def make_grid(clips: Mapping[str, Sequence[Clip]]) -> np.ndarray:
     return grid
 
 
-def write_video(path: Path, frames: np.ndarray, frames_per_second: float = FRAMES_PER_SECOND) -> None:
+def write_video(path: Path, frames: np.ndarray) -> None:
     """Write frames ``[F, H, W, 3]`` as ``.mp4`` or ``.gif``, atomically.
 
     Raises:
@@ -132,16 +132,16 @@ def write_video(path: Path, frames: np.ndarray, frames_per_second: float = FRAME
         check_ffmpeg()
     write = _write_mp4 if path.suffix == ".mp4" else _write_gif
     with replacing(path) as new:
-        write(new, frames, frames_per_second)
+        write(new, frames)
 
 
-def _write_mp4(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
+def _write_mp4(path: Path, frames: np.ndarray) -> None:
     """Calls ffmpeg itself: through imageio it would hide that the disk is full, and leave the part that was written."""
     import imageio_ffmpeg
 
     _, height, width, _ = frames.shape
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
-    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(frames_per_second), "-i", "-"]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(FRAMES_PER_SECOND), "-i", "-"]
     command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "10"]
     command += ["-movflags", "+faststart", str(path)]  # browsers can play it while it loads
     ended = subprocess.run(
@@ -152,7 +152,7 @@ def _write_mp4(path: Path, frames: np.ndarray, frames_per_second: float) -> None
         raise OSError(lines[-1].rpartition(": ")[2])
 
 
-def _write_gif(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
+def _write_gif(path: Path, frames: np.ndarray) -> None:
     from PIL import Image
 
     images = [Image.fromarray(frame) for frame in frames]
@@ -163,6 +163,6 @@ def _write_gif(path: Path, frames: np.ndarray, frames_per_second: float) -> None
     sample = Image.fromarray(np.concatenate([np.asarray(image) for image in images[:: max(1, len(images) // 8)]]))
     palette = sample.quantize(GIF_COLOURS, dither=Image.Dither.NONE)
     first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-    durations = [round(1000 / frames_per_second)] * len(images)
+    durations = [round(1000 / FRAMES_PER_SECOND)] * len(images)
     durations[-1] += 1000  # a pause before it starts again
     first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)

@@ -57,10 +57,8 @@ def connected(address: str | None, what: str) -> Iterator[Any]:
         yield ray
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    if not address:
-        options |= {"include_dashboard": False} if address is None else {}
     if address is None:
-        options["address"] = "local"
+        options |= {"address": "local", "include_dashboard": False}
     elif address:
         options["address"] = address
     _init(ray, address, options)

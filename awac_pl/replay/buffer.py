@@ -196,7 +196,8 @@ class Replay:
         if "demonstration" not in rows:  # saved by version 0.1
             rows["demonstration"] = torch.zeros(len(rows), dtype=torch.bool)
         if (size := self.offline_size + len(rows)) > self.capacity:
-            raise AwacError(f"data.capacity is {self.capacity}, the checkpoint holds {size} transitions")
+            ranks = self.world_size
+            raise AwacError(f"data.capacity is {self.capacity * ranks}, the checkpoint holds {size * ranks} transitions")
         written = state["online_written"]
         if len(rows) < min(written, self.capacity - self.offline_size):  # the checkpoint's ring was full, this one is larger
             rows, written = _oldest_first(rows, written), len(rows)

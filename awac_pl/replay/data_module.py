@@ -205,7 +205,7 @@ class ReplayDataModule(lightning.LightningDataModule):
                 fetch_dataset(name)
             if find_dataset(name) is not None:
                 check_environment(name, self.task, self.spaces)
-        recorded_layout(*(name for name in self.dataset_ids if find_dataset(name) is not None))  # refuses those that differ
+        recorded_layout(*(name for name in ids if find_dataset(name) is not None))  # refuses those that differ
         how = {"evaluation_episodes": self.evaluations.milestone_episodes, "num_workers": self.workers.num_workers}
         make_missing(self.dataset_ids[0], cloned, self.task, self.clone_options, progress=self.hparams["progress"], **how)
 

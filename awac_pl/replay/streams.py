@@ -10,9 +10,7 @@ from tensordict import TensorDict
 
 from awac_pl.envs.seeds import EVALUATION_SEEDS
 from awac_pl.parallel.ranks import rank, world_size
-
-#: Online steps at which an evaluation takes more episodes.
-MILESTONES = (50_000, 100_000, 200_000, 300_000, 500_000)
+from awac_pl.runs.summary import REPORTED_STEPS
 
 
 class ChunkStream:
@@ -47,7 +45,7 @@ class EvaluationPlan:
 
     Args:
         episodes: of an ordinary evaluation.
-        milestone_episodes: of the evaluations after pretraining, at ``MILESTONES``, and at the end.
+        milestone_episodes: of the evaluations after pretraining, at ``REPORTED_STEPS``, and at the end.
         offline_epochs: epochs of pretraining.
     """
 
@@ -62,7 +60,7 @@ class EvaluationPlan:
         """Episodes of the evaluation after an epoch; ``last`` is the end of the run. An evaluation may begin twice."""
         if (epoch, env_steps) != self._latest:
             self._latest, self._before = (epoch, env_steps), self._latest[1]
-        passed = any(self._before < milestone <= env_steps for milestone in MILESTONES)
+        passed = any(self._before < milestone <= env_steps for milestone in REPORTED_STEPS)
         return self.milestone_episodes if passed or last or epoch + 1 == self.offline_epochs else self.episodes
 
     def state_dict(self) -> dict[str, Any]:

@@ -128,7 +128,6 @@ def draw(
     groups: Sequence[SeedGroup],
     measure: Measure,
     *,
-    title: str | None = None,
     compare: bool = False,
     labels: Sequence[str] = (),
 ) -> Figure:
@@ -137,7 +136,6 @@ def draw(
     Args:
         groups: the groups of the task, at least one.
         measure: what to draw.
-        title: None for task, preset, demonstrations and seeds.
         compare: also draw the published curves of the task.
         labels: of the groups of all figures beside this one, so that a label looks the same in each; none: of these groups.
     """
@@ -159,9 +157,7 @@ def draw(
         if measure == "success_rate":
             axes.set_ylim(-0.02, 1.02)
         axes.grid(axis="y", color=GRAY, alpha=0.25, linewidth=0.6)
-        if title is None:
-            title = groups[0].title if len(groups) == 1 else groups[0].task
-        figure.suptitle(clip(title, 90), fontsize=10)
+        figure.suptitle(clip(groups[0].title if len(groups) == 1 else groups[0].task, 90), fontsize=10)
         banded = bool(axes.collections or axes.containers)  # one of the groups has a band, or one interval
         handles = [*lines, *_marks(groups, measure, banded, STYLES[0][0] if len(groups) == 1 else GRAY), *others]
         columns = 1 if any(len(handle.get_label()) > 44 for handle in handles) else 2

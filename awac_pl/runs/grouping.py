@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from awac_pl.runs.manifest import LENGTH, WORKING
 from awac_pl.runs.reading import Run, clip, gather, number_of, weighted, within
 
 #: Parts of a configuration that decide what a run learns.
 LEARNING = ("model", "data", "interaction", "trainer")
-#: Settings in those parts that only decide how long a run takes, how fast it is, what it prints, or when it is evaluated.
-SPEED = (
-    "trainer.max_epochs", "trainer.check_val_every_n_epoch", "trainer.accelerator", "trainer.log_every_n_steps",
-    "trainer.enable_progress_bar",
-    "data.workers", "data.executor", "data.progress", "data.device", "data.storage", "data.chunk_size", "model.compile",
-)  # fmt: skip
+#: Beginnings of settings in those parts in which the runs of a group may differ; the last one decides when it is evaluated.
+APART = (*WORKING, *LENGTH, "data.chunk_size", "trainer.check_val_every_n_epoch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,4 +119,4 @@ def _distinction(run: Run, siblings: Sequence[Run]) -> list[str]:
 
 
 def _decides(name: str) -> bool:
-    return within(name, LEARNING) and not within(name, SPEED)
+    return within(name, LEARNING) and not name.startswith(APART)

@@ -18,6 +18,14 @@ FORMAT = 1
 REPETITION = (
     "seed_everything", "data.clone_seed", "run_dir", "ckpt_path", "trainer.default_root_dir", "checkpoint.dirpath",
 )  # fmt: skip
+#: Beginnings of settings that decide where and how fast a run works and what it shows, and nothing of what it learns.
+WORKING = (
+    "trainer.accelerator", "trainer.enable_", "trainer.log_every_n_steps", "trainer.logger", "trainer.plugins",
+    "trainer.profiler", "data.device", "data.episode_timeout", "data.executor", "data.progress", "data.storage",
+    "data.workers", "model.compile", "model.matmul_",
+)  # fmt: skip
+#: Beginnings of settings that decide how long a run goes on.
+LENGTH = ("trainer.max_", "trainer.min_")
 
 
 class Manifest(TypedDict, total=False):

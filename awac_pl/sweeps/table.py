@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from tqdm import tqdm
+
 from awac_pl.sweeps.plan import Plan
 
 #: Seconds between two pictures of the table, and between two lines of a run elsewhere.
@@ -36,11 +38,11 @@ class ProgressTable:
         """Take in a run's last result."""
         before = self.results.get(name, {})
         self.results[name] = {**before, **result}
-        if self.live or not (phase := self._phase(name)):
+        if self.live:
             return
-        news = self._phase(name) != before.get("phase") or result.get("steps") != before.get("steps")
-        self.results[name]["phase"] = phase
-        if phase != before.get("phase") or (news and time.monotonic() - self._told.get(name, 0.0) > LINE):
+        phase = self.results[name]["phase"] = self._phase(name)
+        moved, since = result.get("steps") != before.get("steps"), time.monotonic() - self._told.get(name, 0.0)
+        if phase != before.get("phase") or (moved and since > LINE):
             self._told[name] = time.monotonic()
             print("  ".join(filter(None, self._row(name))), file=sys.stderr, flush=True)
 
@@ -91,5 +93,5 @@ class ProgressTable:
         return [
             name, phase, f"{done:,.0f} of {total:,.0f} {'updates' if offline else 'steps'}" if updates else "",
             f"{value:.2f}" if math.isfinite(value) else "",
-            f"{left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f}" if left and phase in PHASES[:2] else "",
+            tqdm.format_interval(left) if left and phase in PHASES[:2] else "",
         ]  # fmt: skip

@@ -46,8 +46,6 @@ def mlflow_client(uri: str | None = None) -> MlflowClient:
     Raises:
         AwacError: MLflow is switched off or does not answer.
     """
-    if (uri or os.environ.get("MLFLOW_TRACKING_URI")) == "none":
-        raise AwacError("MLflow is switched off (none), so there is nowhere to register; pass --mlflow_uri")
     destination = Destination(checked_uri(uri))
     try:
         client = connect(destination)
@@ -55,6 +53,31 @@ def mlflow_client(uri: str | None = None) -> MlflowClient:
     except Exception as error:
         raise AwacError(f"MLflow at {destination.shown_uri} cannot be used: {first_line(error)}") from error
     return client
+
+
+def find_experiment(client: MlflowClient, name: str, database: Path | None) -> str:
+    """Id of an experiment, which is created if it does not exist.
+
+    Args:
+        client: of the tracking server.
+        name: of the experiment.
+        database: the SQLite file, if the client writes to one; the files of runs then lie beside it.
+
+    Raises:
+        AwacError: the experiment is deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if client.get_experiment_by_name(name) is None:
+        try:
+            client.create_experiment(name, str(artifacts_beside(database)) if database else None)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run was faster
+                raise
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None or experiment.lifecycle_stage != "active":
+        raise AwacError(f"MLflow experiment '{name}' is deleted; restore it, or pass --mlflow_experiment")
+    return experiment.experiment_id
 
 
 def make_store(path: Path) -> None:

@@ -15,10 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from awac_pl.errors import AwacError, first_line
+from awac_pl.errors import first_line
 from awac_pl.runs.folder import PREVIOUS
 from awac_pl.runs.manifest import Manifest, read_manifest
-from awac_pl.tracking.client import artifacts_beside, connect
+from awac_pl.tracking.client import connect, find_experiment
 from awac_pl.tracking.content import PointReader, Points, describe, milliseconds, parameters_of, points_of
 from awac_pl.tracking.destination import Destination
 from awac_pl.tracking.parent_run import NOTE_TAG, PARENT_TAG, Curve, find_parent, latest_values, summarise
@@ -157,7 +157,9 @@ class Mirror:
         """A new run, or one that was created but whose id did not arrive."""
         from mlflow.tracking.context.registry import resolve_tags
 
-        experiment = self.destination.experiment_id or self._experiment()
+        experiment = self.destination.experiment_id or find_experiment(
+            self.client, self.destination.experiment, self.destination.database
+        )
         created = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{self.destination.key}'", max_results=1)
         if created:
             return created[0]
@@ -167,22 +169,6 @@ class Mirror:
             tags["mlflow.source.git.commit"] = commit
         started, name = milliseconds(manifest["started"]), self.folder.absolute().name
         return self.client.create_run(experiment, started, resolve_tags(tags), name)
-
-    def _experiment(self) -> str:
-        """Id of the experiment, which is created if it does not exist."""
-        from mlflow.exceptions import MlflowException
-
-        name, database = self.destination.experiment, self.destination.database
-        if self.client.get_experiment_by_name(name) is None:
-            try:
-                self.client.create_experiment(name, str(artifacts_beside(database)) if database else None)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run was faster
-                    raise
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment is None or experiment.lifecycle_stage != "active":
-            raise AwacError(f"MLflow experiment '{name}' is deleted; restore it, or pass --mlflow_experiment")
-        return experiment.experiment_id
 
     def _forget_lost_files(self) -> None:
         folders = {name.rpartition("/")[0] or None for name in self.destination.files}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from awac_pl.runs.manifest import REPETITION
+from awac_pl.runs.manifest import REPETITION, WORKING
 
 if TYPE_CHECKING:  # slow to import
     from mlflow import MlflowClient
@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # slow to import
 GROUP_TAG, PARENT_TAG, NOTE_TAG = "awac.group", "mlflow.parentRunId", "mlflow.note.content"
 #: Metrics to average over the seeds, and the names of the averages.
 MEASURES = {"eval/success_rate": "success_rate", "eval/episode_return": "episode_return"}
-#: Parameters in which the runs of a group may differ.
-OWN_PARAMETERS = {*REPETITION, "data.seed", "data.workers", "data.executor", "data.progress", "mlflow_uri"}
+#: Beginnings of the parameters in which the runs of a group may differ.
+OWN_PARAMETERS = (*REPETITION, *WORKING, "data.chunk_size", "data.seed", "mlflow_uri")
 Curve = dict[int, float]
 
 
@@ -140,5 +140,5 @@ def _describe(children: Sequence[Run]) -> str:
 def _differing(children: Sequence[Run]) -> list[str]:
     """Parameters, apart from their own, in which runs differ."""
     parameters = [child.data.params for child in children if child.data.params]
-    names = {name for run in parameters for name in run} - OWN_PARAMETERS
+    names = {name for run in parameters for name in run if not name.startswith(OWN_PARAMETERS)}
     return sorted(name for name in names if len({run.get(name, "") for run in parameters}) > 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 from awac_pl.datasets.formats import flat_hdf5, lerobot, minari_arrow, pickled, robomimic
 from awac_pl.datasets.formats.columns import Reading
 from awac_pl.datasets.relabelling import RawEpisode
-from awac_pl.datasets.safe_hdf5 import reading
+from awac_pl.datasets.untrusted import reading
 from awac_pl.errors import DatasetError
 
 

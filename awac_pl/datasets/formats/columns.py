@@ -49,7 +49,7 @@ class Reading:
         inner_ends: what the steps behind an end within an episode are: no steps (``drop``), another episode
             (``split``), or more steps of the same one (``keep``).
         demos: name of the list of episodes to read, as robomimic's ``mask/train``.
-        success_key: the task's, of a file that has infos.
+        success_key: the environment's, of a file that has infos.
         finite: refuse NaN and infinity; false for those who list them.
     """
 

@@ -13,7 +13,7 @@ import numpy as np
 from awac_pl.datasets.formats.columns import Reading, one_episode
 from awac_pl.datasets.formats.tables import is_vector, read_parquet, to_numpy
 from awac_pl.datasets.relabelling import RawEpisode
-from awac_pl.datasets.safe_hdf5 import reading
+from awac_pl.datasets.untrusted import reading
 from awac_pl.errors import DatasetError, first_line, nearest
 
 #: LeRobot's columns, by our names.

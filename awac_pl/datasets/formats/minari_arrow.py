@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from awac_pl.datasets.formats.columns import Reading, one_episode
-from awac_pl.datasets.formats.tables import to_numpy
+from awac_pl.datasets.formats.tables import read_parquet, to_numpy
 from awac_pl.datasets.relabelling import RawEpisode
-from awac_pl.datasets.safe_hdf5 import too_large
+from awac_pl.datasets.untrusted import too_large
 from awac_pl.envs.tasks import recorded_success_key
 from awac_pl.errors import DatasetError
 
@@ -50,11 +50,12 @@ def _read_folder(folder: Path) -> dict[str, Any]:
     """All columns of an episode's files."""
     import pyarrow.dataset
 
-    form = "arrow" if any(folder.glob("*.arrow")) else "parquet"
-    files = sorted(folder.glob(f"*.{form}"))
-    held = sum(file.stat().st_size for file in files)
-    table = pyarrow.dataset.dataset([str(file) for file in files], format=form).to_table(use_threads=False)
-    if too_large(table.nbytes, held):
+    if files := sorted(folder.glob("*.arrow")):
+        table = pyarrow.dataset.dataset([str(file) for file in files], format="arrow").to_table(use_threads=False)
+    else:
+        files = sorted(folder.glob("*.parquet"))
+        table = pyarrow.concat_tables([read_parquet(file) for file in files])
+    if too_large(table.nbytes, held := sum(file.stat().st_size for file in files)):
         raise DatasetError(f"{folder}: unpacks to {table.nbytes} bytes and holds {held}; damaged, or made to harm")
     return {name: to_numpy(table.column(name), name) for name in table.column_names}
 

@@ -16,7 +16,7 @@ from awac_pl.datasets.formats.arrays import read_arrays
 from awac_pl.datasets.formats.columns import Reading, one_episode, plain_columns
 from awac_pl.datasets.formats.unpickling import unpickle
 from awac_pl.datasets.relabelling import RawEpisode
-from awac_pl.datasets.safe_hdf5 import too_large
+from awac_pl.datasets.untrusted import too_large
 from awac_pl.errors import DatasetError
 
 

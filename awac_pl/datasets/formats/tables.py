@@ -1,4 +1,4 @@
-"""Columns of an Arrow table as arrays, with limits on what they may unpack to. pyarrow comes with MLflow."""
+"""Columns of an Arrow table as arrays, with limits on what they may unpack to. pyarrow is slow to import."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from awac_pl.datasets.safe_hdf5 import too_large
+from awac_pl.datasets.untrusted import too_large
 from awac_pl.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def is_vector(kind: pyarrow.DataType) -> bool:
 
 
 def read_parquet(file: Path, columns: list[str] | None = None) -> pyarrow.Table:
-    """Columns of a Parquet file.
+    """Columns of a Parquet file; None for all.
 
     Raises:
         DatasetError: they would unpack to far more than the file holds.
@@ -64,8 +64,8 @@ def read_parquet(file: Path, columns: list[str] | None = None) -> pyarrow.Table:
     with pyarrow.parquet.ParquetFile(file) as source:
         groups = [source.metadata.row_group(index) for index in range(source.metadata.num_row_groups)]
         parts = [group.column(index) for group in groups for index in range(group.num_columns)]
-        chosen = [part for part in parts if columns is None or part.path_in_schema.split(".list")[0] in columns]
-        size = sum(8 * part.num_values + 0 * part.total_uncompressed_size for part in chosen)
+        names = [""] if columns is None else [f"{name}." for name in columns]
+        size = sum(8 * part.num_values for part in parts if f"{part.path_in_schema}.".startswith(tuple(names)))
         if too_large(size, file.stat().st_size):
             raise DatasetError(f"declares {size} bytes and holds {file.stat().st_size}; damaged, or made to harm")
         return source.read(columns=columns, use_threads=False)

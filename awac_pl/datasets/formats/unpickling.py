@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from awac_pl.datasets.safe_hdf5 import too_large
+from awac_pl.datasets.untrusted import too_large
 from awac_pl.errors import DatasetError
 
 
