@@ -154,8 +154,8 @@ def test_lines_instead_of_a_table_where_nobody_looks(tmp_path: Path, capsys: pyt
         table.show("seed0", result)
     assert capsys.readouterr().err.splitlines() == [
         "seed0  starting",
-        "seed0  offline  10 of 10 updates  0.50  0:00:40",
-        "seed0  online  20 of 40 steps  0.50  0:00:20",
+        "seed0  offline  10 of 10 updates  0.50  00:40",
+        "seed0  online  20 of 40 steps  0.50  00:20",
         "seed0  finished  20 of 40 steps  0.50",
     ]
     assert table.summary() == "2 runs: 1 finished, 1 waiting"

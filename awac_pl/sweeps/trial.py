@@ -18,6 +18,7 @@ import ray
 from ray import tune
 
 from awac_pl.errors import AwacError, first_line, without_credentials
+from awac_pl.files import write_text
 from awac_pl.runs.folder import RunFolder, last_checkpoint
 from awac_pl.runs.manifest import read_manifest
 from awac_pl.runs.reading import read_rows
@@ -59,7 +60,7 @@ class RunTrial(tune.Trainable):
         if self._status() == "finished" or plan.runs.get(self.run.name, {}).get("outcome") == "stopped early":
             return
         if not (base / CONFIG).is_file():
-            (base / CONFIG).write_text(text, encoding="utf-8")
+            write_text(base / CONFIG, text)
         self.process = self._start(self._command(base))
 
     def step(self) -> dict[str, Any]:

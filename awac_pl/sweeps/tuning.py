@@ -11,7 +11,7 @@ from typing import Any
 
 from awac_pl.errors import AwacError
 from awac_pl.parallel import interruption
-from awac_pl.sweeps.plan import Plan, SweepRun
+from awac_pl.sweeps.plan import Plan
 from awac_pl.sweeps.storage import FolderKeeper, KeptStore, Store, UriStore
 
 #: How often a run is started again after its node, or its trial's process, has died.
@@ -134,11 +134,12 @@ def _names(plan: Plan) -> Callable[[Any], str]:
     A function, because Tune copies objects for each trial, and with them their counts.
     """
     numbers = itertools.count(1)
-    return lambda trial: _run(plan, trial, next(numbers)).name
 
+    def name(trial: Any) -> str:
+        number = next(numbers)
+        return (plan.grid_runs()[trial.config["run"]] if "run" in trial.config else plan.trial(number, trial.config)).name
 
-def _run(plan: Plan, trial: Any, number: int) -> SweepRun:
-    return plan.grid_runs()[trial.config["run"]] if "run" in trial.config else plan.trial(number, trial.config)
+    return name
 
 
 class _Stop:
@@ -170,12 +171,12 @@ def _observer(plan: Plan, show: Callable[[str, Mapping[str, Any]], None]) -> Any
     """Writes down what becomes of each trial, as it does."""
     from ray import tune
 
-    from awac_pl.sweeps.trial import reason
+    from awac_pl.sweeps.trial import reason, run_of
 
     class Observer(tune.Callback):
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             values = {key: value for key, value in trial.config.items() if key != "run"}
-            run = _run(plan, trial, int(str(trial).rpartition("trial")[2].partition("-")[0] or 0) if values else 0)
+            run = run_of(plan, trial.config, str(trial))
             known = plan.runs.get(run.name, {})
             plan.runs[run.name] = {"seed": run.seed, "settings": run.settings, "values": values, "outcome": ""} | known
             plan.runs[run.name]["outcome"] = "" if known.get("outcome") == "failed" else known.get("outcome", "")
