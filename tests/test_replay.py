@@ -95,6 +95,16 @@ def test_same_seed_same_batches_whatever_else_draws_and_however_they_are_cut() -
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
+def test_torchrls_own_sample_draws_as_training_does() -> None:
+    one, other = Replay(100, seed=3, offline_ratio=0.25), Replay(100, seed=3, offline_ratio=0.25)
+    for replay in (one, other):
+        replay.add_offline([numbered(0)])
+        replay.add_online([numbered(100, steps=40)])
+    batch = one.buffer.sample(20)
+    assert (batch["observation"] < 50).sum() == 5
+    torch.testing.assert_close(batch["observation"], other.sample(1, 20)["observation"][0], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("blocks", [0, 1, 2, 5])
 def test_a_restored_buffer_goes_on_as_the_saved_one(blocks: int) -> None:
     saved, restored = Replay(10, seed=3), Replay(10, seed=8)
