@@ -96,7 +96,7 @@ class Replay:
             storage = LazyTensorStorage(self.capacity, device=self.device)
         else:
             storage = ReservedMemmapStorage(self.capacity, scratch_dir=scratch)
-        self.buffer = TensorDictReplayBuffer(storage=storage, sampler=self.sampler, batch_size=1)
+        self.buffer = TensorDictReplayBuffer(storage=storage, sampler=self.sampler)
         self.demonstration_size = 0  #: rows of the demonstrations; they are the first ones
         self._online_written = 0
 
