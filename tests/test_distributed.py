@@ -23,6 +23,8 @@ from awac_pl.algorithms.base import Learner
 from awac_pl.algorithms.bc import BC
 from awac_pl.algorithms.iql import IQL
 from awac_pl.algorithms.rlpd import RLPD
+from awac_pl.errors import AwacError
+from awac_pl.parallel import ranks
 from awac_pl.policies.actor import Actor
 from awac_pl.replay.buffer import Replay, merge_states
 from awac_pl.runs.metrics import read_metrics
@@ -240,3 +242,17 @@ def test_torchrun_on_two_nodes_of_one_process(workplace: Path) -> None:
     for node in nodes:
         finish(node)
     assert [row["env_steps"] for row in read_metrics(workplace / "nodes/metrics.csv")] == [0, 20]
+
+
+def test_a_state_of_several_ranks_goes_to_as_many_or_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = [{"torch": torch.Generator().manual_seed(seed).get_state(), "cuda": None} for seed in range(2)]
+    with torch.random.fork_rng():
+        ranks.restore_random_state(states, torch.device("cpu"))
+        assert torch.equal(torch.get_rng_state(), states[0]["torch"])
+        monkeypatch.setattr(ranks, "world_size", lambda: 2)
+        monkeypatch.setattr(ranks, "rank", lambda: 1)
+        ranks.restore_random_state(states, torch.device("cpu"))
+        assert torch.equal(torch.get_rng_state(), states[1]["torch"])
+    line = "the checkpoint's block is that of 3 processes, these are 2; resume with as many, or with one"
+    with pytest.raises(AwacError, match=line):
+        ranks.own_state([1, 2, 3], "block")

@@ -227,3 +227,34 @@ def test_the_end_of_a_process_removes_what_its_threads_had_begun(tmp_path: Path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", STAGING], cwd=tmp_path, env=environment, check=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_that_somebody_else_handles_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGCHLD of torch's DataLoader, SIGALRM of an environment: they come through the same pipe."""
+    ended: list[int] = []
+    monkeypatch.setattr(interruption, "_end_now", lambda signum, message="": ended.append(signum))
+    monkeypatch.setattr(interruption._State, "patience", -1.0)
+    monkeypatch.setattr(interruption._State, "answered", False)
+    for number, expected in ((signal.SIGCHLD, []), (signal.SIGALRM, []), (signal.SIGTERM, [signal.SIGTERM])):
+        reading, writing = os.pipe()
+        watch = threading.Thread(target=interruption._watch, args=(reading,))
+        watch.start()
+        os.write(writing, bytes([number]))
+        watch.join(0.5)
+        os.close(writing)
+        watch.join()
+        os.close(reading)
+        assert ended[:1] == expected
+
+
+def test_handlers_are_taken_over_only_while_signals_are_handled() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    interruption.take_over()
+    assert signal.getsignal(signal.SIGHUP) is before
+    with interruption.handled():
+        ours = signal.getsignal(signal.SIGHUP)
+        assert ours is not before
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        interruption.take_over()
+        assert signal.getsignal(signal.SIGHUP) is ours
+    assert signal.getsignal(signal.SIGHUP) is before

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from awac_pl.parallel import ray_executor
-from awac_pl.parallel.executor import longest_time
+from awac_pl.parallel.executor import WorkerError, longest_time, picklable
 from awac_pl.parallel.ray_executor import RayWorkers
 
 PAYLOAD = b"x" * 5000
@@ -134,3 +134,47 @@ def test_the_first_job_of_a_process_may_take_longer(proven: bool, limit: float) 
     assert longest_time(2.0, 0.1, proven) == limit
     assert longest_time(None, 40.0, proven) == 800.0
     assert longest_time(None, 0.1, True) == 60.0
+
+
+class OddError(Exception):
+    """Two arguments, of which its pickle has one."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(what)
+
+
+def test_an_error_that_cannot_travel_is_told_all_the_same() -> None:
+    assert isinstance(picklable(OddError("too hot", "joint 3")), WorkerError)
+    assert str(picklable(OddError("too hot", "joint 3"))) == "OddError('too hot')"
+    assert picklable(error := ValueError("bad job")) is error
+
+
+@pytest.mark.parametrize(
+    ("living", "attempts", "message"),
+    [
+        (True, 2, r"seed 7: the worker took longer than 600 s 2 times in a row"),
+        (False, 2, "the cluster has had no free CPU for 600 s"),
+    ],
+)
+def test_what_never_answers_is_given_up(ray: StandIn, monkeypatch, living: bool, attempts: int, message: str) -> None:
+    """The actors live and their job hangs, or none lives."""
+    clock, killed = [0.0], []
+    monkeypatch.setattr(ray_executor, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def wait(refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        clock[0] += 601.0
+        answered = [ref for ref in refs if living and ref.__name__ == "<lambda>"]
+        return answered, [ref for ref in refs if ref not in answered]
+
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "kill", killed.append)
+    with pytest.raises(WorkerError, match=message):
+        RayWorkers(factory, 1, attempts, None).map([(PAYLOAD, 7)], lambda: None, lambda job: f"seed {job[1]}")
+    assert len(killed) == (attempts if living else 0)
+
+
+def test_workers_that_are_closed_meanwhile_end_their_work(ray: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_executor, "FIRST_TIMEOUT", 0.1)  # or it would wait for another actor
+    workers = RayWorkers(factory, 1, 1, None)
+    with pytest.raises(WorkerError, match="closed during their work"):
+        workers.map([(PAYLOAD, 1), (PAYLOAD, 3)], workers.close, str)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from awac_pl.commands.main import main
+from awac_pl.report import figures, published
 from awac_pl.report import page as report
-from awac_pl.report import published
 from awac_pl.report.figures import GRAY, STYLES, band, curve, draw, explain, mean_curve, save
 from awac_pl.report.page import write_report
 from awac_pl.report.statistics import wilson_interval
@@ -396,3 +396,98 @@ def test_a_real_run_is_reported(workplace: Path) -> None:  # noqa: F811
     assert "unfinished" not in page.text
     assert "toy/reach-v0" in page.text
     assert [tag for tag, _ in page.elements].count("svg") == 2
+
+
+# What is said beside the figures
+
+
+SINGLE = "Band of a single seed: Wilson's 95 % interval of its episodes"
+THIN = "Thin lines: seeds; thick line: their mean, as far as more than half of them came"
+GRAY_PART = "gray: pretraining, before the first environment step; there the axis counts thousands of updates."
+
+
+@pytest.mark.parametrize(
+    ("number", "measure", "sentence"),
+    [
+        (1, "success_rate", f"{SINGLE}; evaluations of 10 episodes; {GRAY_PART}"),
+        (1, "episode_return", f"A single seed has no band; evaluations of 10 episodes; {GRAY_PART}"),
+        (2, "success_rate", f"{THIN}; two seeds have no band; evaluations of 10 episodes; {GRAY_PART}"),
+        (
+            3,
+            "episode_return",
+            f"{THIN}; band: 95 % bootstrap interval of the mean over seeds; evaluations of 10 episodes; {GRAY_PART}",
+        ),
+    ],
+)
+def test_a_figure_is_explained(tmp_path: Path, number: int, measure, sentence: str) -> None:
+    assert explain(groups_of(*seeds(tmp_path, *[[0.1, 0.5]] * number)), measure) == sentence
+
+
+def test_a_figure_is_named_by_its_group_or_by_its_task(tmp_path: Path) -> None:
+    one, other = (
+        make_run(tmp_path / f"{value}", make_rows([0.1, 0.2]), config={"model": {"temperature": value}}) for value in (1, 2)
+    )
+    (group,) = groups_of(one)
+    assert draw([group], "success_rate").get_suptitle() == group.title
+    assert draw(groups_of(one, other), "success_rate").get_suptitle() == "pen"
+    long = dataclasses.replace(group, label="x" * 200)
+    assert draw([long], "success_rate").get_suptitle() == f"pen, {'x' * 84}…"
+
+
+def test_more_groups_than_styles_have_those_of_their_own_figure(tmp_path: Path) -> None:
+    (group,) = groups_of(make_run(tmp_path / "run", make_rows([0.1])))
+    axes = draw([group], "success_rate", labels=[str(number) for number in range(1 + len(STYLES))]).axes[0]
+    assert {line.get_color() for line in axes.lines if line.get_linewidth() == 2.4} == {STYLES[0][0]}
+
+
+def test_videos_share_the_room_of_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        videos = make_run(tmp_path / name, make_rows([0.2])) / "videos"
+        videos.mkdir()
+        (videos / "last.gif").write_bytes(bytes(3000))
+        (videos / "best.GIF").write_bytes(bytes(500))
+    monkeypatch.setattr(report, "VIDEO_BYTES", 5000)
+    found = report._embed_videos(read_runs([tmp_path])[0])
+    assert [(video["run"], video["name"], len(video["image"])) for video in found] == [
+        ("one", "last", 1), ("one", "best", 1), ("two", "last", 0), ("two", "best", 1),
+    ]  # fmt: skip
+
+
+def test_a_page_names_its_command_and_says_of_which_runs_a_note_is(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name, [], status="interrupted") for name in ("a", "b")]
+    target, pictures = tmp_path / "page.html", tmp_path / "figures"
+    write_report(folders, target, figures=pictures, compare=True)
+    text = Page(target.read_text()).text
+    command = ["awac", "report", *map(str, folders), "--to", str(target), "--figures", str(pictures), "--published"]
+    assert " ".join(command) in text
+    assert "a, b: unfinished: interrupted" in text
+    assert text.count("pen, preset quick: none of its runs has finished") == 2  # above all, and below the table
+
+
+def test_published_curves_are_drawn_and_named_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(figures, "draw", lambda groups, measure, **options: asked.append(options["compare"]))
+    monkeypatch.setattr(figures, "inline_svg", lambda figure, description: description)
+    groups = groups_of(make_run(tmp_path / "run", make_rows([0.2, 0.4])))
+    success, returns = report._draw_figures(groups, None, True)
+    assert asked == [True, True]
+    assert (published.SOURCE in success["caption"], published.SOURCE in returns["caption"]) == (True, False)
+    assert success["svg"] == "pen: success rate (any step)"
+
+
+def test_the_command_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def write(folders: list[Path], target: Path, **options: object) -> list:
+        target.touch()
+        asked.append((folders, target, options))
+        return []
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "write_report", write)
+    assert main(["report"]) == 0
+    assert main(["report", "a", "b", "--to", "x.html", "--figures", "f", "--published"]) == 0
+    assert asked == [
+        ([Path("runs")], Path("report.html"), {"figures": None, "compare": False}),
+        ([Path("a"), Path("b")], Path("x.html"), {"figures": Path("f"), "compare": True}),
+    ]

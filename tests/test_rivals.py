@@ -24,10 +24,13 @@ from awac_pl.deploy.runner import PolicyRunner
 from awac_pl.errors import AwacError
 from awac_pl.policies.actor import Normalizer, SquashedActor
 from awac_pl.policies.policy import UniformPolicy
+from awac_pl.report.improvement import improvement_rows
 from awac_pl.report.page import write_report
 from awac_pl.report.statistics import probability_of_improvement
+from awac_pl.runs.grouping import group_runs
 from awac_pl.runs.manifest import read_manifest
 from awac_pl.runs.metrics import read_metrics
+from awac_pl.runs.reading import read_runs
 from tests.conftest import REACH, ROOT
 from tests.run_folders import make_rows, make_run
 from tests.test_module import ACTION_DIM, OBSERVATION_DIM, Chunks, double_chunk, make_chunk, train
@@ -463,3 +466,27 @@ def test_rlpds_entropy_is_minus_the_mean_log_probability() -> None:
             parameter.zero_()
     metrics = module.loss(make_chunk(1)[0])[1]  # Q is 0: the actor's loss is 0.5 times the mean of log pi
     assert metrics["train/actor_loss"].item() == pytest.approx(-0.5 * metrics["train/entropy"].item())
+
+
+# Which one is better
+
+
+def method(folder: Path, task: str, algorithm: str, seed: int, rate: float, temperature: float = 1.0) -> Path:
+    tags = {"task": task, "algorithm": algorithm, "preset": "quick", "seed": str(seed)}
+    config = {"model": {"temperature": temperature}}
+    place = folder / f"{task}-{algorithm}-{temperature}-{seed}"
+    return make_run(place, make_rows([0.5, rate]), seed=seed, tags=tags, config=config)
+
+
+def test_methods_are_compared_over_the_tasks_where_each_has_one_setting(tmp_path: Path) -> None:
+    folders = [
+        method(tmp_path, task, name, seed, 0.9 if (task, name) == ("pen", "awac") else 0.5)
+        for task in ("door", "pen") for name in ("awac", "iql") for seed in (0, 1)
+    ]  # fmt: skip
+    rows = improvement_rows(group_runs(read_runs(folders)[0]))
+    assert [(row[0], row[5]) for row in rows] == [("door", "0.50"), ("pen", "1.00"), ("door, pen", "0.75")]
+    assert rows[2][1:5] == ["preset quick", "IQL, preset quick", "4 and 4", "10,000, 10,000"]
+    assert len(improvement_rows(group_runs(read_runs(folders[:4])[0]))) == 1  # the door alone
+    folders += [method(tmp_path, "pen", "awac", seed, 0.1, temperature=2.0) for seed in (0, 1)]
+    rows = improvement_rows(group_runs(read_runs(folders)[0]))
+    assert [row[0] for row in rows] == ["door", "pen", "pen", "pen"]

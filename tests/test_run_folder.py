@@ -12,7 +12,8 @@ import pytest
 
 from awac_pl.commands.main import main
 from awac_pl.errors import AwacError
-from awac_pl.runs.folder import RunFolder, take_run_folder
+from awac_pl.files import lock
+from awac_pl.runs.folder import RunFolder, run_of, take_run_folder
 from awac_pl.runs.metrics import read_metrics
 from awac_pl.tracking.destination import find_destination
 from tests.conftest import ROOT, WIDE_CONFIG
@@ -69,6 +70,8 @@ def test_a_refused_run_cannot_take_the_folder_of_another_with_it(tmp_path: Path)
         ({"manifest.json": '{"status": "finished"}'}, "holds a finished run; pass another"),
         ({"manifest.json": '{"status": "running"}', "metrics.csv": ""}, None),  # killed before its first checkpoint
         ({"config.yaml": "mine"}, "holds a file config.yaml that is not of a run; move it, or pass another"),
+        ({"metrics.csv": "mine"}, "holds a file metrics.csv that is not of a run"),
+        ({"report.html": "mine"}, "holds a file report.html that is not of a run"),
         ({"notes.txt": "mine"}, None),
     ],
 )
@@ -124,3 +127,32 @@ def test_pipes_in_a_run_folder_are_not_waited_for(wide_run: Path, tmp_path: Path
     result = outcome(["fit", "--resume", str(run)], tmp_path / "log", patience=30)
     assert (result.status, result.fault) == (2, None)
     assert "/.lock is no file; remove it" in result.output
+
+
+def test_whoever_only_looks_does_not_refuse_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".lock").touch()
+    looking = lock(tmp_path / ".lock", "r", shared=True)  # as ``busy`` does it
+    monkeypatch.setattr("awac_pl.runs.folder.time.sleep", lambda seconds: looking.close())
+    folder = RunFolder(tmp_path)
+    folder.take()
+    assert folder.busy
+    folder.release()
+
+
+def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for name in ("mine", "made"):
+        folder = RunFolder(tmp_path / name)
+        folder.take()
+        folder.release()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("lacks", ["config.yaml", "manifest.json", None])
+def test_the_run_of_a_checkpoint(tmp_path: Path, lacks: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in {"config.yaml", "manifest.json"} - {lacks}:
+        (tmp_path / name).touch()
+    assert run_of(tmp_path / "checkpoints/last.ckpt") == (None if lacks else tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.chdir(tmp_path / "checkpoints")
+    assert run_of("last") is run_of(None) is None

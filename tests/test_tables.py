@@ -23,7 +23,8 @@ from awac_pl.report.tables import Table
 from awac_pl.runs import summary
 from awac_pl.runs.folder import RunFolder
 from awac_pl.runs.grouping import differences, group_runs
-from awac_pl.runs.reading import read_run, read_runs
+from awac_pl.runs.manifest import shown_command
+from awac_pl.runs.reading import clip, read_run, read_runs
 from awac_pl.runs.summary import stages
 from tests.run_folders import evaluation, make_rows, make_run
 
@@ -525,3 +526,147 @@ def test_there_is_no_mean_over_tasks_where_one_has_two_settings(tmp_path: Path) 
         folder = tmp_path / f"{task}{temperature}{seed}"
         folders.append(make_run(folder, make_rows([0.1, 0.5]), seed=seed, tags=tags, config=config))
     assert not any("tasks" in row["runs"] for row in cells(results(folders), "Over seeds"))
+
+
+# Where runs come from
+
+
+def test_a_row_of_the_runs_by_hand(tmp_path: Path) -> None:
+    (row,) = cells(origin([make_run(tmp_path / "run", make_rows([0.1, 0.5]))]), "Runs")
+    assert row == {
+        "run": "run", "task": "pen", "preset": "quick", "seed": "0", "status": "finished", "started": "2026-01-02 03:04",
+        "device": "cpu", "processor": "-", "commit": "0123abc",
+    }  # fmt: skip
+
+
+def test_datasets_have_their_weights_and_their_runs(tmp_path: Path) -> None:
+    data = {"id": "awac/pen/expert-v0", "sha256": "ab", "episodes": 25}
+    folders = [
+        make_run(tmp_path / name, make_rows([0.1]), datasets=[data, {"id": "mine", "weight": weight}])
+        for name, weight in (("a", 1), ("b", 20.0), ("c", 20.0))
+    ]
+    rows = [(row["dataset"], row["weight"], row["runs"]) for row in cells(origin(folders), "Datasets")]
+    assert rows == [("awac/pen/expert-v0", "-", "all"), ("mine", "1", "a"), ("mine", "20.0", "b, c")]
+
+
+def test_runs_that_differ_in_nothing_but_their_seed_are_said_to(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / str(seed), make_rows([0.1]), seed=seed) for seed in range(2)]
+    (table,) = [table for table in origin(folders) if table.title == "Differences in configuration"]
+    assert (table.rows, table.note) == ([], "None except the seeds.")
+    assert not [table for table in origin(folders[:1]) if table.title.startswith("Differences")]
+    folders.append(make_run(tmp_path / "lost", make_rows([0.1]), config={}))
+    (table,) = [table for table in origin(folders) if table.title == "Differences in configuration"]
+    assert table.columns == ["setting", "pen, preset quick"]  # what was not kept differs in nothing
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (["/x/site-packages/awac_pl/__main__.py", "fit", "--task=pen"], "awac fit --task=pen"),
+        (["/usr/bin/awac", "fit", "--run_dir", "my run"], "awac fit --run_dir 'my run'"),
+        ([], ""),
+    ],
+)
+def test_a_command_is_shown_as_it_is_typed(command: list[str], shown: str) -> None:
+    assert shown_command(command) == shown
+
+
+# Runs that are told apart
+
+
+def nested(settings: dict[str, object]) -> dict[str, dict]:
+    config: dict[str, dict] = {}
+    for name, value in settings.items():
+        section, key = name.split(".")
+        config.setdefault(section, {})[key] = value
+    return config
+
+
+def test_runs_that_differ_in_speed_and_place_are_one_group(tmp_path: Path) -> None:
+    names = (
+        "trainer.max_epochs", "trainer.check_val_every_n_epoch", "trainer.accelerator", "trainer.log_every_n_steps",
+        "trainer.enable_progress_bar", "trainer.default_root_dir", "data.workers", "data.executor", "data.progress",
+        "data.device", "data.storage", "data.chunk_size", "data.clone_seed", "model.compile", "checkpoint.dirpath",
+    )  # fmt: skip
+    folders = [
+        make_run(tmp_path / str(seed), make_rows([0.1]), seed=seed, config=nested(dict.fromkeys(names, seed)))
+        for seed in range(2)
+    ]
+    (group,) = group_runs(read_runs(folders)[0])
+    assert group.label == "preset quick"
+
+
+def test_labels_name_two_settings_in_short(tmp_path: Path) -> None:
+    folders = [
+        make_run(tmp_path / str(value), make_rows([0.1]), config={"model": {"a": "x" * value, "b": value, "c": value}})
+        for value in (1, 99)
+    ]
+    folders.append(make_run(tmp_path / "lost", make_rows([0.1]), config={}))
+    assert [group.label for group in group_runs(read_runs(folders)[0])] == [
+        "preset quick, a x, b 1, …",
+        f"preset quick, a {'x' * 61}…, b 99, …",
+        "preset quick, configuration not kept",
+    ]
+
+
+def test_a_group_without_a_finished_run_is_said_to_be_one(tmp_path: Path) -> None:
+    folders = [
+        make_run(tmp_path / str(seed), make_rows([0.1, 0.5]), seed=seed, status=status)
+        for seed, status in enumerate(["interrupted", "failed"])
+    ]
+    (group,) = group_runs(read_runs(folders)[0])
+    assert group.notes == ["pen, preset quick: none of its runs has finished; the means are over unfinished runs"]
+
+
+@pytest.mark.parametrize(
+    "cloning",
+    [
+        {},
+        {"success_deterministic": math.nan, "evaluation_episodes": 100},
+        {"success_deterministic": 1.5, "evaluation_episodes": 100},
+        {"success_deterministic": "0.4", "evaluation_episodes": 100},
+        {"success_deterministic": 0.4, "evaluation_episodes": 0},
+        {"success_deterministic": 0.4},
+    ],
+)
+def test_a_clone_of_unknown_success_has_no_stage(tmp_path: Path, cloning: dict) -> None:
+    run = read_run(make_run(tmp_path / "run", make_rows([0.1, 0.5]), cloning=cloning))
+    assert run.cloned is None
+    assert "after cloning" not in stages(run)
+
+
+def test_clones_without_a_digest_are_not_taken_for_one(tmp_path: Path) -> None:
+    data = [{"id": "expert", "sha256": "ab", "episodes": 25}, {"id": "cloned", "episodes": 500}]
+    folders = [make_run(tmp_path / str(seed), make_rows([0.1, 0.5]), seed=seed, datasets=data) for seed in range(2)]
+    (row,) = cells(results(folders), "Success at each stage")
+    assert row["after cloning"] == "0.400 (0.335 to 0.469)"  # 80 of 200 episodes
+
+
+def test_hidden_folders_and_links_are_not_searched(tmp_path: Path) -> None:
+    for place in ("runs/a", "runs/.trash/b", "elsewhere/c"):
+        make_run(tmp_path / place, make_rows([0.1, 0.2]))
+    (tmp_path / "runs/link").symlink_to(tmp_path / "elsewhere")
+    assert [run.name for run in read_runs([tmp_path / "runs"])[0]] == ["a"]
+
+
+def test_what_is_missing_in_a_run_is_noted(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [{"epoch": 0, "updates": 10, "env_steps": 0}])
+    (folder / "config.yaml").unlink()
+    assert read_run(folder).notes == ("its configuration was not kept", "nothing has been evaluated")
+
+
+def test_a_text_is_clipped_to_one_line() -> None:
+    assert [clip(text, 4) for text in ("ab\ncd", "a b", "\ud800")] == ["ab …", "a b", "?"]
+
+
+def test_steps_are_not_averaged_over_tasks(tmp_path: Path) -> None:
+    """Tasks differ in length."""
+    folders = []
+    for task in ("pen", "door"):
+        for seed in range(2):
+            tags = {"task": task, "preset": "quick", "seed": str(seed)}
+            folders.append(make_run(tmp_path / f"{task}-{seed}", make_rows([0.1, 0.95]), seed=seed, tags=tags))
+    rows = cells(results(folders), "Over seeds")
+    measures = [row["measure"] for row in rows if row["runs"] == "pen, preset quick"]
+    together = [row["measure"] for row in rows if row["runs"] == "2 tasks, preset quick"]
+    assert [name for name in measures if name not in together] == ["steps to 0.5", "steps to 0.9"]

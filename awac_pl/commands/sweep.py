@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from awac_pl.commands.arguments import number
 from awac_pl.errors import AwacError, without_credentials
 from awac_pl.settings import Count, NotNegative, Positive
+from awac_pl.sweeps.plan import METRICS
 
 if TYPE_CHECKING:
     from awac_pl.sweeps.plan import Plan
@@ -37,9 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     search_help = "settings to search: KIND is uniform, loguniform, int (each LOW:HIGH) or choice (A:B:C)"
     parser.add_argument("--search", nargs="+", action="extend", default=[], metavar="KEY=KIND:…", help=search_help)
     parser.add_argument("--trials", type=number(Count), metavar="N", help="of --search")
-    metric_help = "what --search makes large, and what ranks settings (default: %(default)s)"
-    metrics = ["eval/success_rate", "eval/episode_return"]
-    parser.add_argument("--metric", choices=metrics, default=metrics[0], help=metric_help)
+    metric_help = f"what --search makes large, and what ranks settings (default: {METRICS[0]})"
+    parser.add_argument("--metric", choices=METRICS, help=metric_help)
     parser.add_argument("--cpus_per_run", type=number(Positive), default=None, metavar="N", help="(default: 1)")
     parser.add_argument("--gpus_per_run", type=number(NotNegative), default=None, metavar="N", help="(default: 0)")
     address_help = "a Ray cluster: auto, or HOST:PORT (default: Ray is started on this machine, for this command)"
@@ -112,7 +112,7 @@ def _planned(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
     config, text = resolve(options.others)
     plan = Plan(
         name=run_name(config), folder="", arguments=list(map(without_credentials, options.others)), seeds=seeds, grid=grid,
-        search=search, trials=options.trials or 0, metric=options.metric,
+        search=search, trials=options.trials or 0, metric=options.metric or METRICS[0],
         cpus=options.cpus_per_run or 1, gpus=options.gpus_per_run or 0, key=uuid.uuid4().hex,
         storage=options.storage if options.storage and "://" in options.storage else None,
     )  # fmt: skip
@@ -143,6 +143,7 @@ def _resumed(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
         raise AwacError(f"--resume takes the sweep as it is; leave out {(given + options.others)[0]}")
     plan = read_plan(options.resume)
     plan.cpus, plan.gpus = options.cpus_per_run or plan.cpus, options.gpus_per_run or plan.gpus
+    plan.metric = options.metric or plan.metric
     path, address = Path(plan.folder) / "config.yaml", options.address or plan.place.get("address")
     _check_address(options, address)
     config, text = resolve([f"--config={path}"])

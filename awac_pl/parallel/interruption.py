@@ -182,6 +182,8 @@ def _watch(pipe: int) -> None:
         if not arrived:
             return
         for signum in arrived:
+            if signum not in (*SIGNALS, RELAYED):
+                continue  # somebody else's, such as SIGCHLD
             first = first or time.monotonic()
             if signum in SIGNALS:
                 asked.append(signum)

@@ -24,6 +24,8 @@ OWN_ARGUMENTS = {
     "--group": "nothing: the sweep is the group",
 }  # fmt: skip
 FILE = "sweep.json"
+#: What a sweep may rank its settings by; the first one is the default.
+METRICS = ("eval/success_rate", "eval/episode_return")
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Plan:
     grid: dict[str, list[str]] = field(default_factory=dict)
     search: dict[str, list[str]] = field(default_factory=dict)
     trials: int = 0
-    metric: str = "eval/success_rate"
+    metric: str = METRICS[0]
     cpus: float = 1
     gpus: float = 0
     storage: str | None = None
@@ -104,7 +106,11 @@ class Plan:
             number: of the trial, from 1.
             values: that the search chose.
         """
-        settings = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in values.items()}
+        settings = {key: str(value) for key, value in values.items()}
+        for key in [key for key, value in values.items() if isinstance(value, float)]:
+            low, high = map(float, self.search[key][1:])
+            if low <= float(short := f"{values[key]:.4g}") <= high:  # rounding can lead out of the range
+                settings[key] = short
         return SweepRun(f"{self.name}-trial{number:03d}-seed{self.seeds[0]}", settings, self.seeds[0])
 
     @property
@@ -123,7 +129,8 @@ class Plan:
         """The command of a run, or of the sweep that trains a setting with all seeds, as a user types it."""
         flags = [f"--{key}={value}" for key, value in settings.items()]
         if seed is None:
-            return ["awac", "sweep", *self.arguments, *flags, "--seeds", ",".join(map(str, self.seeds))]
+            ranked = [] if self.metric == METRICS[0] else ["--metric", self.metric]
+            return ["awac", "sweep", *self.arguments, *flags, "--seeds", ",".join(map(str, self.seeds)), *ranked]
         return ["awac", "fit", *self.arguments, *flags, f"--seed_everything={seed}"]
 
     def save(self) -> None:
@@ -157,7 +164,9 @@ def parse_seeds(text: str) -> list[int]:
         ends = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
         if ends is None or not all(fits(int(end), RunSeed) for end in ends.groups() if end):
             raise AwacError(f"--seeds {wrong('', part, RunSeed).strip()}, or a range of them such as 0-9")
-        seeds += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+        if (last := int(ends[2] or ends[1])) < int(ends[1]):
+            raise AwacError(f"--seeds {part.strip()}: the range runs backwards; write {last}-{ends[1]}")
+        seeds += range(int(ends[1]), last + 1)
     if len(set(seeds)) < len(seeds) or not seeds:
         raise AwacError(f"--seeds {text}: {'a seed stands twice' if seeds else 'no seed'}")
     return seeds
@@ -169,9 +178,7 @@ def parse_grid(parts: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         AwacError: a part is none.
     """
-    grid = {
-        key: re.split(r",(?![^\[{(]*[\]})])", values) for key, values in _pairs("--grid", parts, "model.temperature=1,3,10")
-    }
+    grid = {key: _values(text) for key, text in _pairs("--grid", parts, "model.temperature=1,3,10")}
     for key, values in grid.items():
         if "" in values or len(set(values)) < len(values):
             raise AwacError(f"--grid {key}={','.join(values)}: a value {'is empty' if '' in values else 'stands twice'}")
@@ -202,6 +209,18 @@ def parse_search(parts: Sequence[str]) -> dict[str, list[str]]:
     return search
 
 
+def _values(text: str) -> list[str]:
+    """The parts between commas that stand in no brackets."""
+    values, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{(") - (letter in ")}]")
+        if letter == "," and depth == 0:
+            values.append("")
+        else:
+            values[-1] += letter
+    return values
+
+
 def _pairs(option: str, parts: Sequence[str], example: str) -> list[tuple[str, str]]:
     pairs = [part.lstrip("-").partition("=") for part in parts]
     for part, (key, equals, value) in zip(parts, pairs, strict=True):
@@ -209,6 +228,8 @@ def _pairs(option: str, parts: Sequence[str], example: str) -> list[tuple[str, s
             raise AwacError(f"{option} {part}: write KEY=VALUES, for example {example}")
         if f"--{key}" in OWN_ARGUMENTS:
             raise AwacError(f"{option} {part}: use {OWN_ARGUMENTS[f'--{key}']}")
+        if key in ("algorithm", "task", "preset", "config"):
+            raise AwacError(f"{option} {part}: {key} loads a file, before all settings; start a sweep for each {key}")
     keys = [key for key, _, _ in pairs]
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise AwacError(f"{option}: {twice[0]} stands twice")

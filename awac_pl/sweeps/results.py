@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,5 +104,9 @@ def finish(plan: Plan) -> None:
         print(f"nothing is ranked: no run has an evaluation with {plan.metric}; --metric names another measure")
         return
     values, _ = settings[0]
-    single = len(plan.seeds) == 1 and not plan.search
-    print(f"again: {shown_command(plan.command(values, plan.seeds[0] if single else None))}")
+    if plan.search:  # on seeds that it was not chosen on
+        first = seed + 1 if (seed := plan.seeds[0]) + 3 < 1000 else seed - 3
+        again = replace(plan, seeds=[first, first + 1, first + 2]).command(values)
+    else:
+        again = plan.command(values, plan.seeds[0] if len(plan.seeds) == 1 else None)
+    print(f"again: {shown_command(again)}")

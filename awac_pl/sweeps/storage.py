@@ -95,8 +95,7 @@ class FolderKeeper:
 
     def files(self, name: str) -> list[str]:
         """The files of a run folder."""
-        inside = (path.relative_to(self.folder / name) for path in (self.folder / name).rglob("*") if path.is_file())
-        return [str(path) for path in inside if not path.name.startswith(".")]
+        return list(files_of(self.folder / name))
 
     def write(self, name: str, file: str, start: int, part: bytes, last: bool) -> None:
         """Take a part of a file; the last one puts the file in its place."""
@@ -167,8 +166,7 @@ def push(store: Store, name: str, folder: Path, sent: dict[str, Any]) -> None:
             link = Path(held) / str(number)
             link_or_copy(path, link)
             checkpoints[str(path.relative_to(folder))] = link
-        inside = ((path.relative_to(folder), path) for path in folder.rglob("*"))
-        others = {str(relative): path for relative, path in inside if _is_content(relative, path)}
+        others = {file: path for file, path in files_of(folder).items() if not file.startswith("checkpoints/")}
         for file, path in [*others.items(), *checkpoints.items()]:
             state = path.stat()
             if sent.get(file) != (identity := (state.st_size, state.st_mtime_ns)):
@@ -183,8 +181,14 @@ def pull(store: Store, name: str, folder: Path) -> None:
             store.fetch(name, file, new)
 
 
-def _is_content(relative: Path, path: Path) -> bool:
-    return path.is_file() and not any(part.startswith(".") for part in relative.parts) and relative.parts[0] != "checkpoints"
+def files_of(folder: Path) -> dict[str, Path]:
+    """The files of a run folder by their names there. Hidden folders come and go while it is looked through."""
+    found: dict[str, Path] = {}
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(place, name) for name in names if not name.startswith("."))
+        found |= {str(path.relative_to(folder)): path for path in paths if path.is_file()}
+    return found
 
 
 def store_places(places: Mapping[str, Any]) -> dict[str, str]:

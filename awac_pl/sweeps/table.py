@@ -41,7 +41,7 @@ class ProgressTable:
         if self.live:
             return
         phase = self.results[name]["phase"] = self._phase(name)
-        moved, since = result.get("steps") != before.get("steps"), time.monotonic() - self._told.get(name, 0.0)
+        moved, since = result.get("updates") != before.get("updates"), time.monotonic() - self._told.get(name, 0.0)
         if phase != before.get("phase") or (moved and since > LINE):
             self._told[name] = time.monotonic()
             print("  ".join(filter(None, self._row(name))), file=sys.stderr, flush=True)
@@ -52,7 +52,9 @@ class ProgressTable:
             return
         self._drawn = time.monotonic()
         width, height = shutil.get_terminal_size()
-        rows = [self._row(name) for name in sorted(self.results, key=lambda name: (PHASES.index(self._phase(name)), name))]
+        rows = [
+            self._row(name) for name in sorted([*self.results], key=lambda name: (PHASES.index(self._phase(name)), name))
+        ]
         measure = "success" if self.plan.metric == "eval/success_rate" else "return"
         rows = [["run", "phase", "done", measure, "time left"], *rows[: max(1, height - 4)]]
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
@@ -69,7 +71,7 @@ class ProgressTable:
 
     def summary(self) -> str:
         """How many runs are where."""
-        phases = [self._phase(name) for name in self.results]
+        phases = [self._phase(name) for name in list(self.results)]  # Tune's thread adds to them
         counts = {"running": sum(phase in ("online", "offline", "starting") for phase in phases)}
         counts |= {phase: phases.count(phase) for phase in ("finished", "stopped early", "failed")}
         counts["waiting"] = self.plan.count - len(phases)

@@ -54,9 +54,10 @@ class RunTrial(tune.Trainable):
         self._reported: set[tuple[float, bool]] = set()
         self._last: dict[str, Any] = dict.fromkeys(("env_steps", "updates", "steps", "seconds", "pace"), 0.0)
         self._last |= {plan.metric: math.nan, "node": ray.get_runtime_context().get_node_id()}
+        self._wait_until_free()
         if self.store is not None:
             pull(self.store, self.run.name, self.folder)
-        self._wait_until_free()
+        self._logged = self.log.stat().st_size if self.log.is_file() else 0  # by attempts before this one
         if self._status() == "finished" or plan.runs.get(self.run.name, {}).get("outcome") == "stopped early":
             return
         if not (base / CONFIG).is_file():
@@ -149,8 +150,8 @@ class RunTrial(tune.Trainable):
 
     def _reason(self) -> str:
         """What the run said last: its line for the user, or the end of its traceback."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.is_file() else []
-        lines = [line.strip() for line in lines if line.strip()]
+        said = self.log.read_bytes()[self._logged :] if self.log.is_file() else b""
+        lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
         told = [line.removeprefix("awac: error: ") for line in lines if line.startswith("awac: error: ")]
         code = self.process.returncode if self.process is not None else 0
         return (told or lines or [""])[-1][:300] or f"exit status {code}"

@@ -71,10 +71,10 @@ def tune_runs(
 
 
 def store_of(ray: Any, plan: Plan) -> Store | None:
-    """Where run folders go from machines that do not see the sweep's; None where this is the only machine."""
+    """Where run folders go from machines that do not see the sweep's; None without a cluster, which may grow."""
     if plan.storage is not None:
         return UriStore(plan.storage)
-    if sum(node["Alive"] for node in ray.nodes()) < 2:
+    if plan.place.get("address") is None and sum(node["Alive"] for node in ray.nodes()) < 2:
         return None
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return KeptStore(ray.remote(FolderKeeper).options(num_cpus=0, scheduling_strategy=here).remote(plan.folder))
