@@ -17,7 +17,10 @@ import pytest
 import torch
 import yaml
 
+from awac_pl.commands.fit import AwacCLI
 from awac_pl.commands.main import main
+from awac_pl.errors import WriteError
+from awac_pl.parallel.interruption import Interrupted
 from awac_pl.runs.folder import RunFolder
 from awac_pl.runs.metrics import read_metrics
 from tests.conftest import REACH
@@ -187,6 +190,16 @@ def test_mistakes_get_one_line(capsys: pytest.CaptureFixture, monkeypatch, tmp_p
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     monkeypatch.chdir(tmp_path)
     assert message in refused(capsys, "fit", "--config=conf/base.yaml", *arguments)
+
+
+def test_a_pretraining_that_ends_between_two_evaluations_gets_a_line(
+    workplace: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = ["fit", f"--config={ROOT / 'conf/base.yaml'}", "--config=small.yaml", "--ckpt_path=last", "--run_dir=new"]
+    refused(capsys, *base)
+    assert "no multiple" not in caplog.text
+    refused(capsys, *base, "--data.offline_epochs=3", "--trainer.check_val_every_n_epoch=2")
+    assert "data.offline_epochs 3 is no multiple of trainer.check_val_every_n_epoch 2: no evaluation and no" in caplog.text
 
 
 def test_a_configuration_without_the_base_gets_one_line(workplace: Path, capsys: pytest.CaptureFixture) -> None:
@@ -396,3 +409,38 @@ def test_the_base_configuration_is_complete() -> None:
             if name not in linked
         }
         assert {name: value for name, value in base[section].items() if name not in linked} == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "updates", "reason"),
+    [("max_steps=3", [10, 20], "max_steps 3 ends within an epoch"), ("max_time=00:00:00:00", [10], "max_time is over")],
+)
+def test_a_limit_ends_a_run_after_whole_epochs(
+    option: str, updates: list[int], reason: str, workplace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert fit("--mlflow_uri=none", "--data.workers=0", "--video.episodes=0", "--run_dir=here", f"--trainer.{option}") == 0
+    assert [row["updates"] for row in read_metrics(workplace / "here/metrics.csv")] == updates
+    assert f"trainer.{reason}" in caplog.text
+
+
+@pytest.mark.parametrize("error", [Interrupted(signal.SIGTERM), WriteError("the disk is full")])
+def test_whoever_is_stopped_is_told_how_to_go_on(
+    error: BaseException, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    folder = RunFolder(Path("my run"))
+
+    def stop(cli: AwacCLI, *_, **__) -> None:
+        folder.take()
+        cli.run_folder = folder
+        raise error
+
+    monkeypatch.setattr("awac_pl.commands.fit.LightningCLI.__init__", stop)
+    with pytest.raises(type(error)):
+        AwacCLI(args=["fit"])
+    assert capsys.readouterr().err == ""  # there is no checkpoint
+    (workplace / "my run/checkpoints").mkdir(parents=True)
+    (workplace / "my run/checkpoints/last.ckpt").touch()
+    with pytest.raises(type(error)):
+        AwacCLI(args=["fit"])
+    assert capsys.readouterr().err == "awac: go on with: awac fit --resume 'my run'\n"
+    assert not folder.busy

@@ -331,3 +331,33 @@ def test_an_exported_graph_scales_actions_where_one_bound_alone_is_another() -> 
     low, high = np.array([-1, -2], np.float32), np.array([1, 4], np.float32)
     policy = NumpyPolicy((np.zeros((1, 2), np.float32),), (np.full(2, np.arctanh(0.5), np.float32),), np.ones(2, np.float32))
     np.testing.assert_allclose(onnx_policy(policy_graph(policy, low, high))(np.zeros(1, np.float32)), [0.5, 2.5], atol=1e-6)
+
+
+def test_the_command_registers_what_it_has_exported(
+    wide_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exports, registered = [], []
+    facts = json.loads((wide_export / "contract.json").read_text())
+    monkeypatch.setattr(
+        "awac_pl.deploy.export.export_policy", lambda *given, **named: exports.append((given, named)) or facts
+    )
+    monkeypatch.setattr("awac_pl.tracking.client.mlflow_client", lambda uri: f"client of {uri}")
+    monkeypatch.setattr("awac_pl.deploy.mlflow_model.register_policy", lambda *given: registered.append(given) or "3")
+    command = ["export", "--ckpt_path", "last.ckpt", "--to", "my exports"]
+    assert main([*command, "--task", "pen", "--register", "wide", "--mlflow_uri", "http://here:5000"]) == 0
+    assert exports == [((Path("last.ckpt"), Path("my exports")), {"task_name": "pen"})]
+    assert registered == [(Path("my exports"), "wide", "client of http://here:5000")]
+    printed = capsys.readouterr().out
+    assert f"task         {WIDE}, 2 values to 1 actions, control rate unknown" in printed
+    assert "registered   models:/wide/3" in printed
+    assert "awac serve 'my exports' --action_limits contract" in printed
+    assert main(command) == 0
+    assert len(registered) == 1
+
+
+def test_nowhere_to_register(monkeypatch: pytest.MonkeyPatch) -> None:
+    for uri, variable in (("none", ""), (None, "none")):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
+        with pytest.raises(AwacError, match=r"MLflow is switched off .* name a database or a server"):
+            mlflow_client(uri)

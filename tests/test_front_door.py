@@ -42,8 +42,10 @@ def test_an_evaluation_needs_no_dataset_and_no_run_folder(
     shutil.copy(wide_run / "checkpoints/last.ckpt", "alone.ckpt")
     assert main(["test", "--ckpt_path", str(wide_run / "checkpoints/last.ckpt")]) == 0
     in_run = capsys.readouterr().out
-    assert main(["validate", "--ckpt_path=alone.ckpt"]) == 0
+    elsewhere = ["--data.device=cuda:7", "--data.storage=memory"]  # of the training's machine
+    assert main(["validate", "--ckpt_path=alone.ckpt", *elsewhere]) == 0
     assert capsys.readouterr().out == in_run
+    assert [path.name for path in Path().iterdir()] == ["alone.ckpt"]
     assert main(["test", "--ckpt_path", "alone.ckpt", "--data.milestone_episodes=2"]) == 0
     assert "standard deviation 0.00" in in_run  # of one episode
     assert "standard deviation 0.00" not in capsys.readouterr().out

@@ -130,3 +130,47 @@ def test_modules_of_the_working_folder_are_found_behind_all_others(empty_folder:
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert sys.path[-1] == str(empty_folder)
+
+
+def test_init_writes_into_another_folder(empty_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["init", "robots/hand"]) == 0
+    assert [path.name for path in empty_folder.iterdir()] == ["robots"]
+    assert (empty_folder / "robots/hand/conf/base.yaml").is_file()
+    assert "next:\n  cd robots/hand\n  awac fit" in capsys.readouterr().out
+    Path("conf").symlink_to("not-mounted")
+    assert main(["init"]) == 2
+    assert capsys.readouterr().err == "awac: error: conf: exists already; nothing is overwritten\n"
+
+
+def test_of_two_names_the_last_one_counts() -> None:
+    names = ["--task=pen", "--preset=plus", "--task=door", "--preset=quick"]
+    assert expand(["fit", *names]) == expand(["fit", "--task=door", "--preset=quick"])
+
+
+@pytest.mark.parametrize("flag", ["--task", "--preset", "--config", "--run_dir", "--ckpt_path"])
+def test_resume_stands_beside_no_other_configuration(flag: str) -> None:
+    with pytest.raises(AwacError, match=f"--resume here takes the run's own configuration and folder; leave out {flag}$"):
+        expand(["fit", "--resume", "here", flag, "other"])
+
+
+@pytest.mark.parametrize("flag", ["--config", "-c"])
+def test_an_evaluation_with_its_own_configuration_takes_no_other(flag: str, wide_run: Path) -> None:
+    checkpoint = f"--ckpt_path={wide_run / 'checkpoints/last.ckpt'}"
+    assert expand(["test", checkpoint]) == ["test", f"--config={wide_run / 'config.yaml'}", checkpoint]
+    assert expand(["test", checkpoint, flag, "mine.yaml"]) == ["test", checkpoint, flag, "mine.yaml"]
+
+
+def test_resume_takes_no_other_file_by_its_short_name_either() -> None:
+    with pytest.raises(AwacError, match="leave out --config"):
+        expand(["fit", "--resume", "here", "-c", "mine.yaml"])
+
+
+@pytest.mark.parametrize("command", ["fit", "sweep"])
+def test_a_quotation_without_an_end_gets_one_line(command: str, capsys: pytest.CaptureFixture) -> None:
+    assert main([command, *(["--dry_run"] if command == "sweep" else []), "--overrides", "--group=it's"]) == 2
+    assert capsys.readouterr().err == "awac: error: --overrides --group=it's: No closing quotation\n"
+
+
+def test_init_names_a_folder_that_a_shell_understands(capsys: pytest.CaptureFixture) -> None:
+    assert main(["init", "my hand"]) == 0
+    assert "  cd 'my hand'\n" in capsys.readouterr().out

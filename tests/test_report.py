@@ -491,3 +491,17 @@ def test_the_command_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.M
         ([Path("runs")], Path("report.html"), {"figures": None, "compare": False}),
         ([Path("a"), Path("b")], Path("x.html"), {"figures": Path("f"), "compare": True}),
     ]
+
+
+def test_every_option_of_the_command_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr("awac_pl.report.page.write_report", lambda *given, **named: asked.append((given, named)) or [])
+    for page in ("report.html", "mine.html"):
+        Path(page).touch()
+    assert main(["report"]) == 0
+    assert main(["report", "a", "b", "--to", "mine.html", "--figures", "pictures", "--published"]) == 0
+    assert asked == [
+        (([Path("runs")], Path("report.html")), {"figures": None, "compare": False}),
+        (([Path("a"), Path("b")], Path("mine.html")), {"figures": Path("pictures"), "compare": True}),
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from tensordict import TensorDict
 
 from awac_pl.algorithms.awac import AWAC
 from awac_pl.commands.main import main
-from awac_pl.errors import without_credentials
+from awac_pl.commands.resuming import check_configuration
+from awac_pl.errors import AwacError, without_credentials
 from awac_pl.runs.metrics import read_metrics
 from awac_pl.tracking.destination import Destination, find_destination
 from tests.conftest import REACH, ROOT, WIDE_CONFIG
@@ -87,6 +89,19 @@ def test_resume_refuses_what_it_cannot_do(fit, capsys: pytest.CaptureFixture) ->
     assert "--resume here takes the run's own configuration and folder; leave out --task" in capsys.readouterr().err
 
 
+def test_a_checkpoint_from_elsewhere_touches_no_other_run(fit, capsys: pytest.CaptureFixture) -> None:
+    assert fit("--trainer.max_epochs=1") == 0
+    (folder,) = Path("runs").iterdir()
+    shutil.copy(folder / "checkpoints/last.ckpt", "alone.ckpt")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert fit("--ckpt_path=alone.ckpt", "--trainer.max_epochs=2") == 0  # a run of its own
+    assert sorted(path.name for path in Path("runs").iterdir()) == [folder.name, f"{folder.name}-2"]
+    capsys.readouterr()
+    assert fit("--ckpt_path=alone.ckpt", f"--run_dir={folder}", "--trainer.max_epochs=2") == 2
+    assert f"run folder {folder} holds a run; go on with --resume {folder}" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_a_resumption_that_is_refused_changes_nothing(fit, capsys: pytest.CaptureFixture) -> None:
     """Or the next one would take the settings that did not fit."""
     assert fit("--run_dir=here", "--trainer.max_epochs=3") == 0
@@ -119,6 +134,7 @@ def test_auto_starts_a_run_and_goes_on_with_it(fit) -> None:
     assert fit("--run_dir=here", "--resume=auto", "--trainer.max_epochs=1") == 0
     assert fit("--run_dir=here", "--resume=auto", "--trainer.max_epochs=2") == 0
     assert [row["epoch"] for row in read_metrics(Path("here/metrics.csv"))] == [0, 1]
+    assert fit("--run_dir=here", "--resume=auto", "--model.temperature=2") == 2  # which nobody has meant
     (checkpoint,) = Path("here/checkpoints").glob("last.ckpt")
     for path in Path("here/checkpoints").iterdir():
         path.unlink()
@@ -165,3 +181,39 @@ def test_a_password_in_the_tracking_uri_is_written_nowhere(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # the stored address gets its credentials from here
     assert find_destination(tmp_path / "here", None).uri == uri
     assert Destination(uri).shown_uri == "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("key", "free"),
+    [
+        *[
+            (f"trainer.{name}", True)
+            for name in ("max_epochs", "max_steps", "max_time", "min_epochs", "devices", "strategy")
+        ],
+        *[(f"trainer.{name}", True) for name in ("accelerator", "enable_progress_bar", "logger", "profiler", "callbacks")],
+        *[(f"data.{name}", True) for name in ("workers", "executor", "device", "storage", "evaluation_episodes")],
+        *[(key, True) for key in ("model.compile", "model.matmul_engine", "video.every", "checkpoint.save_top_k")],
+        *[
+            (key, True)
+            for key in ("interaction.synchronous", "mlflow_uri", "mlflow_experiment", "group", "preset", "run_dir")
+        ],
+        *[(f"trainer.{name}", False) for name in ("precision", "check_val_every_n_epoch", "limit_train_batches")],
+        *[(f"data.{name}", False) for name in ("task", "n_step", "batch_size", "offline_epochs", "capacity", "seed")],
+        *[(key, False) for key in ("model.discount", "interaction.env_steps_per_epoch", "seed_everything", "algorithm")],
+    ],
+)
+def test_settings_that_a_resumed_run_may_change(key: str, free: bool, tmp_path: Path) -> None:
+    section, _, name = key.rpartition(".")
+    before, after = ({section: {name: value}} if section else {name: value} for value in (1, 2))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(before))
+    check_configuration(tmp_path, before, meant=False)
+    if free:
+        check_configuration(tmp_path, after, meant=False)
+    else:
+        with pytest.raises(AwacError, match=f"{key} 1 -> 2. .* name it there: --{key}=…$"):
+            check_configuration(tmp_path, after, meant=False)
+
+
+def test_a_setting_that_a_run_of_an_earlier_version_lacks_is_no_change(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model: {discount: 0.9}\n")
+    check_configuration(tmp_path, {"model": {"discount": 0.9, "actor_average": 0.5}}, meant=False)

@@ -21,8 +21,9 @@ from awac_pl.commands.main import main
 from awac_pl.deploy import contract
 from awac_pl.deploy.contract import Contract
 from awac_pl.deploy.runner import PolicyRunner, RunReport, onnx_policy
+from awac_pl.envs.seeds import EVALUATION_SEEDS
 from awac_pl.errors import AwacError
-from tests.conftest import ROOT, WIDE
+from tests.conftest import REACH, ROOT, WIDE
 from tests.toy import Flaky, Reach, Wide
 
 LIMITS = (-2, 4)
@@ -385,3 +386,32 @@ def test_limits_beyond_either_bound_are_refused(space: Box) -> None:
     environment.action_space = space
     with pytest.raises(AwacError, match="the action limits reach outside of the environment's action space"):
         PolicyRunner(CONTRACT, lambda row: np.zeros(1, np.float32), (-2, 4)).run(environment, [0])
+
+
+def test_every_option_of_deploy_arrives(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """An episode in the training's environment has the training's time limit; and each environment is closed."""
+    closed, asked = [], []
+    short = PolicyRunner(replace(CONTRACT, horizon=7), lambda row: row, LIMITS)
+    monkeypatch.setattr("awac_pl.commands.deploy.load_runner", lambda options: short)
+    monkeypatch.setattr("awac_pl.envs.tasks.make_environment", lambda task: (task.env_id, task.horizon))
+    monkeypatch.setattr("awac_pl.envs.faults.close_environment", closed.append)
+
+    def run(self, environment, seeds, *, rate_hz, on_episode) -> RunReport:
+        asked.append((environment, [*seeds], rate_hz))
+        return RunReport(
+            env_steps=21, environment_returns=(-1, -2, -4.5), successes=(True, None, False), rate_hz=49.96,
+            deadlines_missed=4, action_us=(12.4, 99.6),
+        )  # fmt: skip
+
+    monkeypatch.setattr(PolicyRunner, "run", run)
+    command = ["deploy", "exported", "--action_limits=contract", "--env"]
+    assert main([*command, WIDE, "--episodes", "3", "--seed", "5", "--rate", "50"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "  episodes     3, 21 steps, mean return -2.50",
+        "  successes    1 of 2",
+        "  rate         50.0 Hz, 4 deadlines missed",
+        "  an action    12 µs (99th percentile 100 µs)",
+    ]
+    assert main([*command, REACH]) == 0
+    assert asked == [((WIDE, 7), [5, 6, 7], 50), ((REACH, None), [EVALUATION_SEEDS], None)]
+    assert closed == [(WIDE, 7), (REACH, None)]

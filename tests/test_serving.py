@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -253,3 +254,28 @@ def test_the_runner_takes_a_batch() -> None:
     ):
         with pytest.raises(AwacError, match=message), np.errstate(over="ignore"):
             runner.act_batch(given)
+
+
+def test_every_option_of_serve_arrives(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    made, served = [], []
+    runner = PolicyRunner(CONTRACT, lambda rows: rows, (-2, 3))
+    monkeypatch.setattr("awac_pl.commands.serve.load_runner", lambda options: runner)
+    listener = SimpleNamespace(getsockname=lambda: ("::1", 8080, 0, 0))
+    monkeypatch.setattr("awac_pl.deploy.http_server.listen", lambda *address: made.append(address) or listener)
+
+    def make(act, size: int, **limits: float) -> SimpleNamespace:
+        made.append((act, size, limits))
+        return SimpleNamespace(run=lambda sockets: served.extend(sockets))
+
+    monkeypatch.setattr("awac_pl.deploy.http_server.make_server", make)
+    command = ["serve", "exported", "--action_limits", "contract"]
+    assert main(command) == 0
+    assert main([*command, "--host", "::1", "--port", "8080", "--max_body_mib", "0.5", "--body_seconds", "2"]) == 0
+    assert made == [
+        ("127.0.0.1", 5001),
+        (runner.act_batch, 2, {"max_body_bytes": 1 << 20, "body_seconds": 10}),
+        ("::1", 8080),
+        (runner.act_batch, 2, {"max_body_bytes": 1 << 19, "body_seconds": 2}),
+    ]
+    assert served == [listener, listener]
+    assert "serving exported at http://[::1]:8080/invocations, until Ctrl-C\n" in capsys.readouterr().out

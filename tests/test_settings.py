@@ -346,6 +346,7 @@ def test_paths_that_cannot_be_are_one_line_too(capsys: pytest.CaptureFixture, tm
         (MemoryError(), "there is not enough memory (MemoryError); free some, or raise the limit (ulimit -v)"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "there is not enough memory (Defau"),
         (ImportError("x.so: failed to map segment from shared object"), "there is not enough memory (x.so: failed"),
+        (AwacError("no answer of http://robot:s3cret@host:5000"), "no answer of http://host:5000"),
     ],
 )
 def test_what_the_machine_lacks_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture, monkeypatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import math
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,7 @@ def test_seeds_are_listed_or_given_as_a_range() -> None:
         (["--grid", "data.n_step=1,2", "--search", "model.temperature=uniform:1:2", "--trials", "2"], "exclude each other"),
         (["--trials", "0"], "--trials"),
         (["--trainer.max_epochs=-1"], "trainer.max_epochs is without an end"),
+        (["--trainer.max_epochs=0"], "trainer.max_epochs is 0; nothing would be trained"),
         (["--resume", "sweeps/none"], "--resume takes the sweep as it is; leave out --config="),
     ],
 )  # fmt: skip
@@ -126,6 +129,17 @@ def test_an_address_without_a_cluster_is_refused_before_the_settings_are_read(
 def test_a_folder_without_a_sweep_is_not_resumed(capsys: pytest.CaptureFixture) -> None:
     line = refused(capsys, "sweep", "--dry_run", "--resume", "sweeps/none")
     assert "there is no sweep to resume: sweeps/none has no sweep.json" in line
+    for option in ("--seeds=1", "--grid=data.n_step=1,2", "--trials=3", "--storage=here"):
+        line = refused(capsys, "sweep", "--dry_run", "--resume", "sweeps/none", option)
+        assert f"--resume takes the sweep as it is; leave out {option.partition('=')[0]}" in line
+
+
+def test_a_sweep_goes_on_without_its_gpus(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    plan_of(workplace, gpus=1, cpus=2).save()
+    monkeypatch.setattr("awac_pl.commands.resolving.resolve", lambda arguments: ({"mlflow_uri": None}, ""))
+    for option, gpus in (([], 1), (["--gpus_per_run", "0"], 0), (["--gpus_per_run", "0.5"], 0.5)):
+        options, options.others = own_parser("sweep").parse_known_args(["--resume", str(workplace), *option])
+        assert sweep._resumed(options)[0].gpus == gpus
 
 
 def test_a_dry_run_lists_commands_that_are_awac_fits(workplace: Path, capsys: pytest.CaptureFixture) -> None:  # noqa: F811
@@ -832,3 +846,77 @@ def test_run_folders_travel_where_there_is_another_machine_or_a_store(tmp_path: 
     ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy = lambda node, soft: node
     ray.remote = lambda keeper: types.SimpleNamespace(options=lambda **where: types.SimpleNamespace(remote=keeper))
     assert isinstance(tuning.store_of(ray, plan_of(tmp_path, place={"address": "auto"})), KeptStore)  # it may grow
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    options, options.others = own_parser("sweep").parse_known_args(arguments)
+    return options
+
+
+def test_every_option_of_the_command_arrives(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr("awac_pl.parallel.cluster.check_address", lambda address: None)
+    name = "tests-toy-Reach-v0-small"
+    (workplace / "sweeps" / name).mkdir(parents=True)
+    plan, text, config = sweep._planned(parsed(*FILES))
+    assert (plan.folder, plan.name, plan.seeds, plan.storage) == (f"{workplace}/sweeps/{name}-2", name, [0], None)
+    assert (plan.cpus, plan.gpus, plan.metric, plan.place["address"]) == (1, 0, "eval/success_rate", None)
+    assert plan.totals == {"updates": 30, "offline_updates": 10, "env_steps": 40}  # 3 epochs of 10, one of them offline
+    assert plan.place["cwd"] == str(workplace)
+    options = ["--cpus_per_run", "2", "--gpus_per_run", "0.5", "--metric", "eval/episode_return", "--address", "head:6379"]
+    plan, *_ = sweep._planned(parsed(*FILES, *options, "--storage", "s3://bucket/place/"))
+    assert (plan.cpus, plan.gpus, plan.metric, plan.place["address"]) == (2, 0.5, "eval/episode_return", "head:6379")
+    assert (plan.folder, plan.storage) == (f"{workplace}/sweeps/{name}-2", f"s3://bucket/place/{name}-2")
+    monkeypatch.setattr("awac_pl.sweeps.storage.UriStore", lambda uri: None)
+    monkeypatch.setattr("awac_pl.replay.data_module.ReplayDataModule.prepare_data", lambda self: None)
+    sweep._prepare(plan, text, config)
+    assert plan.place["threads"] == "2"
+    again, *_ = sweep._resumed(parsed("--resume", plan.folder))
+    assert (again.cpus, again.gpus, again.metric, again.place["address"]) == (2, 0.5, "eval/episode_return", "head:6379")
+    changed = ["--cpus_per_run", "3", "--metric", "eval/success_rate", "--address", "auto"]
+    again, *_ = sweep._resumed(parsed("--resume", plan.folder, *changed))
+    assert (again.cpus, again.gpus, again.metric, again.place["address"]) == (3, 0.5, "eval/success_rate", "auto")
+
+
+def test_a_folder_for_sweeps(workplace: Path) -> None:  # noqa: F811
+    plan, *_ = sweep._planned(parsed(*FILES, "--storage", "mine"))
+    assert (plan.folder, plan.storage) == (f"{workplace}/mine/tests-toy-Reach-v0-small", None)
+
+
+def test_a_dry_run_of_a_search_lists_its_ranges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    plan = plan_of(tmp_path, seeds=[3], search={"data.n_step": ["int", "5", "10"]}, trials=7)
+    monkeypatch.setattr(sweep, "_planned", lambda options: (plan, "", {}))
+    assert main(["sweep", "--dry_run"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "awac fit --task pen --data.n_step=int:5:10 --seed_everything=3\n"
+    assert printed.err == f"7 runs in {tmp_path}\n"
+
+
+@pytest.mark.parametrize("storage", [None, "s3://bucket/place"])
+def test_runs_that_failed_end_the_sweep_in_one_line(
+    storage: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    plan, done = plan_of(tmp_path, seeds=[0, 1, 2], storage=storage, cpus=2, gpus=1, place={"address": "auto"}), []
+
+    def train(ray: str, plan: Plan, text: str) -> None:
+        done.append(("train", ray, text))
+        for number, outcome in enumerate(("finished", "failed", "failed")):
+            plan.runs[f"seed{number}"] = {"outcome": outcome, "error": f"error {number}"}
+
+    monkeypatch.setattr(sweep, "_planned", lambda options: (plan, "text", {}))
+    monkeypatch.setattr("awac_pl.parallel.cluster.import_ray", lambda what: None)
+    monkeypatch.setattr("awac_pl.parallel.cluster.connected", lambda address, what: nullcontext(f"ray at {address}"))
+    monkeypatch.setattr("awac_pl.parallel.cluster.check_resources", lambda *given: done.append(given))
+    monkeypatch.setattr(sweep, "_prepare", lambda *given: done.append("prepare"))
+    monkeypatch.setattr(sweep, "_train", train)
+    monkeypatch.setattr(sweep, "_fetch", lambda plan: done.append("fetch"))
+    monkeypatch.setattr("awac_pl.sweeps.results.finish", lambda plan: done.append("finish"))
+    line = refused(capsys, "sweep")
+    assert "2 of 3 runs failed, the others went on; seed1: error 1" in line
+    assert f"(awac sweep --resume {tmp_path} tries again)" in line
+    fetched = [] if storage is None else ["fetch"]
+    assert done == [("ray at auto", 2, 1), "prepare", ("train", "ray at auto", "text"), *fetched, "finish"]
+    plan.runs.clear()
+    monkeypatch.setattr(sweep, "_train", lambda *given: None)
+    assert main(["sweep"]) == 0

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import mlflow
@@ -22,17 +23,20 @@ import yaml
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mlflow import MlflowClient
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.run_writer import RunWriter
+from awac_pl.commands.fit import _run_logger
 from awac_pl.commands.main import main
 from awac_pl.errors import AwacError, TrainingDivergedError
 from awac_pl.runs.folder import RunFolder
+from awac_pl.runs.manifest import read_manifest
 from awac_pl.runs.metrics import append_logged, read_metrics, write_metrics
 from awac_pl.tracking import content
 from awac_pl.tracking import logger as run_logger
 from awac_pl.tracking import parent_run as parents
-from awac_pl.tracking.client import make_store
+from awac_pl.tracking.client import SETTINGS, connect, make_store
 from awac_pl.tracking.destination import Destination, find_destination
 from awac_pl.tracking.logger import RunFolderLogger
 from awac_pl.tracking.mirror import Mirror
@@ -137,6 +141,52 @@ def test_what_mlflow_shall_show_by_hand(tmp_path: Path) -> None:
     assert shown["train/loss", 21][1] == sys.float_info.max  # as MLflow keeps infinity
     assert shown["lr", 7] == (1_767_323_046_000, 0.1)
     assert len(shown) == 3 * 4 + 2 + 2 + 1
+
+
+def test_a_description_by_hand(tmp_path: Path) -> None:
+    changes = {"cloning": {"success_deterministic": 0.4}, "seconds": 90.0, "error": "ValueError('x')"}
+    folder = write_run(tmp_path / "run", status="failed", scores={"last": 0.5, "env_steps": 12345.0}, **changes)
+    assert content.describe(read_manifest(folder), Path("/there/run"), live=True).splitlines() == [
+        "AWAC, task pen, preset quick, seed 0, on cpu, from toy/a-v0 (20 episodes), toy/b-v0 (3 episodes).",
+        "",
+        "**Failed** after 1.5 min: ValueError('x')",
+        "",
+        "    awac fit '--config=my run.yaml'",
+        "",
+        "Run folder `/there/run`, commit 0123abc+changes.",
+        "",
+        "| success rate | |",
+        "|---|---|",
+        "| cloned | 0.400 |",
+        "| last | 0.500 |",
+        "| env_steps | 12,345 |",
+    ]
+
+
+def test_small_files_are_sent_first_and_the_spare_checkpoint_never(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    for name in (
+        "figures/b.png",
+        "figures/a.png",
+        "report.html",
+        "checkpoints/last.previous.ckpt",
+        "notes.txt",
+        "logged.jsonl",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    missing = Mirror(folder, Destination("http://nobody:5000"), live=True).missing_files()
+    assert [str(path.relative_to(folder)) for path in missing] == [
+        "config.yaml", "manifest.json", "metrics.csv", "report.html", "figures/a.png", "figures/b.png",
+        "checkpoints/last.ckpt",
+    ]  # fmt: skip
+
+
+def test_names_that_mlflow_refuses_are_changed(tmp_path: Path) -> None:
+    logger = RunFolderLogger(tmp_path, Destination("http://nobody:5000"))
+    logger.log_metrics({"lr?/µ 1.x:y-z": 0.5})
+    _, step, values = json.loads((tmp_path / "logged.jsonl").read_text())
+    assert (step, values) == (0, {"lr_/µ 1.x:y-z": 0.5})
 
 
 def test_a_run_is_complete(tmp_path: Path, uri: str) -> None:
@@ -253,6 +303,7 @@ def test_the_variable_names_the_experiment_by_its_id(tmp_path: Path, uri: str, m
     mirrored(folder, uri).destination.save(folder)
     (run,) = MlflowClient(uri).search_runs([number])
     assert run.info.experiment_id == find_destination(folder, None).experiment_id == number
+    assert find_destination(folder, "http://elsewhere:5000").experiment_id is None  # there it is another one's
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "others")
     assert find_destination(tmp_path / "new", uri).experiment_id is None
 
@@ -329,6 +380,40 @@ def test_what_mlflow_refuses_does_not_hold_up_the_rest(tmp_path: Path, uri: str,
     assert points(uri, only_run(uri).info.run_id).keys() == points_of_csv(folder).keys()
 
 
+def test_more_than_one_request_can_hold(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server takes 1,000 points, and 100 parameters, at a time."""
+    rows = [{"epoch": epoch, "updates": 10, "env_steps": epoch + 1, "seconds": 1.0} for epoch in range(260)]
+    folder = write_run(tmp_path / "run", rows)
+    (folder / "config.yaml").write_text(yaml.safe_dump({f"key{number}": number for number in range(150)}))
+    real, sizes = MlflowClient.log_batch, []
+
+    def log_batch(self, run_id: str, metrics=(), params=(), tags=()) -> None:
+        sizes.append((len(metrics), len(params)))
+        real(self, run_id, metrics, params, tags)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    assert mirrored(folder, uri).points_sent == 4 * 260
+    assert sorted(size for size in sizes if any(size)) == [(0, 50), (0, 100), (40, 0), (1000, 0)]
+    run = only_run(uri)
+    assert len(run.data.params) == 150
+    assert len(MlflowClient(uri).get_metric_history(run.info.run_id, "seconds")) == 260
+
+
+def test_two_runs_make_the_experiment_at_once(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = MlflowClient.create_experiment
+
+    def be_slower(self, *given) -> None:
+        real(self, *given)
+        raise mlflow.MlflowException("it exists", error_code=RESOURCE_ALREADY_EXISTS)
+
+    monkeypatch.setattr(MlflowClient, "create_experiment", be_slower)
+    mirrored(write_run(tmp_path / "run"), uri)
+    assert only_run(uri).info.artifact_uri.startswith(str(tmp_path / "mlartifacts"))  # beside the database
+    MlflowClient(uri).delete_experiment(only_run(uri).info.experiment_id)
+    with pytest.raises(AwacError, match="MLflow experiment 'awac' is deleted; restore it, or pass --mlflow_experiment"):
+        mirrored(write_run(tmp_path / "next"), uri)
+
+
 def test_a_store_is_made_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -344,6 +429,15 @@ def test_a_store_is_made_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyP
         make_store(tmp_path / "mlflow.db")
     assert not (tmp_path / "mlflow.db").exists()
 
+    def be_slower(self, uri: str, artifacts: str) -> None:
+        Path(uri.removeprefix("sqlite:///")).write_text("mine")
+        (tmp_path / "mlflow.db").write_text("another run's")
+        self.engine = SimpleNamespace(dispose=lambda: None)
+
+    monkeypatch.setattr(SqlAlchemyStore, "__init__", be_slower)
+    make_store(tmp_path / "mlflow.db")
+    assert (tmp_path / "mlflow.db").read_text() == "another run's"
+
 
 # Where a run belongs
 
@@ -357,11 +451,14 @@ def test_where_a_run_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://everybody:5000")
     assert find_destination(tmp_path, None).uri == "http://everybody:5000"
     assert find_destination(tmp_path, "http://mine:5000").uri == "http://mine:5000"
-    Destination("http://first:5000", "awac", group="g", run_id="a", files={"config.yaml": [1, 2]}).save(tmp_path)
+    sent = {"files": {"config.yaml": [1, 2]}, "description": "of the first one"}
+    Destination("http://first:5000", "awac", group="g", run_id="a", **sent).save(tmp_path)
     resumed = find_destination(tmp_path, None)
     assert (resumed.uri, resumed.run_id, resumed.group) == ("http://first:5000", "a", "g")
     moved = find_destination(tmp_path, "http://mine:5000")
     assert (moved.uri, moved.run_id, moved.files, moved.key) == ("http://mine:5000", None, {}, resumed.key)
+    assert moved.description == ""  # nothing has been sent there
+    assert find_destination(tmp_path, None, group="h").group == "h"
     monkeypatch.setenv("MLFLOW_RUN_ID", "b")
     opened = find_destination(tmp_path, None)
     assert (opened.uri, opened.run_id, opened.files) == ("http://everybody:5000", "b", {})
@@ -375,6 +472,36 @@ def test_places_that_cannot_be_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mlflow.json").write_text("{}")
     with pytest.raises(AwacError, match=r"mlflow\.json is damaged"):
         find_destination(tmp_path, None)
+
+
+def test_places_that_only_mlflow_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for uri in ("databricks", "databricks://profile", "postgresql://host/mlflow"):
+        assert find_destination(tmp_path, uri).uri == uri
+    with pytest.raises(AwacError, match="is a folder"):
+        find_destination(tmp_path, "file:///mlruns")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "True")
+    assert find_destination(tmp_path, "file:///mlruns").uri == "file:///mlruns"
+
+
+def test_what_fit_says_of_mlflow_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"run_dir": str(tmp_path), "mlflow_uri": None, "mlflow_experiment": "robots", "group": "pens"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")
+    assert _run_logger(SimpleNamespace(**options)) is False
+    logger = _run_logger(SimpleNamespace(**options | {"mlflow_uri": "http://mine:5000"}))  # before the variable
+    assert isinstance(logger, RunFolderLogger)
+    destination = logger.destination
+    assert (destination.uri, destination.experiment, destination.group) == ("http://mine:5000", "robots", "pens")
+    assert (logger.folder, logger.name, logger.version) == (tmp_path, "robots", tmp_path.name)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert _run_logger(SimpleNamespace(**options | {"mlflow_uri": "none"})) is False
+
+
+def test_a_dead_server_is_not_asked_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")  # the user's own
+    connect(Destination("http://nobody:5000"))
+    assert (os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"], os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) == ("1", "7")
 
 
 def test_a_password_is_not_shown() -> None:
@@ -419,6 +546,33 @@ def test_sync_tells_a_killed_run_from_a_running_one(tmp_path: Path, uri: str, ca
     run = only_run(uri)
     assert (run.info.status, run.info.end_time) == ("KILLED", 1_767_323_045_000 + 4000)
     assert "**Killed**" in run.data.tags["mlflow.note.content"]
+
+
+def test_sync_marks_a_run_that_was_killed_before_its_first_row(tmp_path: Path, uri: str) -> None:
+    assert sync(write_run(tmp_path / "run", [], status="running"), "--mlflow_uri", uri) == 0
+    run = only_run(uri)
+    assert (run.info.status, run.info.start_time, run.info.end_time) == ("KILLED", *[1_767_323_045_000] * 2)
+
+
+def test_sync_puts_runs_where_they_or_the_user_say(tmp_path: Path, uri: str) -> None:
+    """While it sends, nobody can resume the run."""
+    client, folders = MlflowClient(uri), [write_run(tmp_path / name) for name in ("one", "other")]
+    for folder in folders:
+        (folder / "config.yaml").write_text("mlflow_experiment: robots\ngroup: pens\n")
+    assert sync(folders[0], "--mlflow_uri", uri) == 0
+    assert sync(folders[1], "--mlflow_uri", uri, "--mlflow_experiment", "hands", "--group", "doors") == 0
+    for experiment, group, name in (("robots", "pens", "one"), ("hands", "doors", "other")):
+        runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+        assert {run.info.run_name for run in runs} == {group, name}
+
+
+def test_nobody_resumes_a_run_while_it_is_sent(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_run(tmp_path / "run")
+    real, busy = Mirror.missing_files, []
+    monkeypatch.setattr(Mirror, "missing_files", lambda self: busy.append(RunFolder(folder).busy) or real(self))
+    assert sync(folder, "--mlflow_uri", uri) == 0
+    assert busy == [True]
+    assert not RunFolder(folder).busy
 
 
 def test_sync_says_what_it_cannot_do(tmp_path: Path, uri: str, capsys: pytest.CaptureFixture) -> None:
@@ -514,6 +668,25 @@ def test_a_group_of_unlike_runs_says_so(tmp_path: Path, uri: str) -> None:
     assert last == "Runs with different settings, therefore without means."
 
 
+def test_a_parent_runs_as_long_as_one_of_its_runs(tmp_path: Path, uri: str) -> None:
+    """Where and how fast its runs are made does not matter."""
+    zero = write_seed(tmp_path / "zero", 0, [0.2], [0], finished="2026-01-02T03:20:00.000+00:00")
+    one = write_seed(tmp_path / "one", 1, [0.4], [0], status="running")
+    own = {"run_dir": "runs/one", "mlflow_uri": "http://here", "data": {"workers": 7, "seed": 1, "executor": "ray"}}
+    config = yaml.safe_load((one / "config.yaml").read_text())
+    (one / "config.yaml").write_text(yaml.safe_dump(config | own | {"data": config["data"] | own["data"]}))
+    mirrored(zero, uri, group="pens")
+    running = mirrored(one, uri, group="pens")
+    parent = parent_of(uri, "pens")
+    assert (parent.info.status, parent.data.metrics["seeds/finished"]) == ("RUNNING", 1)
+    assert "| one | 1 | running |" in parent.data.tags["mlflow.note.content"]
+    end(one)
+    running.update()
+    parent = parent_of(uri, "pens")
+    assert (parent.info.status, parent.info.end_time) == ("FINISHED", 1_767_324_000_000)  # when the last one ended
+    assert parent.data.metrics["seeds/final_success_rate_mean"] == pytest.approx(0.3)
+
+
 def test_seeds_that_start_and_end_at_the_same_time(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two parents made at once become one; a child that has looked before the other ended does not have the last word."""
     one, other = (
@@ -588,6 +761,7 @@ def test_a_server_that_is_never_there_gets_everything_from_sync(
     train(folder, reach_dataset, logger=RunFolderLogger(folder, Destination(f"http://127.0.0.1:{free_port()}")))
     assert "Connection refused. The run goes on" in caplog.text
     assert f"4 rows and 7 files are missing. Send them with: awac sync {folder}" in caplog.text
+    assert find_destination(folder, None).uri.startswith("http://127.0.0.1:")  # from the start of the run on
     assert sync(folder, "--mlflow_uri", uri) == 0
     run = only_run(uri)
     assert run.info.status == "FINISHED"

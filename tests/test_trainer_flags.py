@@ -105,6 +105,13 @@ def test_a_flag_is_taken_or_refused_in_one_line(name: str, tmp_path: Path, monke
         assert "\n" not in line
 
 
+def test_a_run_without_evaluations_gets_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    check_options(Namespace(**DEFAULTS))
+    assert not caplog.text
+    check_options(Namespace(**(DEFAULTS | {"limit_val_batches": 0})))
+    assert "trainer.limit_val_batches is 0: no evaluation, and no best.ckpt" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("callback", "message"),
     [

@@ -21,6 +21,7 @@ from PIL import Image
 from awac_pl.algorithms.checkpoints import read_checkpoint
 from awac_pl.callbacks.video_recorder import VideoRecorder, formats
 from awac_pl.commands.main import main
+from awac_pl.commands.video import _print_successes
 from awac_pl.datasets.minari_io import save_dataset
 from awac_pl.envs import rendering, video
 from awac_pl.envs.rendering import Clip, RenderingError, render_clips
@@ -157,9 +158,9 @@ def read_mp4(path: Path) -> tuple[np.ndarray, dict]:
 
 
 def test_an_mp4_can_be_read_again(tmp_path: Path) -> None:
-    video.write_video(tmp_path / "new/film.mp4", ramp(), 10)
+    video.write_video(tmp_path / "new/film.mp4", ramp())
     read, facts = read_mp4(tmp_path / "new/film.mp4")
-    assert (facts["codec"], facts["fps"], facts["size"]) == ("h264", 10, (128, 96))
+    assert (facts["codec"], facts["fps"], facts["size"]) == ("h264", 12.5, (128, 96))
     assert read.shape == (8, 96, 128, 3)
     np.testing.assert_allclose(read.mean(axis=(1, 2, 3)), np.arange(8) * 30, atol=4)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["film.mp4"]  # nothing half done beside it
@@ -167,7 +168,7 @@ def test_an_mp4_can_be_read_again(tmp_path: Path) -> None:
 
 def test_a_gif_can_be_read_again_and_needs_no_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
-    video.write_video(tmp_path / "film.gif", ramp(), 10)
+    video.write_video(tmp_path / "film.gif", ramp())
     with Image.open(tmp_path / "film.gif") as film:
         assert (film.n_frames, film.size, film.info["loop"]) == (8, (128, 96), 0)
         greys, durations = [], []
@@ -176,7 +177,7 @@ def test_a_gif_can_be_read_again_and_needs_no_ffmpeg(tmp_path: Path, monkeypatch
             greys.append(np.asarray(film.convert("RGB")).mean())
             durations.append(film.info["duration"])
     np.testing.assert_allclose(greys, np.arange(8) * 30, atol=4)
-    assert durations == [100] * 7 + [1100]
+    assert durations == [80] * 7 + [1080]
     wide = np.concatenate([ramp()] * 12, axis=2)
     video.write_video(tmp_path / "wide.gif", wide)
     with Image.open(tmp_path / "wide.gif") as film:
@@ -444,3 +445,34 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["video", "--help"])
     assert f"awac video --ckpt_path runs{os.sep}" in capsys.readouterr().out.split("examples:")[1]
+
+
+def test_every_option_of_the_command_arrives(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered, written = [], []
+    clips = {"fine-tuned": [make_clip(2, 10, success_at=1)]}
+    monkeypatch.setattr(rendering, "render_clips", lambda *given, **named: rendered.append((given, named)) or clips)
+    monkeypatch.setattr("awac_pl.commands.video._write", lambda *given, **named: written.append((given, named)))
+    command = ["video", "--ckpt_path", "run/checkpoints/last.ckpt"]
+    assert main(command) == 0
+    options = ["--seeds", "8,7,8", "--size", "112x96", "--every", "3", "--workers", "1", "--stochastic", "--single"]
+    assert main([*command, *options, "--before", "--to", "films"]) == 0
+    (first, second), folder = rendered, here.folder / "run/videos"
+    policies = [[(name, policy.deterministic) for name, policy in given[1].items()] for given, _ in rendered]
+    assert policies == [[("fine-tuned", True)], [("cloned", False), ("fine-tuned", False)]]  # the cloned one above
+    assert first[0][0].env_id == second[0][0].env_id == PICTURES
+    assert [*first[0][2]] == [EVALUATION_SEEDS + number for number in range(4)]
+    assert first[1] == {"size": (256, 256), "every": 4, "num_workers": 2}
+    assert (second[0][2], second[1]) == ([8, 7], {"size": (112, 96), "every": 3, "num_workers": 1})
+    assert written == [
+        ((clips, [folder / "last.mp4", folder / "last.gif"]), {"single": False}),
+        ((clips, [Path("films/last.mp4"), Path("films/last.gif")]), {"single": True}),
+    ]
+
+
+def test_successes_are_counted(capsys: pytest.CaptureFixture) -> None:
+    clips = {"cloned": [make_clip(2, 1, success_at=1), make_clip(2, 1)], "fine-tuned": [make_clip(2, 1, known=False)]}
+    _print_successes(clips, find_task(PICTURES))
+    assert capsys.readouterr().out.splitlines() == [
+        "  cloned       1 of 2 episodes succeed",
+        f"  fine-tuned   success unavailable: {PICTURES} reports none",
+    ]

@@ -227,7 +227,10 @@ def _split(options: argparse.Namespace) -> None:
     awac data split mine/pen-v0 --task pen --share 0.9 --to mine/pen-train-v0 mine/pen-test-v0
     """
     from awac_pl.datasets.editing import split
+    from awac_pl.errors import DatasetError
 
+    if options.to[0] == options.to[1]:
+        raise DatasetError(f"--to {' '.join(options.to)}: the two parts need two ids")
     episodes, _, save = _load(options)
     for target, part in zip(options.to, split(episodes, options.share, options.seed), strict=True):
         save(target, part, f"{len(part)} of the {len(episodes)} episodes of {options.source}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import re
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning
-from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -27,7 +25,7 @@ from awac_pl.callbacks.progress import AwacProgressBar
 from awac_pl.callbacks.run_writer import RunWriter, SaveRunConfig
 from awac_pl.callbacks.stopping import Limits, Stopping, whole_epochs
 from awac_pl.callbacks.video_recorder import VideoRecorder
-from awac_pl.commands.parser import LEARNERS, AwacParser, check_ranges
+from awac_pl.commands.parser import HELP, LEARNERS, AwacParser, Help, check_ranges
 from awac_pl.commands.presets import algorithm_of, check_files, conf, expand, run_name
 from awac_pl.commands.processes import RUN_DIR_VARIABLE, follow_parent, rank, started_by_rank_zero
 from awac_pl.commands.resuming import check_configuration
@@ -43,48 +41,6 @@ from awac_pl.tracking.destination import find_destination
 from awac_pl.tracking.logger import RunFolderLogger
 
 log = logging.getLogger("awac_pl")
-
-
-#: How the help of each command begins. ``expand`` replaces ``--task`` and ``--overrides``, so the parser does not know them.
-HELP = {
-    "fit": """Pretrain on datasets, then act in the environment and improve.
-
-examples:
-  awac fit --task pen --preset quick
-  awac fit --task door --preset plus --seed_everything 1 --model.temperature 2
-  awac fit --algorithm iql --task relocate --preset comparison
-  awac fit --task my_robot:Push-v0 --preset quick --config mine.yaml
-  awac fit --resume runs/pen-quick-seed0
-  awac fit --task pen --preset plus --print_config
-
-files, in the order in which they apply; each changes what stands before it:
-  conf/base.yaml        always; in a folder without conf/ it is the package's
-  --algorithm NAME      conf/algorithm/NAME.yaml (awac)
-  --task NAME           conf/task/NAME.yaml, or the id of a Gymnasium environment
-  --preset NAME         conf/preset/NAME.yaml
-  --config FILE         your own, as many as you like
-Single options change them all, wherever they stand.
-
-also: --overrides "--a=1 --b=2" (options in one text, for mlflow run), --debug (the
-traceback of an error, too). The sections below have every option.""",
-    "validate": """Evaluate a checkpoint on 100 episodes, with fixed seeds.
-
-examples:
-  awac validate --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
-
---config FILE: evaluate with another configuration than the run's.""",
-    "test": """Evaluate a checkpoint on 100 episodes, with fixed seeds.
-
-examples:
-  awac test --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
-  awac test --ckpt_path runs/pen-quick-seed0/checkpoints/best.ckpt --data.milestone_episodes 500
-
---config FILE: evaluate with another configuration than the run's.""",
-}
-
-
-class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """jsonargparse's help, with the lines of a description as they are."""
 
 
 class AwacCLI(LightningCLI):
@@ -189,8 +145,7 @@ class AwacCLI(LightningCLI):
         if (epochs := config.data.offline_epochs) % every:
             log.warning("data.offline_epochs %d is no multiple of trainer.check_val_every_n_epoch %d: no evaluation and no "
                         "checkpoint at its end", epochs, every)  # fmt: skip
-        config.run_dir = str(self._take_run_folder(config))
-        config.trainer.default_root_dir = config.run_dir
+        config.run_dir = config.trainer.default_root_dir = str(self._take_run_folder(config))
         config.checkpoint.dirpath = str(Path(config.run_dir) / "checkpoints")
         last, named = last_checkpoint(Path(config.run_dir)), config.ckpt_path == "last"
         if named and not last.exists():
@@ -221,11 +176,11 @@ class AwacCLI(LightningCLI):
             log.info("trainer.fast_dev_run: a try of %d chunk(s); it keeps nothing, not even a run folder",
                      config.trainer.fast_dev_run)  # fmt: skip
             return Path(self._scratch.name)
-        self.run_folder = take_run_folder(
-            Path(config.run_dir) if config.run_dir else run_of(config.ckpt_path),
-            Path("runs") / name,
-            resume=config.ckpt_path is not None or config.resume is not None,
-        )
+        of_checkpoint = run_of(config.ckpt_path)
+        folder = Path(config.run_dir) if config.run_dir else of_checkpoint
+        own = of_checkpoint is not None and (folder or of_checkpoint).resolve() == of_checkpoint  # else a new run begins
+        resume = own or config.ckpt_path == "last" or config.resume is not None
+        self.run_folder = take_run_folder(folder, Path("runs") / name, resume=resume)
         os.environ[RUN_DIR_VARIABLE] = str(self.run_folder.path)
         return self.run_folder.path
 
@@ -339,7 +294,7 @@ def run_cli(arguments: list[str], cli: type[AwacCLI] = AwacCLI) -> AwacCLI:
         parser_class=AwacParser,
         parser_kwargs={
             "prog": "awac",
-            "formatter_class": _Help,
+            "formatter_class": Help,
             command: {"description": HELP[command], "usage": f"awac {command} [options]"},
         },
     )

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run ``awac init``."""
+    import shlex
     import shutil
 
     from awac_pl.settings_files import shipped
@@ -33,5 +34,5 @@ def run(options: argparse.Namespace) -> None:
     print(f"{target}: base.yaml and algorithm/ explain every setting; tasks {tasks}; presets {presets}")
     print("next:")
     if target.parent != Path():
-        print(f"  cd {target.parent}")
+        print(f"  cd {shlex.quote(str(target.parent))}")
     print("  awac fit --task pen --preset quick")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping
 from enum import Enum
@@ -9,6 +10,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import yaml
+from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 
 from awac_pl.algorithms.checkpoints import ALGORITHMS
@@ -30,8 +32,48 @@ TRAINER |= dict.fromkeys(("max_epochs", "max_steps", "num_sanity_val_steps"), An
 #: Where Lightning has the classes of these options of the Trainer.
 LIGHTNING = {name: name if name[-1] == "s" else f"{name}s" for name in ("callbacks", "logger", "plugins", "profiler")}
 LIGHTNING["strategy"] = "strategies"
+#: How the help of each command begins. ``expand`` replaces ``--task`` and ``--overrides``, so the parser does not know them.
+HELP = {
+    "fit": """Pretrain on datasets, then act in the environment and improve.
+
+examples:
+  awac fit --task pen --preset quick
+  awac fit --task door --preset plus --seed_everything 1 --model.temperature 2
+  awac fit --algorithm iql --task relocate --preset comparison
+  awac fit --task my_robot:Push-v0 --preset quick --config mine.yaml
+  awac fit --resume runs/pen-quick-seed0
+  awac fit --task pen --preset plus --print_config
+
+files, in the order in which they apply; each changes what stands before it:
+  conf/base.yaml        always; in a folder without conf/ it is the package's
+  --algorithm NAME      conf/algorithm/NAME.yaml (awac)
+  --task NAME           conf/task/NAME.yaml, or the id of a Gymnasium environment
+  --preset NAME         conf/preset/NAME.yaml
+  --config FILE         your own, as many as you like
+Single options change them all, wherever they stand.
+
+also: --overrides "--a=1 --b=2" (options in one text, for mlflow run), --debug (the
+traceback of an error, too). The sections below have every option.""",
+    "validate": """Evaluate a checkpoint on 100 episodes, with fixed seeds.
+
+examples:
+  awac validate --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
+
+--config FILE: evaluate with another configuration than the run's.""",
+    "test": """Evaluate a checkpoint on 100 episodes, with fixed seeds.
+
+examples:
+  awac test --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
+  awac test --ckpt_path runs/pen-quick-seed0/checkpoints/best.ckpt --data.milestone_episodes 500
+
+--config FILE: evaluate with another configuration than the run's.""",
+}
 #: Type of ``seed_everything``.
 SEED = settings_of(ReplayDataModule)["seed"]
+
+
+class Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """jsonargparse's help, with the lines of a description as they are."""
 
 
 def check_ranges(config: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from awac_pl.commands.resuming import with_run
-from awac_pl.errors import AwacError, nearest
+from awac_pl.errors import AwacError, first_line, nearest
 from awac_pl.runs.folder import run_of
 from awac_pl.settings_files import read_table, shipped
 
@@ -62,8 +62,8 @@ def expand(arguments: list[str]) -> list[str]:
     command, *rest = expanded
     folders, others = _values(rest, "--resume")
     if command == "fit" and folders and folders[-1] != "auto":
-        named = [flag for flag in ("--task", "--preset", "--config", "--run_dir", "--ckpt_path") if _values(others, flag)[0]]
-        if named:
+        flags = (["--task"], ["--preset"], ["--config", "-c"], ["--run_dir"], ["--ckpt_path"])
+        if named := [flag[0] for flag in flags if _values(others, *flag)[0]]:
             raise AwacError(f"--resume {folders[-1]} takes the run's own configuration and folder; leave out {named[0]}")
         return [command, *with_run(Path(folders[-1]), others), f"--resume={folders[-1]}"]
     tasks, others = _values(rest, "--task")
@@ -94,11 +94,23 @@ def expand(arguments: list[str]) -> list[str]:
 
 
 def with_overrides(arguments: list[str]) -> list[str]:
-    """Replace ``--overrides "--a=1 --b=2"``, as ``mlflow run`` passes it, by its parts."""
+    """Replace ``--overrides "--a=1 --b=2"``, as ``mlflow run`` passes it, by its parts.
+
+    Raises:
+        AwacError: a quotation in it has no end.
+    """
     expanded: list[str] = []
     following = iter(arguments)
     for argument in following:
-        expanded += shlex.split(next(following, "")) if argument == "--overrides" else [argument]
+        flag, equals, text = argument.partition("=")
+        if flag != "--overrides":
+            expanded.append(argument)
+            continue
+        text = text if equals else next(following, "")
+        try:
+            expanded += shlex.split(text)
+        except ValueError as error:
+            raise AwacError(f"--overrides {text}: {first_line(error)}") from error
     return expanded
 
 

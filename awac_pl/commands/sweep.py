@@ -142,7 +142,8 @@ def _resumed(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
     if given or options.others:
         raise AwacError(f"--resume takes the sweep as it is; leave out {(given + options.others)[0]}")
     plan = read_plan(options.resume)
-    plan.cpus, plan.gpus = options.cpus_per_run or plan.cpus, options.gpus_per_run or plan.gpus
+    plan.cpus = options.cpus_per_run or plan.cpus
+    plan.gpus = plan.gpus if options.gpus_per_run is None else options.gpus_per_run
     plan.metric = options.metric or plan.metric
     path, address = Path(plan.folder) / "config.yaml", options.address or plan.place.get("address")
     _check_address(options, address)

@@ -63,10 +63,8 @@ def inspect_dataset(
         how = replace((how or Reading()).of_task(spaces), finite=False)
         stream, metadata = read_recordings(source, choose_format(source, form), how), {}
     else:
-        stream, metadata = (
-            (raw for raw, _ in stored_episodes(data_file(source), partial(_read_all, task=task, spaces=spaces))),
-            read_metadata(source),
-        )
+        stored = stored_episodes(data_file(source), partial(_read_all, spaces=spaces))
+        stream, metadata = (raw for raw, _ in stored), read_metadata(source)
     recordings = list(tqdm(stream, desc="reading", unit="episode", disable=not progress or None, leave=False, delay=1))
     if not recordings:
         raise DatasetError(f"{source}: has no episodes")
@@ -90,7 +88,7 @@ def inspect_dataset(
     return report
 
 
-def _read_all(group: h5py.Group, where: str, task: Task, spaces: Spaces) -> RawEpisode:
+def _read_all(group: h5py.Group, where: str, spaces: Spaces) -> RawEpisode:
     """The columns of a stored episode, with all their faults."""
     if not {"observations", "actions"} <= set(group):
         raise DatasetError(f"{where}: no observations and actions; it is not a Minari episode")

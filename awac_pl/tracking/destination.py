@@ -48,7 +48,8 @@ class Destination:
 
     def elsewhere(self, uri: str, run_id: str | None = None) -> Destination:
         """A copy for another server or run, to which nothing has been sent."""
-        return replace(self, uri=uri, run_id=run_id, description="", files={})
+        number = self.experiment_id if uri == self.uri else None  # another server counts anew
+        return replace(self, uri=uri, run_id=run_id, description="", files={}, experiment_id=number)
 
     def save(self, folder: Path) -> None:
         """Write ``mlflow.json``, without credentials: those come from the command line or the environment each time."""
