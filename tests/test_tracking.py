@@ -23,7 +23,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mlflow import MlflowClient
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_ALREADY_EXISTS
 
 from awac_pl.callbacks.interaction import EnvironmentInteraction
 from awac_pl.callbacks.run_writer import RunWriter
@@ -372,12 +372,20 @@ def test_what_others_have_written_stays(tmp_path: Path, uri: str, monkeypatch: p
     assert (run.info.status, run.info.run_name, run.data.tags["mlflow.note.content"]) == ("FINISHED", "best", "my best run")
 
 
-def test_what_mlflow_refuses_does_not_hold_up_the_rest(tmp_path: Path, uri: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_mlflow_refuses_does_not_hold_up_the_rest(
+    tmp_path: Path, uri: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_run(tmp_path / "run")
     (folder / "config.yaml").write_text("'a?b': 1\n")
-    mirrored(folder, uri)
+    assert mirrored(folder, uri).points_sent > 0
     assert "MLflow refuses a part of the run" in caplog.text
     assert points(uri, only_run(uri).info.run_id).keys() == points_of_csv(folder).keys()
+
+    def refuse(*arguments: object, **more: object) -> None:
+        raise mlflow.MlflowException("too many points", INVALID_PARAMETER_VALUE)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", refuse)
+    assert mirrored(write_run(tmp_path / "another"), uri).points_sent == 0
 
 
 def test_more_than_one_request_can_hold(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -586,6 +594,17 @@ def test_sync_says_what_it_cannot_do(tmp_path: Path, uri: str, capsys: pytest.Ca
     assert "Connection refused" in printed.out
     assert f"1 of 2 runs not sent: {one}" in printed.err
     assert only_run(uri).info.run_name == "other"
+    (one / "mlflow.json").write_text("{")
+    assert sync(one, other) == 2  # a mistake of one run does not hold up the next one
+    printed = capsys.readouterr()
+    assert [line.partition(": ")[0] for line in printed.out.splitlines()] == [str(one), str(other)]
+    assert "is damaged" in printed.out.splitlines()[0]
+    assert sync(one) == 2
+    assert "mlflow.json is damaged" in capsys.readouterr().err
+    (one / "mlflow.json").unlink()
+    (one / "config.yaml").write_text(f"mlflow_uri: {uri}\n")
+    assert sync(one) == 0  # to the run's own server, as its configuration says
+    assert uri in capsys.readouterr().out
     (one / "manifest.json").write_text('{"status": "finished"}')
     assert sync(one) == 2
     assert "was written by a version of awac_pl that cannot be sent" in capsys.readouterr().err

@@ -33,12 +33,13 @@ def run(options: argparse.Namespace) -> None:
     failed = []
     for folder in options.runs:
         try:
-            print(f"{folder}: {_sync(folder, options)}")
-        except AwacError:
-            raise
-        except Exception as error:  # from any of MLflow's libraries; another run may have another server
-            print(f"{folder}: MLflow does not accept it: {reason(error)}")
+            result = _sync(folder, options)
+        except Exception as error:  # ours, or from any of MLflow's libraries; another run may have another server
+            if isinstance(error, AwacError) and len(options.runs) == 1:
+                raise
+            result = str(error) if isinstance(error, AwacError) else f"MLflow does not accept it: {reason(error)}"
             failed.append(folder)
+        print(f"{folder}: {result}")
     if failed:
         raise AwacError(f"{len(failed)} of {len(options.runs)} runs not sent: {' '.join(map(str, failed))}")
 
@@ -65,7 +66,10 @@ def _sync(folder: Path, options: argparse.Namespace) -> str:
     parameters = parameters_of(folder)  # a run with --mlflow_uri=none has no destination yet
     experiment = options.mlflow_experiment or parameters.get("mlflow_experiment")
     group = options.group or parameters.get("group")
-    destination = find_destination(folder, options.mlflow_uri, experiment=experiment, group=group)
+    uri = options.mlflow_uri
+    if uri is None and not (folder / "mlflow.json").is_file() and parameters.get("mlflow_uri") != "none":
+        uri = parameters.get("mlflow_uri")  # mlflow.json would say
+    destination = find_destination(folder, uri, experiment=experiment, group=group)
     lock.take()  # the run cannot be resumed meanwhile
     try:
         mirror = Mirror(folder, destination, live=False)

@@ -239,10 +239,10 @@ class Mirror:
         missing = [Metric(name, value, time, step) for name, step, time, value in self._missing(points)]
         for start in range(0, len(missing), METRICS_PER_REQUEST):
             part = missing[start : start + METRICS_PER_REQUEST]
-            self._send(self.client.log_batch, metrics=part)
-            for metric in part:
+            accepted = self._send(self.client.log_batch, metrics=part)
+            for metric in part:  # what was refused is not sent again
                 self._values[metric.key][metric.step] = metric.value
-            self.points_sent += len(part)
+            self.points_sent += len(part) if accepted else 0
 
     def _send_status(self, manifest: Manifest, points: Points) -> None:
         status, end = STATUS[manifest["status"]], None
@@ -260,18 +260,20 @@ class Mirror:
             self.client.set_terminated(self.run_id, status, end)
         self._status = status, end
 
-    def _send(self, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
-        """Call MLflow. Permanent rejections are logged once and skipped, so that they cannot block later requests."""
+    def _send(self, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> bool:
+        """Call MLflow; whether it accepts. Permanent rejections are logged once, and do not block later requests."""
         from mlflow.exceptions import MlflowException
 
         try:
             call(self.run_id, *arguments, **keywords)
+            return True
         except MlflowException as error:
             if error.error_code not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"):
                 raise
             if first_line(error) not in self._rejections:
                 log.warning("MLflow refuses a part of the run: %s", first_line(error))
             self._rejections.add(first_line(error))
+            return False
 
 
 def reason(error: BaseException) -> str:
