@@ -205,7 +205,7 @@ def test_a_pretraining_that_ends_between_two_evaluations_gets_a_line(
 def test_a_configuration_without_the_base_gets_one_line(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     (workplace / "mine.yaml").write_text(f"data:\n  task: {REACH}\n  datasets: [toy/reach-v0]\n")
     line = refused(capsys, "fit", "--config=mine.yaml")
-    assert f"checkpoint.monitor is not set, as base.yaml does: put --config {ROOT / 'conf/base.yaml'} before yours" in line
+    assert f"checkpoint.monitor is not set, as in base.yaml: put --config {ROOT / 'conf/base.yaml'} before yours" in line
     assert not (workplace / "runs").exists()
 
 

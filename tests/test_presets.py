@@ -27,11 +27,12 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_names_become_files_in_the_order_base_task_preset_before_everything_else() -> None:
     files = [f"--config={shipped() / name}.yaml" for name in ("base", "algorithm/awac", "task/door", "preset/plus")]
-    rest = ["--config", "mine.yaml", "--model.temperature=2"]
+    last = ["--config=mine.yaml", "--preset=plus", "--model.temperature=2"]
     for names in (["--preset=plus", "--task", "door"], ["--task=door", "--preset", "plus"]):
-        assert expand(["fit", *rest[:2], *names, *rest[2:]]) == ["fit", *files, *rest]
+        assert expand(["fit", last[2], *names, "-c", "mine.yaml"]) == ["fit", *files, *last]
     assert expand(["fit", "--task=door"]) == ["fit", *files[:3]]
-    assert expand(["fit", "--task", "my:Robot-v0"]) == ["fit", *files[:2], "--data.task=my:Robot-v0"]
+    task = "--data.task=my:Robot-v0"
+    assert expand(["fit", "--task", "my:Robot-v0", "--preset=plus"]) == ["fit", *files[:2], task, files[3], last[1]]
 
 
 @pytest.mark.parametrize("arguments", [["fit"], ["fit", "--model.temperature=2"], ["fit", "--config=mine.yaml"]])
@@ -41,9 +42,9 @@ def test_everything_else_is_left_alone(arguments: list[str]) -> None:
 
 def test_a_preset_or_an_algorithm_without_a_task_loads_its_file_too() -> None:
     base, iql, plus = (f"--config={shipped() / name}.yaml" for name in ("base", "algorithm/iql", "preset/plus"))
-    own = ["--config", "mine.yaml"]
-    assert expand(["fit", *own, "--preset=plus"]) == ["fit", base, iql.replace("iql", "awac"), plus, *own]
-    assert expand(["fit", *own, "--algorithm=iql"]) == ["fit", base, iql, *own]
+    own = "--config=mine.yaml"
+    assert expand(["fit", own, "--preset=plus"]) == ["fit", base, iql.replace("iql", "awac"), plus, own, "--preset=plus"]
+    assert expand(["fit", own, "--algorithm=iql"]) == ["fit", base, iql, own, "--algorithm=iql"]
 
 
 def test_a_preset_chooses_its_algorithm_and_is_refused_with_another() -> None:
@@ -53,6 +54,10 @@ def test_a_preset_chooses_its_algorithm_and_is_refused_with_another() -> None:
     message = "preset 'plus' is for algorithm awac, not iql; preset comparison is for all"
     with pytest.raises(AwacError, match=message):
         run(["fit", "--task=pen", "--algorithm=iql", "--preset=plus"])
+    Path("of_iql.yaml").write_text("algorithm: iql\n")
+    with pytest.raises(AwacError, match=message):
+        run(["fit", "--preset=plus", "--config=of_iql.yaml"])
+    assert expand(["fit", "--algorithm=bc", "--config=of_iql.yaml"])[-1] == "--algorithm=bc"  # what is typed is not dropped
     with pytest.raises(AwacError, match=message):  # as MLproject names them
         run(["fit", *(f"--config=conf/{name}.yaml" for name in ("base", "algorithm/iql", "task/pen", "preset/plus"))])
 
@@ -157,7 +162,7 @@ def test_resume_stands_beside_no_other_configuration(flag: str) -> None:
 def test_an_evaluation_with_its_own_configuration_takes_no_other(flag: str, wide_run: Path) -> None:
     checkpoint = f"--ckpt_path={wide_run / 'checkpoints/last.ckpt'}"
     assert expand(["test", checkpoint]) == ["test", f"--config={wide_run / 'config.yaml'}", checkpoint]
-    assert expand(["test", checkpoint, flag, "mine.yaml"]) == ["test", checkpoint, flag, "mine.yaml"]
+    assert expand(["test", checkpoint, flag, "mine.yaml"]) == ["test", "--config=mine.yaml", checkpoint]
 
 
 def test_resume_takes_no_other_file_by_its_short_name_either() -> None:

@@ -387,7 +387,7 @@ def test_trials_that_were_stopped_early_come_last_and_have_saved_updates(tmp_pat
     assert printed[-1] == "again: awac sweep --task pen --model.temperature=2 --seeds 1,2,3"  # it was chosen on 0
     plan.seeds, plan.metric = [998], "eval/episode_return"
     finish(plan)
-    assert capsys.readouterr().out.splitlines()[-1].endswith(" --seeds 995,996,997 --metric eval/episode_return")
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" --seeds 999,0,1 --metric eval/episode_return")
 
 
 def test_one_run_is_trained_again_by_awac_fit(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -418,7 +418,7 @@ def test_two_runs_make_the_experiment_at_once(tmp_path: Path, uri: str, monkeypa
     mirrored(write_run(tmp_path / "run"), uri)
     assert only_run(uri).info.artifact_uri.startswith(str(tmp_path / "mlartifacts"))  # beside the database
     MlflowClient(uri).delete_experiment(only_run(uri).info.experiment_id)
-    with pytest.raises(AwacError, match="MLflow experiment 'awac' is deleted; restore it, or pass --mlflow_experiment"):
+    with pytest.raises(AwacError, match="MLflow experiment 'awac' is deleted; restore it, or name another one"):
         mirrored(write_run(tmp_path / "next"), uri)
 
 

@@ -139,7 +139,7 @@ class AwacCLI(LightningCLI):
         if config.checkpoint.monitor is None:
             base = conf() / "base.yaml"
             raise AwacError(
-                f"checkpoint.monitor is not set, as base.yaml does: put --config {base} before yours, or use --task"
+                f"checkpoint.monitor is not set, as in base.yaml: put --config {base} before yours, or use --task, --preset"
             )
         every = config.trainer.check_val_every_n_epoch or 1
         if (epochs := config.data.offline_epochs) % every:
@@ -178,8 +178,8 @@ class AwacCLI(LightningCLI):
             return Path(self._scratch.name)
         of_checkpoint = run_of(config.ckpt_path)
         folder = Path(config.run_dir) if config.run_dir else of_checkpoint
-        own = of_checkpoint is not None and (folder or of_checkpoint).resolve() == of_checkpoint  # else a new run begins
-        resume = own or config.ckpt_path == "last" or config.resume is not None
+        own = folder and of_checkpoint and folder.resolve() == of_checkpoint  # a checkpoint from elsewhere begins a new run
+        resume = bool(own) or config.ckpt_path == "last" or config.resume is not None
         self.run_folder = take_run_folder(folder, Path("runs") / name, resume=resume)
         os.environ[RUN_DIR_VARIABLE] = str(self.run_folder.path)
         return self.run_folder.path

@@ -45,7 +45,7 @@ examples:
   awac fit --task pen --preset plus --print_config
 
 files, in the order in which they apply; each changes what stands before it:
-  conf/base.yaml        always; in a folder without conf/ it is the package's
+  conf/base.yaml        with any of the next three; in a folder without conf/ the package's
   --algorithm NAME      conf/algorithm/NAME.yaml (awac)
   --task NAME           conf/task/NAME.yaml, or the id of a Gymnasium environment
   --preset NAME         conf/preset/NAME.yaml
@@ -54,13 +54,13 @@ Single options change them all, wherever they stand.
 
 also: --overrides "--a=1 --b=2" (options in one text, for mlflow run), --debug (the
 traceback of an error, too). The sections below have every option.""",
-    "validate": """Evaluate a checkpoint on 100 episodes, with fixed seeds.
+    "validate": """Evaluate a checkpoint on fixed seeds: 100 episodes, or its run's data.milestone_episodes.
 
 examples:
   awac validate --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt
 
 --config FILE: evaluate with another configuration than the run's.""",
-    "test": """Evaluate a checkpoint on 100 episodes, with fixed seeds.
+    "test": """Evaluate a checkpoint on fixed seeds: 100 episodes, or its run's data.milestone_episodes.
 
 examples:
   awac test --ckpt_path runs/pen-quick-seed0/checkpoints/last.ckpt

@@ -46,9 +46,9 @@ def _environment_id(task: str, file: Path) -> str:
 def expand(arguments: list[str]) -> list[str]:
     """``fit --task pen --preset quick`` as ``fit --config`` of base, algorithm/awac, task/pen and preset/quick.
 
-    The files come before every other argument, in this order, so ``--config`` and single values change them.
-    ``validate`` and ``test`` of a checkpoint get its run's configuration, unless they have a ``--config``; so does
-    ``--resume FOLDER``.
+    The files come before every other argument, in this order; then those of ``--config``, then single values. The preset's
+    name is the run's, whatever a file says. ``validate`` and ``test`` of a checkpoint get its run's configuration, unless
+    they have a ``--config``; so does ``--resume FOLDER``.
 
     Args:
         arguments: start with the subcommand. ``--overrides "--model.temperature=0.3 --trainer.max_epochs=40"``, as
@@ -68,29 +68,27 @@ def expand(arguments: list[str]) -> list[str]:
         return [command, *with_run(Path(folders[-1]), others), f"--resume={folders[-1]}"]
     tasks, others = _values(rest, "--task")
     presets, others = _values(others, "--preset")
-    checkpoints, _ = _values(rest, "--ckpt_path")
     algorithms, others = _values(others, "--algorithm")
+    own, others = _values(others, "--config", "-c")
+    checkpoints, _ = _values(others, "--ckpt_path")
     if command != "fit" and checkpoints and not Path(checkpoints[-1]).is_file():
         raise AwacError(f"no checkpoint {checkpoints[-1]}")
+    last = [f"--{flag}={values[-1]}" for flag, values in (("algorithm", algorithms), ("preset", presets)) if values]
+    last = [*(f"--config={file}" for file in own), *last, *others]
     if not (tasks or presets or (algorithms and command == "fit")):
-        if command == "fit" or not checkpoints or _values(rest, "--config", "-c")[0]:
-            return expanded
-        return [command, *_of_checkpoint(Path(checkpoints[-1]), others), *rest]
-    algorithm, values = algorithm_of(rest), []
+        if command == "fit" or not checkpoints or own:
+            return [command, *last]
+        return [command, *_of_checkpoint(Path(checkpoints[-1]), others), *last]
     preset_files = [_file("preset", preset) for preset in presets[-1:]]
-    for file in preset_files:
-        with contextlib.suppress(AwacError):  # check_files will tell
-            table = read_table(file)
-            algorithm = algorithm if algorithms else table.get("algorithm", algorithm)
-            if table.get("preset") != file.stem:  # a preset of one's own, perhaps copied from another
-                values.append(f"--preset={file.stem}")
-    files = [conf() / "base.yaml", *_algorithm_file(algorithm)]
+    of_preset = "awac"
+    with contextlib.suppress(AwacError):  # check_files will tell
+        of_preset = next(map(read_table, preset_files), {}).get("algorithm", of_preset)
+    first = [conf() / "base.yaml", *_algorithm_file(algorithm_of(rest, otherwise=of_preset))]
+    loaded = [f"--config={file}" for file in first]
     for task in tasks[-1:]:
-        if (file := _file("task", task)).is_file():
-            files.append(file)
-        else:
-            values.append(f"--data.task={_environment_id(task, file)}")
-    return [command, *(f"--config={file}" for file in [*files, *preset_files]), *values, *others]
+        file = _file("task", task)
+        loaded.append(f"--config={file}" if file.is_file() else f"--data.task={_environment_id(task, file)}")
+    return [command, *loaded, *(f"--config={file}" for file in preset_files), *last]
 
 
 def with_overrides(arguments: list[str]) -> list[str]:
@@ -137,8 +135,12 @@ def _of_checkpoint(checkpoint: Path, others: list[str]) -> list[str]:
     return [f"--data={json.dumps(data)}"]
 
 
-def algorithm_of(arguments: list[str]) -> str:
+def algorithm_of(arguments: list[str], otherwise: str = "awac") -> str:
     """Name of the algorithm, before there is a parser: of ``--algorithm``, a configuration file, or the checkpoint's.
+
+    Args:
+        arguments: of the command line.
+        otherwise: the name where none of them names one.
 
     Raises:
         AwacError: the checkpoint cannot be read.
@@ -154,7 +156,7 @@ def algorithm_of(arguments: list[str]) -> str:
         from awac_pl.algorithms.checkpoints import read_checkpoint
 
         return str(read_checkpoint(Path(checkpoints[-1])).get("algorithm", "awac")).lower()
-    return "awac"
+    return otherwise
 
 
 def _algorithm_file(algorithm: str) -> list[Path]:

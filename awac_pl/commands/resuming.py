@@ -18,7 +18,7 @@ log = logging.getLogger("awac_pl")
 #: Beginnings of settings that a resumed run may change: how long it goes on, where and how fast it runs, what it shows.
 FREE = (
     *WORKING, *LENGTH, "trainer.devices", "trainer.strategy", "trainer.num_nodes", "trainer.default_root_dir",
-    "trainer.callbacks", "data.evaluation_episodes", "data.milestone_episodes", "video.", "checkpoint.",
+    "trainer.callbacks", "trainer.plugins", "data.evaluation_episodes", "data.milestone_episodes", "video.", "checkpoint.",
     "interaction.synchronous", "mlflow_", "group", "preset", "run_dir", "ckpt_path", "resume", "weights_only", "config",
 )  # fmt: skip
 

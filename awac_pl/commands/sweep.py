@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     """Run ``awac sweep``."""
     from awac_pl.parallel import cluster, interruption
 
-    if "--overrides" in options.others:
+    if any(argument.partition("=")[0] == "--overrides" for argument in options.others):
         from awac_pl.commands.main import own_parser
         from awac_pl.commands.presets import with_overrides
 

@@ -34,10 +34,13 @@ def run(options: argparse.Namespace) -> None:
     for folder in options.runs:
         try:
             result = _sync(folder, options)
-        except Exception as error:  # ours, or from any of MLflow's libraries; another run may have another server
-            if isinstance(error, AwacError) and len(options.runs) == 1:
+        except AwacError as error:
+            if len(options.runs) == 1:
                 raise
-            result = str(error) if isinstance(error, AwacError) else f"MLflow does not accept it: {reason(error)}"
+            result = str(error)
+            failed.append(folder)
+        except Exception as error:  # from any of MLflow's libraries; another run may have another server
+            result = f"MLflow does not accept it: {reason(error)}"
             failed.append(folder)
         print(f"{folder}: {result}")
     if failed:

@@ -236,7 +236,7 @@ def knows_success(task: Task, spaces: Spaces) -> bool:
 
 
 def recorded_success_key(infos: Container[str], asked: str | None) -> str | None:
-    """The key of recorded infos that says whether a step succeeded: the task's, or one of ``SUCCESS_KEYS``, or None."""
+    """The key of recorded infos that says whether a step succeeded: the asked one, or one of ``SUCCESS_KEYS``, or None."""
     return next((key for key in (asked, *SUCCESS_KEYS) if key is not None and key in infos), None)
 
 

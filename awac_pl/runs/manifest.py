@@ -20,8 +20,8 @@ REPETITION = (
 )  # fmt: skip
 #: Beginnings of settings that decide where and how fast a run works and what it shows, and nothing of what it learns.
 WORKING = (
-    "trainer.accelerator", "trainer.enable_", "trainer.log_every_n_steps", "trainer.logger", "trainer.plugins",
-    "trainer.profiler", "data.device", "data.episode_timeout", "data.executor", "data.progress", "data.storage",
+    "trainer.accelerator", "trainer.enable_", "trainer.log_every_n_steps", "trainer.logger", "trainer.profiler",
+    "data.device", "data.episode_timeout", "data.executor", "data.progress", "data.storage",
     "data.workers", "model.compile", "model.matmul_",
 )  # fmt: skip
 #: Beginnings of settings that decide how long a run goes on.

@@ -106,11 +106,13 @@ class Plan:
             number: of the trial, from 1.
             values: that the search chose.
         """
-        settings = {key: str(value) for key, value in values.items()}
-        for key in [key for key, value in values.items() if isinstance(value, float)]:
-            low, high = map(float, self.search[key][1:])
-            if low <= float(short := f"{values[key]:.4g}") <= high:  # rounding can lead out of the range
-                settings[key] = short
+        settings = {}
+        for key, value in values.items():
+            settings[key] = str(value)
+            if isinstance(value, float):
+                low, high = map(float, self.search[key][1:])
+                short = f"{value:.4g}"
+                settings[key] = short if low <= float(short) <= high else str(value)  # rounding can lead out of the range
         return SweepRun(f"{self.name}-trial{number:03d}-seed{self.seeds[0]}", settings, self.seeds[0])
 
     @property

@@ -105,8 +105,7 @@ def finish(plan: Plan) -> None:
         return
     values, _ = settings[0]
     if plan.search:  # on seeds that it was not chosen on
-        first = seed + 1 if (seed := plan.seeds[0]) + 3 < 1000 else seed - 3
-        again = replace(plan, seeds=[first, first + 1, first + 2]).command(values)
+        again = replace(plan, seeds=[(plan.seeds[0] + place) % 1000 for place in (1, 2, 3)]).command(values)
     else:
         again = plan.command(values, plan.seeds[0] if len(plan.seeds) == 1 else None)
     print(f"again: {shown_command(again)}")

@@ -76,7 +76,7 @@ def find_experiment(client: MlflowClient, name: str, database: Path | None) -> s
                 raise
     experiment = client.get_experiment_by_name(name)
     if experiment is None or experiment.lifecycle_stage != "active":
-        raise AwacError(f"MLflow experiment '{name}' is deleted; restore it, or pass --mlflow_experiment")
+        raise AwacError(f"MLflow experiment '{name}' is deleted; restore it, or name another one")
     return experiment.experiment_id
 
 

@@ -54,7 +54,7 @@ def _read_folder(folder: Path) -> dict[str, Any]:
         table = pyarrow.dataset.dataset([str(file) for file in files], format="arrow").to_table(use_threads=False)
     else:
         files = sorted(folder.glob("*.parquet"))
-        table = pyarrow.concat_tables([read_parquet(file) for file in files])
+        table = pyarrow.concat_tables([read_parquet(file) for file in files], promote_options="permissive")
     if too_large(table.nbytes, held := sum(file.stat().st_size for file in files)):
         raise DatasetError(f"{folder}: unpacks to {table.nbytes} bytes and holds {held}; damaged, or made to harm")
     return {name: to_numpy(table.column(name), name) for name in table.column_names}
