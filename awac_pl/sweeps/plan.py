@@ -111,8 +111,8 @@ class Plan:
             settings[key] = str(value)
             if isinstance(value, float):
                 low, high = map(float, self.search[key][1:])
-                short = f"{value:.4g}"
-                settings[key] = short if low <= float(short) <= high else str(value)  # rounding can lead out of the range
+                if low <= float(short := f"{value:.4g}") <= high:  # rounding can lead out of the range
+                    settings[key] = short
         return SweepRun(f"{self.name}-trial{number:03d}-seed{self.seeds[0]}", settings, self.seeds[0])
 
     @property

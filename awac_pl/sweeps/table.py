@@ -52,9 +52,7 @@ class ProgressTable:
             return
         self._drawn = time.monotonic()
         width, height = shutil.get_terminal_size()
-        rows = [
-            self._row(name) for name in sorted([*self.results], key=lambda name: (PHASES.index(self._phase(name)), name))
-        ]
+        rows = [self._row(name) for name in sorted(self.results, key=lambda name: (PHASES.index(self._phase(name)), name))]
         measure = "success" if self.plan.metric == "eval/success_rate" else "return"
         rows = [["run", "phase", "done", measure, "time left"], *rows[: max(1, height - 4)]]
         widths = [max(len(row[column]) for row in rows) for column in range(5)]

@@ -133,13 +133,10 @@ def _names(plan: Plan) -> Callable[[Any], str]:
 
     A function, because Tune copies objects for each trial, and with them their counts.
     """
+    from awac_pl.sweeps.trial import run_of
+
     numbers = itertools.count(1)
-
-    def name(trial: Any) -> str:
-        number = next(numbers)
-        return (plan.grid_runs()[trial.config["run"]] if "run" in trial.config else plan.trial(number, trial.config)).name
-
-    return name
+    return lambda trial: run_of(plan, trial.config, f"trial{next(numbers)}").name
 
 
 class _Stop:
