@@ -94,8 +94,13 @@ def main() -> None:
         }
     }  # fmt: skip
     print(json.dumps(results["machine"]))
-    found = {"d3rlpy": (options.d3rlpy, "peers.py"), "AWAC in JAX, jitted": (options.jax, "jax_awac.py")}
-    peers = {name: (python, script) for name, (python, script) in found.items() if python is not None}
+    found: dict[str, tuple[Path | None, str, dict[str, str]]] = {
+        "d3rlpy": (options.d3rlpy, "peers.py", {}),
+        "AWAC in JAX, jitted": (options.jax, "jax_awac.py", {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}),  # float32, as ours
+    }
+    if device.type == "cuda":  # JAX's own default there is TF32
+        found["AWAC in JAX, jitted, TF32"] = (options.jax, "jax_awac.py", {"JAX_DEFAULT_MATMUL_PRECISION": "default"})
+    peers = {name: (python, script, given) for name, (python, script, given) in found.items() if python is not None}
     numbers = (200, 100) if device.type == "cuda" else (40, 5)  # on a GPU in whole chunks of 50
     if "update" in parts:
         for (batch, layers), number in zip(((256, 2), (1024, 4)), numbers, strict=True):
@@ -113,7 +118,7 @@ def main() -> None:
                 f"{least['updates_per_s']:.4g} updates/s, share of it: {ours / least['updates_per_s']:.2f}",
                 flush=True,
             )
-        save(results, options.to)
+            save(results, options.to)
     if "trainer" in parts:
         results["trainer"] = updating.in_the_trainer(256, 100, options.rounds)
         show("the Trainer, batch 256", results["trainer"], "updates/s", "bare update")

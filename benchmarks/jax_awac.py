@@ -15,10 +15,14 @@ from typing import Any
 CRITICS, DISCOUNT, POLYAK, RATE, TEMPERATURE, CLIP = 2, 0.99, 0.005, 3e-4, 0.5, 0.5
 
 
-def serve(observation_dim: int, action_dim: int, hidden: Sequence[int], batch: int, updates: int, chunk: int) -> None:
+def serve(
+    observation_dim: int, action_dim: int, hidden: Sequence[int], batch: int, updates: int, chunk: int, device: str
+) -> None:
     """Run ``updates`` updates per line on stdin, and answer with the seconds."""
-    cores = sorted(os.sched_getaffinity(0))[: int(os.environ["OMP_NUM_THREADS"])]
-    os.sched_setaffinity(0, cores)  # XLA has no other number of threads
+    os.environ["JAX_PLATFORMS"] = device
+    if device == "cpu":  # XLA has no other number of threads
+        cores = sorted(os.sched_getaffinity(0))[: int(os.environ["OMP_NUM_THREADS"])]
+        os.sched_setaffinity(0, cores)
     import jax
     import jax.numpy as jnp
 
@@ -101,7 +105,6 @@ def serve(observation_dim: int, action_dim: int, hidden: Sequence[int], batch: i
 
 
 if __name__ == "__main__":
-    _, _observation, _action, _hidden, _batch, _updates, _chunk = sys.argv
-    serve(
-        int(_observation), int(_action), [int(size) for size in _hidden.split(",")], int(_batch), int(_updates), int(_chunk)
-    )
+    _, _observation, _action, _hidden, _batch, _updates, _chunk, _device = sys.argv
+    _sizes = [int(size) for size in _hidden.split(",")]
+    serve(int(_observation), int(_action), _sizes, int(_batch), int(_updates), int(_chunk), _device)

@@ -70,7 +70,9 @@ class PlainAWAC:
                 moved.data.copy_(0.995 * moved.data + 0.005 * online.data)
 
 
-def serve_d3rlpy(observation_dim: int, action_dim: int, hidden: Sequence[int], batch: int, updates: int) -> None:
+def serve_d3rlpy(
+    observation_dim: int, action_dim: int, hidden: Sequence[int], batch: int, updates: int, device: str
+) -> None:
     """Run ``updates`` updates of d3rlpy's AWAC per line on stdin, and answer with the seconds."""
     import d3rlpy
     import numpy as np
@@ -88,7 +90,7 @@ def serve_d3rlpy(observation_dim: int, action_dim: int, hidden: Sequence[int], b
     buffer = d3rlpy.dataset.create_infinite_replay_buffer(episodes=episodes)
     encoder = d3rlpy.models.VectorEncoderFactory(hidden_units=list(hidden))
     awac = d3rlpy.algos.AWACConfig(batch_size=batch, actor_encoder_factory=encoder, critic_encoder_factory=encoder).create(
-        device="cpu:0"
+        device=f"{device}:0"
     )
     awac.build_with_dataset(buffer)
     batches = [buffer.sample_transition_batch(batch) for _ in range(16)]
@@ -101,5 +103,6 @@ def serve_d3rlpy(observation_dim: int, action_dim: int, hidden: Sequence[int], b
 
 
 if __name__ == "__main__":
-    _, _observation, _action, _hidden, _batch, _updates, _chunk = sys.argv
-    serve_d3rlpy(int(_observation), int(_action), [int(size) for size in _hidden.split(",")], int(_batch), int(_updates))
+    _, _observation, _action, _hidden, _batch, _updates, _chunk, _device = sys.argv
+    _sizes = [int(size) for size in _hidden.split(",")]
+    serve_d3rlpy(int(_observation), int(_action), _sizes, int(_batch), int(_updates), _device)

@@ -100,17 +100,22 @@ class Peer:
         batch: B.
         updates: per line.
         chunk: updates compiled together, where it compiles any.
+        device: that it runs on.
+        environment: variables for it.
     """
 
-    def __init__(self, python: Path, script: str, hidden: Sequence[int], batch: int, updates: int, chunk: int) -> None:
+    def __init__(
+        self, python: Path, script: str, hidden: Sequence[int], batch: int, updates: int, chunk: int, device: torch.device,
+        environment: Mapping[str, str],
+    ) -> None:  # fmt: skip
         sizes = ",".join(map(str, hidden))
         self.name = script
         command = [
-            python, Path(__file__).with_name(script), OBSERVATION_DIM, ACTION_DIM, sizes, batch, updates, chunk,
+            python, Path(__file__).with_name(script), OBSERVATION_DIM, ACTION_DIM, sizes, batch, updates, chunk, device.type,
         ]  # fmt: skip
         self.process = subprocess.Popen(
             list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+            env=os.environ | environment | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
         )  # fmt: skip
         while not (line := self._read()).startswith("ready"):
             pass
@@ -141,9 +146,9 @@ def updates(
     number: int,
     rounds: int,
     modes: Sequence[CompileMode],
-    peers: Mapping[str, tuple[Path, str]],
+    peers: Mapping[str, tuple[Path, str, Mapping[str, str]]],
 ) -> dict[str, dict[str, Any]]:
-    """Updates per second of everything there is; ``peers`` are others' Pythons and scripts, by name."""
+    """Updates per second of everything there is; ``peers`` are others' Pythons, scripts and variables, by name."""
     torch.manual_seed(0)
     length = CHUNK if device.type == "cuda" else min(number, 8)
     chunk = transitions((length, batch), device)
@@ -174,8 +179,8 @@ def updates(
     }
     for mode in modes:
         variants[f"awac_pl, compile: {mode}"] = timed(bare(make_module(hidden, device), chunk, number, mode))
-    for name, (python, script) in peers.items():
-        variants[name] = Peer(python, script, hidden, batch, number, length)
+    for name, (python, script, environment) in peers.items():
+        variants[name] = Peer(python, script, hidden, batch, number, length, device, environment)
     return compare(in_turn(variants, rounds), "plain AWAC", number)
 
 
