@@ -29,7 +29,7 @@ from awac_pl.policies.actor import Actor
 from awac_pl.replay.buffer import Replay, merge_states
 from awac_pl.runs.metrics import read_metrics
 from tests.test_cli import SMALL, fit
-from tests.test_module import ACTION_DIM, OBSERVATION_DIM, Chunks, make_chunk, make_module, train
+from tests.test_module import ACTION_DIM, OBSERVATION_DIM, Chunks, make_chunk, make_module, no_noise, train
 from tests.toy import reach_episodes
 
 ROOT = Path(__file__).parents[1]
@@ -104,7 +104,7 @@ def test_two_ranks_equal_one_process_on_the_union_of_their_batches(tmp_path: Pat
 def test_so_do_the_rivals(learner, options: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.cuda.is_initialized():
         pytest.skip("ranks that are not forked do not see the patch")
-    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    monkeypatch.setattr(torch, "randn_like", no_noise)
 
     def make() -> Learner:
         torch.manual_seed(0)
