@@ -882,6 +882,17 @@ def test_a_folder_for_sweeps(workplace: Path) -> None:  # noqa: F811
     assert (plan.folder, plan.storage) == (f"{workplace}/mine/tests-toy-Reach-v0-small", None)
 
 
+def test_sweeps_that_begin_at_once_get_folders_of_their_own(workplace: Path) -> None:  # noqa: F811
+    name = "tests-toy-Reach-v0-small"
+    plans = [sweep._planned(parsed(*FILES, "--storage", "s3://bucket/place"))[0] for _ in range(2)]
+    assert [plan.storage for plan in plans] == [f"s3://bucket/place/{name}"] * 2
+    for plan in plans:
+        sweep._make_folder(plan)
+    assert [plan.folder for plan in plans] == [f"{workplace}/sweeps/{name}", f"{workplace}/sweeps/{name}-2"]
+    assert [plan.storage for plan in plans] == [f"s3://bucket/place/{name}", f"s3://bucket/place/{name}-2"]
+    assert all(Path(plan.folder).is_dir() for plan in plans)
+
+
 def test_a_dry_run_of_a_search_lists_its_ranges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -908,6 +919,7 @@ def test_runs_that_failed_end_the_sweep_in_one_line(
     monkeypatch.setattr("awac_pl.parallel.cluster.import_ray", lambda what: None)
     monkeypatch.setattr("awac_pl.parallel.cluster.connected", lambda address, what: nullcontext(f"ray at {address}"))
     monkeypatch.setattr("awac_pl.parallel.cluster.check_resources", lambda *given: done.append(given))
+    monkeypatch.setattr(sweep, "_make_folder", lambda plan: done.append("folder"))
     monkeypatch.setattr(sweep, "_prepare", lambda *given: done.append("prepare"))
     monkeypatch.setattr(sweep, "_train", train)
     monkeypatch.setattr(sweep, "_fetch", lambda plan: done.append("fetch"))
@@ -916,7 +928,7 @@ def test_runs_that_failed_end_the_sweep_in_one_line(
     assert "2 of 3 runs failed, the others went on; seed1: error 1" in line
     assert f"(awac sweep --resume {tmp_path} tries again)" in line
     fetched = [] if storage is None else ["fetch"]
-    assert done == [("ray at auto", 2, 1), "prepare", ("train", "ray at auto", "text"), *fetched, "finish"]
+    assert done == [("ray at auto", 2, 1), "folder", "prepare", ("train", "ray at auto", "text"), *fetched, "finish"]
     plan.runs.clear()
     monkeypatch.setattr(sweep, "_train", lambda *given: None)
     assert main(["sweep"]) == 0

@@ -73,6 +73,8 @@ def run(options: argparse.Namespace) -> None:
         return
     with cluster.connected(plan.place["address"], "awac sweep") as ray:
         cluster.check_resources(ray, plan.cpus, plan.gpus)
+        if not options.resume:
+            _make_folder(plan)
         _prepare(plan, text, config)
         _train(ray, plan, text)
     if plan.storage is not None:
@@ -114,7 +116,7 @@ def _planned(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
         name=run_name(config), folder="", arguments=list(map(without_credentials, options.others)), seeds=seeds, grid=grid,
         search=search, trials=options.trials or 0, metric=options.metric or METRICS[0],
         cpus=options.cpus_per_run or 1, gpus=options.gpus_per_run or 0, key=uuid.uuid4().hex,
-        storage=options.storage if options.storage and "://" in options.storage else None,
+        storage=f"{options.storage.rstrip('/')}/" if options.storage and "://" in options.storage else None,
     )  # fmt: skip
     for key, value in plan.candidates():
         resolve([*options.others, f"--{key}={value}"])
@@ -126,9 +128,7 @@ def _planned(options: argparse.Namespace) -> tuple[Plan, str, dict[str, Any]]:
         "updates": epochs * updates, "offline_updates": data.offline_epochs * updates,
         "env_steps": max(0, epochs - data.offline_epochs) * config["interaction"]["env_steps_per_epoch"],
     }  # fmt: skip
-    plan.folder = str(_free(Path("sweeps" if plan.storage else options.storage or "sweeps").absolute() / plan.name))
-    if plan.storage is not None:
-        plan.storage = f"{plan.storage.rstrip('/')}/{Path(plan.folder).name}"
+    _put(plan, Path("sweeps" if plan.storage else options.storage or "sweeps").absolute())
     plan.place = _place(config) | {"address": options.address}
     return plan, without_credentials(text), config
 
@@ -172,14 +172,27 @@ def _place(config: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _free(folder: Path) -> Path:
-    """The first of ``folder``, ``folder-2``, ``folder-3``, … that does not exist."""
-    candidates = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))]
-    return next(path for path in candidates if not path.exists())
+def _put(plan: Plan, parent: Path) -> None:
+    """Choose the sweep's folder: the first of NAME, NAME-2, NAME-3, … that does not exist. Its store has the same name."""
+    candidates = [parent / plan.name, *(parent / f"{plan.name}-{number}" for number in range(2, 10_000))]
+    folder = next(path for path in candidates if not path.exists())
+    plan.folder = str(folder)
+    if plan.storage is not None:
+        plan.storage = f"{plan.storage.rpartition('/')[0]}/{folder.name}"
+
+
+def _make_folder(plan: Plan) -> None:
+    """Make the folder of a new sweep. If a sweep that began meanwhile has taken its name, the next free one."""
+    while True:
+        try:
+            Path(plan.folder).mkdir(parents=True)
+            return
+        except FileExistsError:
+            _put(plan, Path(plan.folder).parent)
 
 
 def _prepare(plan: Plan, text: str, config: dict[str, Any]) -> None:
-    """Make the sweep's folder, and the datasets that its runs would otherwise all make for themselves."""
+    """Fill the sweep's folder, and make the datasets that its runs would otherwise all make for themselves."""
     from awac_pl.files import write_text
     from awac_pl.replay.data_module import ReplayDataModule
     from awac_pl.settings import settings_of
