@@ -11,6 +11,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from tensordict import TensorDict
 from torch import Tensor, nn
 
@@ -370,6 +371,24 @@ def test_value_gradient_moves_the_actor_uphill_and_leaves_the_critics_alone() ->
             if parameter.grad is not None:
                 parameter -= 1e-9 * parameter.grad
     assert value() > before
+
+
+@pytest.mark.parametrize("offline", [None, 0.0, 2.0])
+def test_pretraining_has_a_value_gradient_of_its_own(offline: float | None) -> None:
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+            seen.append(pl_module.options.value_gradient)
+
+    trained = []
+    for mode in ("off", "by_hand"):
+        seen: list[float] = []
+        data = Chunks([make_chunk(3), make_chunk(3, seed=1)])
+        data.offline_epochs = 2
+        module = make_module(value_gradient=5.0, offline_value_gradient=offline, compile=mode)
+        train(module, [], datamodule=data, max_epochs=4, callbacks=[Watch()])
+        assert seen == 4 * [5.0 if offline is None else offline] + 4 * [5.0]
+        trained.append(module.state_dict())
+    torch.testing.assert_close(*trained, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["off", "by_hand"])

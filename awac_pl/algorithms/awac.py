@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -62,6 +62,7 @@ class AWAC(Learner):
         baseline_samples: actions per state for ``baseline: sampled_actions``.
         value_gradient: weight of a second actor loss, which moves the actions of ``baseline`` uphill on the critics; 0 is
             AWAC.
+        offline_value_gradient: the same in the offline epochs; null for the same value.
         clip_next_action: clip sampled actions, at s' and for the ``baseline``, to [-1, 1].
         shared: the arguments of ``Learner``.
 
@@ -89,6 +90,7 @@ class AWAC(Learner):
         baseline: Literal["mean_action", "sampled_actions"] = "mean_action",
         baseline_samples: Annotated[int, Range(1, 1000)] = 1,
         value_gradient: NotNegative = 0.0,
+        offline_value_gradient: NotNegative | None = None,
         clip_next_action: bool = True,
         **shared: Any,
     ) -> None:
@@ -99,6 +101,7 @@ class AWAC(Learner):
             max_weight=max_weight, advantage=advantage, baseline=baseline, baseline_samples=baseline_samples,
             value_gradient=value_gradient, clip_next_action=clip_next_action,
         )  # fmt: skip
+        self._value_gradients = (offline_value_gradient, value_gradient)
         self.target_range = self.return_range if clamp_target else None
         arguments = (*self.sizes, critic_hidden_sizes, num_critics, critic_layer_norm, critic_max_output)
         self.critics, self.target_critics = make_critics(self.actor.engine, *arguments)
@@ -107,6 +110,13 @@ class AWAC(Learner):
             initialize_as_rlkit(self.actor, self.critics, self.target_critics)
             if self.average_actor is not None:
                 self.average_actor.load_state_dict(self.actor.state_dict())
+
+    def on_train_epoch_start(self) -> None:
+        """Take ``offline_value_gradient`` in the offline epochs, and ``value_gradient`` from the first online one on."""
+        super().on_train_epoch_start()
+        epoch, offline_epochs = self.trainer.current_epoch, getattr(self.trainer.datamodule, "offline_epochs", 0)  # type: ignore[attr-defined]
+        if self._value_gradients[0] is not None and epoch <= offline_epochs:
+            self.options = replace(self.options, value_gradient=self._value_gradients[epoch == offline_epochs])
 
     def loss(self, batch: TensorDict, *, watch: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
         """Critic loss + actor loss of one batch ``[B]``, normalised, and the metrics if watched; changes no weight.
