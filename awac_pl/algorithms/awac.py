@@ -101,7 +101,7 @@ class AWAC(Learner):
             max_weight=max_weight, advantage=advantage, baseline=baseline, baseline_samples=baseline_samples,
             value_gradient=value_gradient, clip_next_action=clip_next_action,
         )  # fmt: skip
-        self._value_gradients = (offline_value_gradient, value_gradient)
+        self._value_gradients = (value_gradient if offline_value_gradient is None else offline_value_gradient, value_gradient)
         self.target_range = self.return_range if clamp_target else None
         arguments = (*self.sizes, critic_hidden_sizes, num_critics, critic_layer_norm, critic_max_output)
         self.critics, self.target_critics = make_critics(self.actor.engine, *arguments)
@@ -114,9 +114,11 @@ class AWAC(Learner):
     def on_train_epoch_start(self) -> None:
         """Take ``offline_value_gradient`` in the offline epochs, and ``value_gradient`` from the first online one on."""
         super().on_train_epoch_start()
-        epoch, offline_epochs = self.trainer.current_epoch, getattr(self.trainer.datamodule, "offline_epochs", 0)  # type: ignore[attr-defined]
-        if self._value_gradients[0] is not None and epoch <= offline_epochs:
-            self.options = replace(self.options, value_gradient=self._value_gradients[epoch == offline_epochs])
+        epoch = self.trainer.current_epoch
+        first_online = getattr(self.trainer.datamodule, "offline_epochs", 0)  # type: ignore[attr-defined]
+        offline, online = self._value_gradients
+        if offline != online and epoch <= first_online:
+            self.options = replace(self.options, value_gradient=offline if epoch < first_online else online)
 
     def loss(self, batch: TensorDict, *, watch: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
         """Critic loss + actor loss of one batch ``[B]``, normalised, and the metrics if watched; changes no weight.
