@@ -101,7 +101,8 @@ class AWAC(Learner):
             max_weight=max_weight, advantage=advantage, baseline=baseline, baseline_samples=baseline_samples,
             value_gradient=value_gradient, clip_next_action=clip_next_action,
         )  # fmt: skip
-        self._value_gradients = (value_gradient if offline_value_gradient is None else offline_value_gradient, value_gradient)
+        offline = value_gradient if offline_value_gradient is None else offline_value_gradient
+        self._value_gradients = (offline, value_gradient)
         self.target_range = self.return_range if clamp_target else None
         arguments = (*self.sizes, critic_hidden_sizes, num_critics, critic_layer_norm, critic_max_output)
         self.critics, self.target_critics = make_critics(self.actor.engine, *arguments)
