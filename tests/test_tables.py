@@ -319,13 +319,16 @@ def test_runs_that_learn_differently_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_an_option_that_came_after_a_run_does_not_tell_it_apart(tmp_path: Path) -> None:
-    """Runs of older versions lack it; in ``base.yaml`` it does nothing."""
+    """Runs of older versions lack it; in ``base.yaml`` and in the algorithm's file it does nothing."""
     older, newer, other = (
         make_run(tmp_path / name, make_rows([0.1]), seed=seed, config={"model": {"temperature": 1.0}} | later)
         for seed, (name, later) in enumerate(
             {
                 "older": {},
-                "newer": {"interaction": {"random_env_steps": 0}},
+                "newer": {
+                    "interaction": {"random_env_steps": 0},
+                    "model": {"temperature": 1.0, "offline_value_gradient": None},
+                },
                 "other": {"interaction": {"random_env_steps": 4000}},
             }.items()
         )

@@ -99,9 +99,10 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """The configuration as ``{"data.task": ...}``, without ``REPETITION``; the datasets with episodes and weights.
 
-        Options that came after the run have the values of ``conf/base.yaml``, which leave everything as it was.
+        Options that came after the run have the values of ``conf/base.yaml`` and ``conf/algorithm/``, which leave everything
+        as it was.
         """
-        flat = (_base() if self.config else {}) | flatten(self.config)
+        flat = (_defaults(self.algorithm) if self.config else {}) | flatten(self.config)
         flat = {name: value for name, value in flat.items() if not within(name, REPETITION)}
         datasets = [
             f"{each.get('id')} ({each.get('episodes')} episodes){weighted(each)}" for each in self.manifest["datasets"]
@@ -115,9 +116,13 @@ class Run:
 
 
 @functools.cache
-def _base() -> dict[str, Any]:
+def _defaults(algorithm: str) -> dict[str, Any]:
     base = read_table(shipped() / "base.yaml")
-    return flatten({part: base[part] for part in ("data", "model", "interaction")})
+    options = flatten({part: base[part] for part in ("data", "model", "interaction")})
+    for path in (shipped() / "algorithm").glob("*.yaml"):
+        if path.stem == algorithm:
+            options |= flatten({"model": read_table(path)["model"]})
+    return options
 
 
 def weighted(dataset: Mapping[str, Any]) -> str:
