@@ -101,8 +101,6 @@ class AWAC(Learner):
             max_weight=max_weight, advantage=advantage, baseline=baseline, baseline_samples=baseline_samples,
             value_gradient=value_gradient, clip_next_action=clip_next_action,
         )  # fmt: skip
-        offline = value_gradient if offline_value_gradient is None else offline_value_gradient
-        self._value_gradients = (offline, value_gradient)
         self.target_range = self.return_range if clamp_target else None
         arguments = (*self.sizes, critic_hidden_sizes, num_critics, critic_layer_norm, critic_max_output)
         self.critics, self.target_critics = make_critics(self.actor.engine, *arguments)
@@ -117,8 +115,8 @@ class AWAC(Learner):
         super().on_train_epoch_start()
         epoch = self.trainer.current_epoch
         first_online = getattr(self.trainer.datamodule, "offline_epochs", 0)  # type: ignore[attr-defined]
-        offline, online = self._value_gradients
-        if offline != online and epoch <= first_online:
+        offline, online = self.hparams["offline_value_gradient"], self.hparams["value_gradient"]
+        if offline is not None and epoch <= first_online:
             self.options = replace(self.options, value_gradient=offline if epoch < first_online else online)
 
     def loss(self, batch: TensorDict, *, watch: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
