@@ -86,7 +86,7 @@ def test_frozen_weights_stay() -> None:
     torch.testing.assert_close(module.actor.layers[0].weight, before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["temperature", "polyak", "value_gradient"])
+@pytest.mark.parametrize("name", ["temperature", "polyak"])
 def test_an_option_may_change_during_a_fit(name: str) -> None:
     class Change(Callback):
         def on_train_batch_end(self, trainer, pl_module, *_) -> None:

@@ -373,22 +373,49 @@ def test_value_gradient_moves_the_actor_uphill_and_leaves_the_critics_alone() ->
     assert value() > before
 
 
-@pytest.mark.parametrize("offline", [None, 0.0, 2.0])
-def test_pretraining_has_a_value_gradient_of_its_own(offline: float | None) -> None:
+@pytest.mark.parametrize(
+    ("offline", "online", "epochs", "expected"),
+    [
+        (None, 5.0, 0, [5.0, 5.0, 5.0, 5.0, 5.0]),
+        (2.0, 5.0, 0, [2.0, 2.0, 5.0, 5.0, 5.0]),
+        (0.0, 5.0, 2, [0.0, 0.0, 0.0, 2.5, 5.0]),
+        (8.0, 0.0, 4, [8.0, 8.0, 8.0, 6.0, 4.0]),
+    ],
+)
+def test_the_value_gradient_goes_from_one_value_to_another(
+    offline: float | None, online: float, epochs: int, expected: list[float]
+) -> None:
     class Watch(Callback):
         def on_train_batch_end(self, trainer, pl_module, *_) -> None:
-            seen.append(pl_module.options.value_gradient)
+            seen.append(float(pl_module.value_gradient))
 
     trained = []
     for mode in ("off", "by_hand"):
         seen: list[float] = []
-        data = Chunks([make_chunk(3), make_chunk(3, seed=1)])
+        data = Chunks([make_chunk(3)])
         data.offline_epochs = 2
-        module = make_module(value_gradient=5.0, offline_value_gradient=offline, compile=mode)
-        train(module, [], datamodule=data, max_epochs=4, callbacks=[Watch()])
-        assert seen == 4 * [5.0 if offline is None else offline] + 4 * [5.0]
+        module = make_module(
+            value_gradient=online, offline_value_gradient=offline, value_gradient_epochs=epochs, compile=mode
+        )
+        train(module, [], datamodule=data, max_epochs=5, callbacks=[Watch()])
+        assert seen == expected
         trained.append(module.state_dict())
     torch.testing.assert_close(*trained, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["off", "by_hand"])
+def test_the_value_gradient_of_an_epoch_is_the_one_of_the_update(mode: str) -> None:
+    """One epoch with 3 is one epoch whose value would be 5 later on."""
+    now, later = (
+        make_module(value_gradient=3.0, compile=mode),
+        make_module(value_gradient=5.0, offline_value_gradient=1.0, value_gradient_epochs=2, compile=mode),
+    )
+    for module in (now, later):
+        module.load_state_dict(now.state_dict())
+    later.value_gradients, later.value_gradient_epochs = (3.0, 5.0), 1  # the first online epoch has the offline value
+    for module in (now, later):
+        train(module, [make_chunk(4)])
+    torch.testing.assert_close(now.state_dict(), later.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("mode", ["off", "by_hand"])

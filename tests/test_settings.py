@@ -39,6 +39,7 @@ WRONG: dict[str, Sequence[Any]] = {
     "model.baseline_samples": [0, -1, 1.5, 10**6],
     "model.value_gradient": [-1, None],
     "model.offline_value_gradient": [-1],
+    "model.value_gradient_epochs": [-1, 0.5],
     "model.actor_hidden_sizes": [[0], [-1], [1.5], ["x"], 256],
     "model.log_std_range": [[-6], [-6, 1000], [-INF, 0], [NAN, 0], [-6, 0, 1], ["a", "b"]],
     "model.initial_std": [0, -1, None],

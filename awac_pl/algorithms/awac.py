@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -17,7 +17,7 @@ from awac_pl.algorithms.critics import initialize_as_rlkit, make_critics, wake_c
 from awac_pl.algorithms.fast_update import FastUpdate, is_plain
 from awac_pl.parallel.ranks import gather, own_part
 from awac_pl.policies.actor import Actor
-from awac_pl.settings import Count, NotNegative, Positive, PositiveShare, Range, check_arguments
+from awac_pl.settings import Count, CountOrZero, NotNegative, Positive, PositiveShare, Range, check_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,6 @@ class Options:
     advantage: Literal["critic", "td"]
     baseline: Literal["mean_action", "sampled_actions"]
     baseline_samples: int
-    value_gradient: float
     clip_next_action: bool
 
 
@@ -63,6 +62,8 @@ class AWAC(Learner):
         value_gradient: weight of a second actor loss, which moves the actions of ``baseline`` uphill on the critics; 0 is
             AWAC.
         offline_value_gradient: the same in the offline epochs; null for the same value.
+        value_gradient_epochs: online epochs over which the weight goes from the offline to the online value, by the same
+            amount after each; 0 is at once.
         clip_next_action: clip sampled actions, at s' and for the ``baseline``, to [-1, 1].
         shared: the arguments of ``Learner``.
 
@@ -71,6 +72,7 @@ class AWAC(Learner):
     """
 
     actor: Actor
+    value_gradient: Tensor
 
     def __init__(
         self,
@@ -91,6 +93,7 @@ class AWAC(Learner):
         baseline_samples: Annotated[int, Range(1, 1000)] = 1,
         value_gradient: NotNegative = 0.0,
         offline_value_gradient: NotNegative | None = None,
+        value_gradient_epochs: CountOrZero = 0,
         clip_next_action: bool = True,
         **shared: Any,
     ) -> None:
@@ -99,9 +102,15 @@ class AWAC(Learner):
         self.options = Options(
             polyak=polyak, temperature=temperature, weight_form=weight_form, advantage_clip=advantage_clip,
             max_weight=max_weight, advantage=advantage, baseline=baseline, baseline_samples=baseline_samples,
-            value_gradient=value_gradient, clip_next_action=clip_next_action,
+            clip_next_action=clip_next_action,
         )  # fmt: skip
         self.target_range = self.return_range if clamp_target else None
+        if offline_value_gradient is None:
+            offline_value_gradient = value_gradient
+        self.value_gradients, self.value_gradient_epochs = (offline_value_gradient, value_gradient), value_gradient_epochs
+        self.goes_uphill = max(self.value_gradients) > 0
+        # what an epoch changes is a tensor: a CUDA graph reads it anew, and nothing is compiled anew
+        self.register_buffer("value_gradient", torch.tensor(value_gradient, dtype=torch.float32), persistent=False)
         arguments = (*self.sizes, critic_hidden_sizes, num_critics, critic_layer_norm, critic_max_output)
         self.critics, self.target_critics = make_critics(self.actor.engine, *arguments)
         self.follow(self.target_critics, self.critics, "options.polyak")
@@ -111,13 +120,19 @@ class AWAC(Learner):
                 self.average_actor.load_state_dict(self.actor.state_dict())
 
     def on_train_epoch_start(self) -> None:
-        """Take ``offline_value_gradient`` in the offline epochs, and ``value_gradient`` from the first online one on."""
+        """Set this epoch's ``value_gradient``."""
         super().on_train_epoch_start()
-        epoch = self.trainer.current_epoch
         first_online = getattr(self.trainer.datamodule, "offline_epochs", 0)  # type: ignore[attr-defined]
-        offline, online = self.hparams["offline_value_gradient"], self.hparams["value_gradient"]
-        if offline is not None and epoch <= first_online:
-            self.options = replace(self.options, value_gradient=offline if epoch < first_online else online)
+        self.value_gradient.fill_(self.value_gradient_of(self.trainer.current_epoch - first_online))
+
+    def value_gradient_of(self, online_epoch: int) -> float:
+        """Weight of the step uphill in the online epoch 0, 1, 2, ...; offline epochs are below 0."""
+        offline, online = self.value_gradients
+        if online_epoch < 0:
+            return offline
+        if online_epoch >= self.value_gradient_epochs:
+            return online
+        return offline + (online - offline) * online_epoch / self.value_gradient_epochs
 
     def loss(self, batch: TensorDict, *, watch: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
         """Critic loss + actor loss of one batch ``[B]``, normalised, and the metrics if watched; changes no weight.
@@ -132,7 +147,7 @@ class AWAC(Learner):
         state = self.for_critics(observation)
         q = self.critics(state, batch["action"])
         mean = self.actor(observation)
-        with torch.set_grad_enabled(self.options.value_gradient > 0):  # to the actions alone
+        with torch.set_grad_enabled(self.goes_uphill):  # to the actions alone
             actions = [mean]
             if self.options.baseline == "sampled_actions":
                 actions = [self.clipped(self.actor.sample(mean)) for _ in range(self.options.baseline_samples)]
@@ -164,10 +179,10 @@ class AWAC(Learner):
         advantage, weights = self.weigh(q, target, q_policy)
         critic_loss = losses.critic_loss(q, target)
         actor_loss = losses.actor_loss(self.actor.log_prob(mean, batch["action"]), weights)
-        if self.options.value_gradient > 0:
+        if self.goes_uphill:
             q_uphill = q_policy.mean(dim=(0, 1))
             scale = losses.scale_of(gather(q_uphill.detach()))
-            actor_loss = actor_loss + self.options.value_gradient * losses.value_gradient_loss(q_uphill, scale)
+            actor_loss = actor_loss + self.value_gradient * losses.value_gradient_loss(q_uphill, scale)
         metrics = {}
         if watch:
             metrics = losses.metrics(

@@ -126,9 +126,9 @@ class FastUpdate:
         weighted = standardised * pull[:, None]
         of_mean = weighted / std
         of_log_std = (weighted * standardised).sum(dim=0) - pull.sum()
-        if learner.options.value_gradient > 0:
+        if learner.goes_uphill:
             scale = losses.scale_of(q_policy.mean(dim=(0, 1)))
-            of_actions = of_actions * (-learner.options.value_gradient / (q_policy.numel() * scale))
+            of_actions = of_actions * (-learner.value_gradient / (q_policy.numel() * scale))
             if sampled and learner.options.clip_next_action:  # clipped actions do not move
                 of_actions = of_actions * (actions.abs() <= 1)
             of_mean = of_mean + of_actions.view(-1, *mean.shape).sum(dim=0)
@@ -162,7 +162,7 @@ class FastUpdate:
         observation, size = self.learner.for_critics(batch["observation"]), len(target)
         repeated = observation.repeat(1 + len(actions) // size, 1)
         rows = torch.cat([repeated, torch.cat([batch["action"], actions])], dim=1)
-        uphill = self.learner.options.value_gradient > 0
+        uphill = self.learner.goes_uphill
         input_from = observation.shape[1] if uphill else None
         values, of_actions = [], torch.zeros_like(actions)
         for critic in self._critics:  # one after the other: a critic's activations stay in the processor's cache
