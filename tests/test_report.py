@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 import sys
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -144,6 +145,17 @@ def test_published_curves_only_when_asked_for(tmp_path: Path) -> None:
 def test_one_evaluation_is_a_point_with_its_interval(tmp_path: Path) -> None:
     figure = draw(groups_of(make_run(tmp_path / "run", make_rows([0.2]))), "success_rate")
     assert len(figure.axes[0].containers) == 1
+
+
+@pytest.mark.parametrize("rates", [[0.2], [0.2, 0.4]])
+def test_a_run_that_ends_within_pretraining_is_drawn_within_it(tmp_path: Path, rates: list[float]) -> None:
+    """The text at the end of pretraining is in the figure, so its layout is found: a warning would be an error."""
+    folder = make_run(tmp_path / "run", make_rows(rates, pretraining=5), offline_updates=5000)
+    figure = draw(groups_of(folder), "success_rate")
+    with warnings.catch_warnings(action="error"):
+        save(figure, tmp_path / "figure.png")
+    low, high = figure.axes[0].get_xlim()
+    assert low <= -5 < 0 <= high
 
 
 @pytest.mark.parametrize("rates", [[1.0], [0.0], [0.9, 0.9, 0.9], [1.0, 1.0, 1.0], [math.nan], [1.0, 0.5], []])

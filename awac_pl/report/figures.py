@@ -275,8 +275,8 @@ def _mark_phases(axes: Axes, groups: Sequence[SeedGroup]) -> None:
     updates = max(run.pretraining_updates for group in groups for run in group.runs)
     if not updates:
         return
-    left = -updates / 1000
-    axes.set_xlim(left=min(left, axes.get_xlim()[0]))
+    left, right = axes.get_xlim()
+    axes.set_xlim(min(left, -updates / 1000), max(right, 0))  # runs that end within pretraining, too
     axes.axvspan(axes.get_xlim()[0], 0, color=GRAY, alpha=0.12, linewidth=0)
     axes.axvline(0, color=GRAY, linewidth=1)
     axes.annotate(
