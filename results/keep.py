@@ -63,12 +63,15 @@ def anonymous(command: Sequence[str], place: str) -> list[str]:
     return words
 
 
-#: The tables of results/README.md, by folder: the environment steps that have a column, in thousands.
+#: The tables of results/README.md, by their marks: folder, how its runs' names begin, and the columns' thousands of steps.
 COLUMNS = {
-    "methods": (0, 25, 50, 75, 100),
-    "longer": (0, 50, 100, 150, 200, 250, 300),
-    "replication": (0, 25, 50, 100, 200, 300, 400, 500),
+    "methods": ("methods", "", (0, 25, 50, 75, 100)),
+    "longer": ("methods", "plus-", (0, 25, 50, 100, 150, 200, 250, 300)),
+    "plus-before": ("plus-before", "", (0, 50, 100, 150, 200, 250, 300)),
+    "replication": ("replication", "", (0, 25, 50, 100, 200, 300, 400, 500)),
 }
+#: How far the figures go that compare methods, in thousands of environment steps; ``plus`` alone has figures of its own.
+COMPARED = 150
 #: Tables of the report on a folder that the page shows as well, by their marks.
 SHOWN = {
     "methods": {"intervals": "Success at each stage", "pairs": "One method against another"},
@@ -124,8 +127,11 @@ def fill(page: str, folder: str, table: str) -> str:
     return before + start + table + end + rest.split(end)[1]
 
 
-def with_tables(page: str, folder: str, tables: Sequence[Table]) -> str:
-    """The page with those of the folder's tables that it shows."""
+def with_tables(page: str, folder: str, runs: Sequence[Run], tables: Sequence[Table]) -> str:
+    """The page with the tables that it shows of a folder's runs, and of the report on them."""
+    for mark, (source, beginning, columns) in COLUMNS.items():
+        if source == folder:
+            page = fill(page, mark, success_by_steps([run for run in runs if run.name.startswith(beginning)], columns))
     for mark, title in SHOWN.get(folder, {}).items():
         (table,) = (table for table in tables if table.title == title)
         page = fill(page, mark, table.bare_markdown())
@@ -164,13 +170,16 @@ def main() -> None:
             own = [group for group in groups if group.task == task]
             alone = len(own) == len(groups)
             path = folder.with_name(f"{folder.name}.png") if alone else folder / f"{task}.png"
-            save(draw(own, "success_rate", compare=not alone, labels=() if alone else labels), path)
+            figure = draw(own, "success_rate", compare=not alone, labels=() if alone else labels)
+            if folder.name == "methods":
+                figure.axes[0].set_xlim(right=COMPARED)
+                plus = [group for group in own if all(run.name.startswith("plus-") for run in group.runs)]
+                save(draw(plus, "success_rate", compare=True, labels=labels), folder / f"{task}-plus.png")
+            save(figure, path)
             if folder.name == "replication":
                 save(draw(own, "episode_return", labels=labels), folder / f"{task}-return.png")
         tables = result_tables(runs, groups)
-        if folder.name in COLUMNS:
-            page = fill(README.read_text(), folder.name, success_by_steps(runs, COLUMNS[folder.name]))
-            README.write_text(with_tables(page, folder.name, tables))
+        README.write_text(with_tables(README.read_text(), folder.name, runs, tables))
         print(f"\n## {folder.relative_to(RESULTS)}\n")
         print("\n".join(table.markdown() for table in tables))
 

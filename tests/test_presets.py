@@ -94,7 +94,10 @@ def test_a_preset_of_ones_own_names_its_runs() -> None:
 
 
 def test_quick_is_the_short_form_of_plus() -> None:
+    """It has the value gradient of ``plus``'s pretraining throughout."""
     quick, plus = (yaml.safe_load((shipped() / f"preset/{name}.yaml").read_text()) for name in ("quick", "plus"))
+    plus["model"]["value_gradient"] = plus["model"].pop("offline_value_gradient")
+    del plus["model"]["value_gradient_epochs"]
     assert (quick["data"], quick["model"]) == (plus["data"], plus["model"])
     assert quick["trainer"]["max_epochs"] < plus["trainer"]["max_epochs"]
 

@@ -227,11 +227,13 @@ def test_a_method_looks_the_same_in_every_figure_of_a_report(tmp_path: Path) -> 
     warm, hot = (dataclasses.replace(group, label=label) for label in ("warm", "hot"))
 
     def colours(*groups: SeedGroup) -> list[str]:
-        axes = draw(groups, "success_rate", labels=["cold", "warm", "hot"]).axes[0]
-        return [line.get_color() for line in axes.lines if line.get_linewidth() == 2.4 and not len(line.get_xdata())]
+        figure = draw(groups, "success_rate", labels=["cold", "warm", "hot"])
+        (clone,) = (one.get_color() for one in figure.legends[0].legend_handles if one.get_label() == "cloned policy")
+        lines = [line for line in figure.axes[0].lines if line.get_linewidth() == 2.4 and not len(line.get_xdata())]
+        return [*(line.get_color() for line in lines), clone]
 
-    assert colours(warm, hot) == [STYLES[1][0], STYLES[2][0]]
-    assert colours(hot) == [STYLES[2][0]]
+    assert colours(warm, hot) == [STYLES[1][0], STYLES[2][0], GRAY]
+    assert colours(hot) == [STYLES[2][0], STYLES[2][0]]  # of the dashes, too
 
 
 def test_files_are_equal_to_the_byte(tmp_path: Path) -> None:

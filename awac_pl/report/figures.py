@@ -147,8 +147,8 @@ def draw(
         axes = figure.subplots()
         lines: list[Any] = []
         largest = max(_evaluation_sizes(run for group in groups for run in group.runs), default=0.0)
-        for group in groups:
-            style = STYLES[labels.index(group.label) % len(STYLES)]
+        styles = [STYLES[labels.index(group.label) % len(STYLES)] for group in groups]
+        for group, style in zip(groups, styles, strict=True):
             lines += _draw_group(axes, group, measure, style, largest, alone=len(groups) == 1)
         others = _draw_published(axes, groups[0].task) if compare and measure == "success_rate" else []
         _mark_phases(axes, groups)
@@ -159,7 +159,7 @@ def draw(
         axes.grid(axis="y", color=GRAY, alpha=0.25, linewidth=0.6)
         figure.suptitle(clip(groups[0].title if len(groups) == 1 else groups[0].task, 90), fontsize=10)
         banded = bool(axes.collections or axes.containers)  # one of the groups has a band, or one interval
-        handles = [*lines, *_marks(groups, measure, banded, STYLES[0][0] if len(groups) == 1 else GRAY), *others]
+        handles = [*lines, *_marks(groups, measure, banded, styles[0][0] if len(groups) == 1 else GRAY), *others]
         columns = 1 if any(len(handle.get_label()) > 44 for handle in handles) else 2
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
         figure.set_size_inches(6.4, 3.7 + 0.2 * math.ceil(len(handles) / columns))
