@@ -94,12 +94,17 @@ def main() -> None:
         }
     }  # fmt: skip
     print(json.dumps(results["machine"]))
+    jax = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # else it takes three quarters of a GPU's memory
     found: dict[str, tuple[Path | None, str, dict[str, str]]] = {
         "d3rlpy": (options.d3rlpy, "peers.py", {}),
-        "AWAC in JAX, jitted": (options.jax, "jax_awac.py", {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}),  # float32, as ours
+        "AWAC in JAX, jitted": (options.jax, "jax_awac.py", jax | {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}),  # as ours
     }
     if device.type == "cuda":  # JAX's own default there is TF32
-        found["AWAC in JAX, jitted, TF32"] = (options.jax, "jax_awac.py", {"JAX_DEFAULT_MATMUL_PRECISION": "default"})
+        found["AWAC in JAX, jitted, TF32"] = (
+            options.jax,
+            "jax_awac.py",
+            jax | {"JAX_DEFAULT_MATMUL_PRECISION": "default"},
+        )
     peers = {name: (python, script, given) for name, (python, script, given) in found.items() if python is not None}
     numbers = (200, 100) if device.type == "cuda" else (40, 5)  # on a GPU in whole chunks of 50
     if "update" in parts:

@@ -45,6 +45,8 @@ def keep(folder: Path, target: Path, cut_off: bool, commit: str | None) -> None:
     if "commands" in manifest:
         manifest["commands"] = [anonymous(command, place) for command in manifest["commands"]]
     manifest["datasets"] = [{key: value for key, value in facts.items() if key != "path"} for facts in manifest["datasets"]]
+    if manifest["status"] == "running":  # it was, when it was cut off
+        manifest["status"] = "interrupted"
     if commit is not None:
         manifest["tags"] = {**manifest["tags"], "commit": commit}
     target.mkdir(parents=True, exist_ok=True)
