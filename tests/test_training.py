@@ -140,7 +140,10 @@ def test_evaluation_is_deterministic_on_fixed_seeds_and_whole(tmp_path: Path, re
     assert trainer.test(module, datamodule=data, verbose=False)[0] == first
 
 
-@pytest.mark.parametrize("options", [{}, {"normalize_observations": True, "actor_average": 0.01}])
+RISING = {"value_gradient": 5.0, "offline_value_gradient": 1.0, "value_gradient_epochs": 4}
+
+
+@pytest.mark.parametrize("options", [{}, {"normalize_observations": True, "actor_average": 0.01}, RISING])
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path: Path, reach_dataset: str, options: dict) -> None:
     def callbacks(folder: str) -> list[Callback]:
         return [
@@ -173,6 +176,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path: Path, re
         del row["seconds"]
         row.pop("rollout/env_steps_per_s", None)
     assert one == other
+
+
+def test_a_run_that_is_resumed_within_an_epoch_has_that_epochs_value_gradient(tmp_path: Path, reach_dataset: str) -> None:
+    """Two chunks an epoch, one epoch offline; the checkpoint is from the middle of the third epoch."""
+
+    class Save(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+            seen.append(float(pl_module.value_gradient))
+            if trainer.global_step == 5:
+                trainer.save_checkpoint(tmp_path / "middle.ckpt")
+
+    for ckpt_path, expected in ((None, [1, 1, 1, 1, 2, 2, 3, 3]), (tmp_path / "middle.ckpt", [2, 3, 3])):
+        seen: list[float] = []
+        data = make_data(reach_dataset, offline_epochs=1, updates_per_epoch=10)
+        module = make_module(data, **RISING)
+        fit(tmp_path, data, EnvironmentInteraction(20), Save(), module=module, max_epochs=4, ckpt_path=ckpt_path)
+        assert seen == expected
 
 
 def test_checkpoints_load_without_running_code(tmp_path: Path, reach_dataset: str) -> None:

@@ -119,9 +119,8 @@ class AWAC(Learner):
             if self.average_actor is not None:
                 self.average_actor.load_state_dict(self.actor.state_dict())
 
-    def on_train_epoch_start(self) -> None:
-        """Set this epoch's ``value_gradient``."""
-        super().on_train_epoch_start()
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set this epoch's ``value_gradient``: a fit that is resumed within an epoch has no ``on_train_epoch_start``."""
         first_online = getattr(self.trainer.datamodule, "offline_epochs", 0)  # type: ignore[attr-defined]
         self.value_gradient.fill_(self.value_gradient_of(self.trainer.current_epoch - first_online))
 
