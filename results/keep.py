@@ -175,8 +175,8 @@ def main() -> None:
             figure = draw(own, "success_rate", compare=not alone, labels=() if alone else labels)
             if folder.name == "methods":
                 figure.axes[0].set_xlim(right=COMPARED)
-                plus = [group for group in own if all(run.name.startswith("plus-") for run in group.runs)]
-                save(draw(plus, "success_rate", compare=True, labels=labels), folder / f"{task}-plus.png")
+                if plus := [group for group in own if all(run.name.startswith("plus-") for run in group.runs)]:
+                    save(draw(plus, "success_rate", compare=True, labels=labels), folder / f"{task}-plus.png")
             save(figure, path)
             if folder.name == "replication":
                 save(draw(own, "episode_return", labels=labels), folder / f"{task}-return.png")

@@ -24,7 +24,8 @@ from awac_pl.settings import Count, CountOrZero, NotNegative, Positive, Positive
 class Options:
     """What an update depends on beside networks and data; ``AWAC`` explains each.
 
-    To change one during a fit, assign ``module.options = dataclasses.replace(module.options, temperature=0.3)``.
+    To change one during a fit, assign ``module.options = dataclasses.replace(module.options, temperature=0.3)``. The weight of
+    the step uphill is ``module.value_gradients``, in pretraining and online.
     """
 
     polyak: float
@@ -62,8 +63,8 @@ class AWAC(Learner):
         value_gradient: weight of a second actor loss, which moves the actions of ``baseline`` uphill on the critics; 0 is
             AWAC.
         offline_value_gradient: the same in the offline epochs; null for the same value.
-        value_gradient_epochs: online epochs over which the weight goes from the offline to the online value, by the same
-            amount after each; 0 is at once.
+        value_gradient_epochs: N, online epochs over which the weight goes from the offline to the online value, by the same
+            amount after each: the first has the offline value, epoch N + 1 the online one. 0 is at once.
         clip_next_action: clip sampled actions, at s' and for the ``baseline``, to [-1, 1].
         shared: the arguments of ``Learner``.
 
