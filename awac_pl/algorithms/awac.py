@@ -24,8 +24,8 @@ from awac_pl.settings import Count, CountOrZero, NotNegative, Positive, Positive
 class Options:
     """What an update depends on beside networks and data; ``AWAC`` explains each.
 
-    To change one during a fit, assign ``module.options = dataclasses.replace(module.options, temperature=0.3)``. The weight of
-    the step uphill is ``module.value_gradients``, in pretraining and online.
+    To change one during a fit, assign ``module.options = dataclasses.replace(module.options, temperature=0.3)``. The
+    weights of the step uphill, in pretraining and online, are ``module.value_gradients``.
     """
 
     polyak: float
