@@ -676,6 +676,35 @@ def test_seeds_are_children_of_one_parent(tmp_path: Path, uri: str) -> None:
     assert "Not the same" not in parent.data.tags["mlflow.note.content"]
 
 
+def test_a_run_that_changes_its_group_leaves_no_mean_behind(tmp_path: Path, uri: str) -> None:
+    runs = [write_seed(tmp_path / str(seed), seed, [rate], [0]) for seed, rate in enumerate((0.2, 0.4, 0.9))]
+    assert sync(*runs, "--mlflow_uri", uri, "--group", "pens") == 0
+    assert sync(runs[2], "--mlflow_uri", uri, "--group", "others") == 0
+    stayed, others = parent_of(uri, "pens"), parent_of(uri, "others")
+    assert stayed.data.metrics["seeds/finished"] == 2
+    assert stayed.data.metrics["seeds/final_success_rate_mean"] == pytest.approx(0.3)
+    assert {name for name in stayed.data.metrics if "_seeds/" in name and "return" not in name} == {
+        "2_seeds/success_rate_mean",
+        "2_seeds/success_rate_std",
+    }
+    assert others.data.metrics["seeds/final_success_rate_mean"] == pytest.approx(0.9)
+    assert sync(*runs[:2], "--mlflow_uri", uri, "--group", "others") == 0
+    with pytest.raises(ValueError, match="not enough values"):
+        parent_of(uri, "pens")
+    assert parent_of(uri, "others").data.metrics["seeds/finished"] == 3
+
+
+def test_the_parent_of_somebody_else_stays(tmp_path: Path, uri: str) -> None:
+    folder, client = write_seed(tmp_path / "a", 0, [0.2], [0]), MlflowClient(uri)
+    mirror = mirrored(folder, uri)
+    experiment = client.get_experiment_by_name("awac").experiment_id
+    foreign = client.create_run(experiment, run_name="mine").info.run_id
+    client.set_tag(mirror.run_id, "mlflow.parentRunId", foreign)
+    assert sync(folder, "--mlflow_uri", uri, "--group", "pens") == 0
+    assert client.get_run(foreign).info.lifecycle_stage == "active"
+    assert client.get_run(mirror.run_id).data.tags["mlflow.parentRunId"] == parent_of(uri, "pens").info.run_id
+
+
 def test_a_group_of_unlike_runs_says_so(tmp_path: Path, uri: str) -> None:
     zero, one = write_seed(tmp_path / "zero", 0, [0.2], [0]), write_seed(tmp_path / "one", 1, [0.4], [0])
     (one / "config.yaml").write_text((one / "config.yaml").read_text().replace("0.3", "0.5"))

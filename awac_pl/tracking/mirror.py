@@ -21,7 +21,7 @@ from awac_pl.runs.manifest import Manifest, read_manifest
 from awac_pl.tracking.client import connect, find_experiment
 from awac_pl.tracking.content import PointReader, Points, describe, milliseconds, parameters_of, points_of
 from awac_pl.tracking.destination import Destination
-from awac_pl.tracking.parent_run import NOTE_TAG, PARENT_TAG, Curve, find_parent, latest_values, summarise
+from awac_pl.tracking.parent_run import NOTE_TAG, PARENT_TAG, Curve, find_parent, latest_values, leave_parent, summarise
 
 if TYPE_CHECKING:  # slow to import
     from mlflow import MlflowClient
@@ -87,8 +87,11 @@ class Mirror:
             self._unsent = {}
             if self.destination.group and self._summarised != self._status:
                 parent = find_parent(self.client, run.info.experiment_id, self.destination.group)
+                former = self._tags.get(PARENT_TAG, parent)
                 self._set_tags({PARENT_TAG: parent, "group": self.destination.group})
                 summarise(self.client, parent)
+                if former != parent:
+                    leave_parent(self.client, run.info.experiment_id, former)
                 self._summarised = self._status
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # the server has lost the run: start again

@@ -40,6 +40,21 @@ def find_parent(client: MlflowClient, experiment_id: str, group: str) -> str:
     return parents[0].info.run_id
 
 
+def leave_parent(client: MlflowClient, experiment_id: str, parent_id: str) -> None:
+    """Remove the parent that a run has left for another group; the runs that stay get a new one.
+
+    MLflow keeps every point, so the old parent would show means with that run for ever. Parents that are not ours stay.
+    """
+    for parent in client.search_runs([experiment_id], f"attributes.run_id = '{parent_id}'"):
+        if group := parent.data.tags.get(GROUP_TAG):
+            client.delete_run(parent_id)
+            if remaining := _children(client, parent):
+                successor = find_parent(client, experiment_id, group)
+                for child in remaining:
+                    client.set_tag(child.info.run_id, PARENT_TAG, successor)
+                summarise(client, successor)
+
+
 def summarise(client: MlflowClient, parent_id: str) -> None:
     """Set the parent's metrics, description and status to those of its children.
 
