@@ -474,7 +474,19 @@ def test_the_order_of_keys_goes_on_into_what_is_made_of_a_dataset(tmp_path: Path
         "size": 1,
     }
     assert main(["data", "combine", "my/a-v0", "my/b-v0", "--task", REACH, "--to", "my/all-v0"]) == 2
-    assert "dataset 'my/a-v0' holds observations of object, eef, 'my/b-v0' of eef, object" in capsys.readouterr().err
+    message = "dataset 'my/a-v0' holds observations of object (1), eef (1), 'my/b-v0' of eef (1), object (1)"
+    assert message in capsys.readouterr().err
+
+
+def test_parts_of_other_sizes_are_told_apart(tmp_path: Path) -> None:
+    file = str(robomimic(tmp_path / "low_dim.hdf5"))
+    for name in "ab":
+        assert main(["data", "import", file, "--task", REACH, "--keys", "object,eef", "--to", f"my/{name}-v0"]) == 0
+    stored = local_root() / "my/b-v0/data/metadata.json"
+    wider = [{"key": "object", "size": 1}, {"key": "eef", "size": 3}]
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"observation_layout": wider}))
+    with pytest.raises(DatasetError, match=r"'my/a-v0' holds .* eef \(1\), 'my/b-v0' of object \(1\), eef \(3\)"):
+        recorded_layout("my/a-v0", "my/b-v0")
 
 
 @pytest.mark.parametrize("layout", [[3], [{"key": 3, "size": 1}], {"key": "a"}, "text", [{"key": "a", "size": "b"}]])

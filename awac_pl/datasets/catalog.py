@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 import h5py
 
 from awac_pl.datasets.untrusted import reading
+from awac_pl.envs.observations import describe_layout
 from awac_pl.envs.tasks import Spaces, Task, uses_binary_reward
 from awac_pl.errors import DatasetError, first_line, nearest
 from awac_pl.files import read_text
@@ -196,7 +197,7 @@ def recorded_layout(*dataset_ids: str) -> list[dict[str, Any]]:
     first = next(iter(known), "")
     for name, layout in known.items():
         if layout != known[first]:
-            parts = [", ".join(part["key"] for part in known[other]) for other in (first, name)]
+            parts = [describe_layout(known[other]) for other in (first, name)]
             raise DatasetError(
                 f"dataset '{first}' holds observations of {parts[0]}, '{name}' of {parts[1]}; import one anew"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from awac_pl.datasets.formats import Reading, choose_format, read_recordings
 from awac_pl.datasets.minari_io import count_successes, save_dataset
 from awac_pl.datasets.relabelling import RawEpisode, relabel_episode
 from awac_pl.datasets.untrusted import to_float32
+from awac_pl.envs.observations import describe_layout
 from awac_pl.envs.tasks import Spaces, Task, inspect_spaces, uses_binary_reward
 from awac_pl.episode import Episode
 from awac_pl.errors import DatasetError
@@ -86,9 +87,8 @@ def _keys(layout: list[dict[str, Any]], spaces: Spaces, how: Reading) -> str:
     keys, wanted = ", ".join(part["key"] for part in layout), spaces.observation_layout
     sizes = [[part["size"] for part in parts] for parts in (layout, wanted)]
     if wanted and (sizes[0] != sizes[1] or (how.keys is None and layout != wanted)):
-        parts = ", ".join(f"{part['key']} ({part['size']})" for part in wanted)
         raise DatasetError(
-            f"its observations are {_layout({'observation_layout': layout})}, the task has {parts}; choose with --keys"
+            f"its observations are {describe_layout(layout)}, the task has {describe_layout(wanted)}; choose with --keys"
         )
     return keys + (" (sorted; for another order: --keys)" if len(layout) > 1 and how.keys is None and not wanted else "")
 
@@ -103,7 +103,8 @@ def _relabel(
     for index, recording in enumerate(recordings):
         where = f"{source}: episode {index}"
         facts = facts or dict(recording.facts)
-        if (layout := _layout(recording.facts)) != (first := _layout(facts)):
+        layout, first = (describe_layout(known.get("observation_layout", ())) for known in (recording.facts, facts))
+        if layout != first:
             raise DatasetError(f"{where}: its observations are {layout}, those of the first episode {first}")
         raw = _check(_with_success(recording, task, success_from), where, binary and task.success is None, binary, how)
         counts.add_recording(recording, raw)
@@ -124,10 +125,6 @@ def _digest(path: Path) -> str:
     files = [*path.rglob("*.parquet"), *path.rglob("*.arrow")]
     parts = [f"{file.relative_to(path)} {file_digest(file)}" for file in sorted(files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _layout(facts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{part['key']} [{part['size']}]" for part in facts.get("observation_layout", ())) or "without names"
 
 
 def _with_success(recording: RawEpisode, task: Task, success_from: SuccessFrom | None) -> RawEpisode:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from awac_pl.deploy.contract import ONNX, WEIGHTS, Contract, read_contract
 from awac_pl.envs.faults import check_number, own_errors, step_fault
-from awac_pl.envs.observations import as_vector, environment_layout
+from awac_pl.envs.observations import as_vector, describe_layout, environment_layout
 from awac_pl.envs.tasks import SUCCESS_KEYS, scale_action
 from awac_pl.errors import AwacError, first_line
 from awac_pl.policies.numpy_policy import NumpyPolicy
@@ -222,10 +222,8 @@ class PolicyRunner:
         expected, trained = (len(self.contract.observation_names),), self.contract.observation_layout
         layout = environment_layout(environment)
         if not (layout == trained if layout and trained else observations.shape == expected):
-            found, taken = (
-                ", ".join(f"{part['key']} ({part['size']})" for part in parts) for parts in (layout, trained)
-            )  # fmt: skip
-            found, taken = found or str(observations.shape), taken or str(expected)
+            found = describe_layout(layout) if layout else str(observations.shape)
+            taken = describe_layout(trained) if trained else str(expected)
             raise AwacError(f"the environment's observations are {found}, the policy takes {taken}")
         if not isinstance(actions, Box) or actions.shape != self.low.shape:
             raise AwacError(f"the environment's action space is {actions}, the policy acts in {self.low.shape}")

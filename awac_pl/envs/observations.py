@@ -56,6 +56,11 @@ def value_names(layout: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def describe_layout(layout: Sequence[Mapping[str, Any]]) -> str:
+    """``arm (3), target (2)``: the parts with their sizes, for messages."""
+    return ", ".join(f"{part['key']} ({part['size']})" for part in layout) or "without names"
+
+
 def layout_of(space: gymnasium.Space) -> list[dict[str, Any]]:
     """The layout, as of ``flatten``, that Gymnasium's ``FlattenObservation`` gives a space; empty for a Box.
 
