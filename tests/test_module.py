@@ -408,6 +408,29 @@ def test_the_value_gradient_goes_from_one_value_to_another(
     torch.testing.assert_close(*trained, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("success", "online_epoch", "expected"),
+    [
+        (1.0, -1, 100.0),
+        (1.0, 0, 100.0),
+        (1.0, 50, 250.0),
+        (1.0, 100, 400.0),
+        (0.5, 0, 100.0),
+        (0.5, 5, 160.0),
+        (0.5, 25, 400.0),
+        (0.1, 1, 400.0),
+        (0.0, 0, 400.0),
+        (0.0, -1, 100.0),
+    ],
+)
+def test_the_value_gradient_rises_slowly_where_training_episodes_succeed(
+    success: float, online_epoch: int, expected: float
+) -> None:
+    module = make_module(value_gradient=400.0, offline_value_gradient=100.0, value_gradient_epochs=100)
+    module.training_success = success
+    assert module.value_gradient_of(online_epoch) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("mode", ["off", "by_hand"])
 def test_the_value_gradient_of_an_epoch_is_the_one_of_the_update(mode: str) -> None:
     """One epoch with 3 is one epoch whose value would be 5 later on."""

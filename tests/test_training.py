@@ -140,7 +140,7 @@ def test_evaluation_is_deterministic_on_fixed_seeds_and_whole(tmp_path: Path, re
     assert trainer.test(module, datamodule=data, verbose=False)[0] == first
 
 
-RISING = {"value_gradient": 5.0, "offline_value_gradient": 1.0, "value_gradient_epochs": 4}
+RISING = {"value_gradient": 5.0, "offline_value_gradient": 1.0, "value_gradient_epochs": 32}
 
 
 @pytest.mark.parametrize("options", [{}, {"normalize_observations": True, "actor_average": 0.01}, RISING])
@@ -179,7 +179,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path: Path, re
 
 
 def test_a_run_that_is_resumed_within_an_epoch_has_that_epochs_value_gradient(tmp_path: Path, reach_dataset: str) -> None:
-    """Two chunks an epoch, one epoch offline; the checkpoint is from the middle of the third epoch."""
+    """Two chunks an epoch, one epoch offline; the checkpoint is from the middle of the third epoch.
+
+    Of the first 2, 4 and 6 training episodes 1, 1 and 2 succeed: over 32 s^2 epochs is 1/2 of the way at 1/4, 9/16 at 1/3.
+    """
 
     class Save(Callback):
         def on_train_batch_end(self, trainer, pl_module, *_) -> None:
@@ -187,7 +190,7 @@ def test_a_run_that_is_resumed_within_an_epoch_has_that_epochs_value_gradient(tm
             if trainer.global_step == 5:
                 trainer.save_checkpoint(tmp_path / "middle.ckpt")
 
-    for ckpt_path, expected in ((None, [1, 1, 1, 1, 2, 2, 3, 3]), (tmp_path / "middle.ckpt", [2, 3, 3])):
+    for ckpt_path, expected in ((None, [1, 1, 1, 1, 3, 3, 3.25, 3.25]), (tmp_path / "middle.ckpt", [3, 3.25, 3.25])):
         seen: list[float] = []
         data = make_data(reach_dataset, offline_epochs=1, updates_per_epoch=10)
         module = make_module(data, **RISING)
@@ -607,3 +610,12 @@ def test_ranks_have_episodes_far_apart(reach_dataset: str, monkeypatch: pytest.M
     interaction.own_episodes, interaction.own_failed = 5, 2
     _, _, first_seed, steps, _ = interaction._job(data, constant_policy())
     assert (first_seed, steps) == (3_500_007, 10)
+
+
+def test_where_success_is_unknown_no_episode_counts_as_failed() -> None:
+    interaction = EnvironmentInteraction(20)
+    assert interaction._success() == 1.0
+    interaction.episodes, interaction.failures = 4, 3.0
+    assert interaction._success() == 0.25
+    interaction.failures = float("nan")
+    assert interaction._success() == 1.0

@@ -63,8 +63,9 @@ class AWAC(Learner):
         value_gradient: weight of a second actor loss, which moves the actions of ``baseline`` uphill on the critics; 0 is
             AWAC.
         offline_value_gradient: the same in the offline epochs; null for the same value.
-        value_gradient_epochs: N, online epochs over which the weight goes from the offline to the online value, by the same
-            amount after each: the first has the offline value, epoch N + 1 the online one. 0 is at once.
+        value_gradient_epochs: N. The weight goes from the offline to the online value over N s^2 online epochs, where s is
+            the share of the training episodes so far that succeeded (``training_success``): slowly what works, at once what
+            fails. 0 is at once.
         clip_next_action: clip sampled actions, at s' and for the ``baseline``, to [-1, 1].
         shared: the arguments of ``Learner``.
 
@@ -128,11 +129,10 @@ class AWAC(Learner):
     def value_gradient_of(self, online_epoch: int) -> float:
         """Weight of the step uphill in the online epoch 0, 1, 2, ...; offline epochs are below 0."""
         offline, online = self.value_gradients
+        epochs = self.value_gradient_epochs * self.training_success**2
         if online_epoch < 0:
             return offline
-        if online_epoch >= self.value_gradient_epochs:
-            return online
-        return offline + (online - offline) * online_epoch / self.value_gradient_epochs
+        return online if online_epoch >= epochs else offline + (online - offline) * online_epoch / epochs
 
     def loss(self, batch: TensorDict, *, watch: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
         """Critic loss + actor loss of one batch ``[B]``, normalised, and the metrics if watched; changes no weight.

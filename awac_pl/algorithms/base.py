@@ -64,11 +64,14 @@ class Learner(ResumableModule, ABC):
         matmul_precision: of float32 products, as in ``torch.set_float32_matmul_precision``; ``high`` is TF32.
 
     The counters ``updates`` (gradient updates) and ``env_steps`` (online environment steps) are persistent buffers.
+    ``training_success`` is the share of the online episodes so far that succeeded, 1 where none is known;
+    ``EnvironmentInteraction`` keeps it.
     """
 
     updates: Tensor
     env_steps: Tensor
     actor: Actor | SquashedActor
+    training_success = 1.0
 
     #: The actor learns in every so many updates (delayed updates, TD3, arXiv 1802.09477); a divisor of the chunk size.
     actor_every = 1

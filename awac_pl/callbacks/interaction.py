@@ -102,6 +102,8 @@ class EnvironmentInteraction(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start again on a block that was under way when the checkpoint was written, with the policy that it had."""
+        module = cast(Learner, pl_module)
+        module.training_success = self._success()
         if self._restored is None:
             return
         data: ReplayDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -110,7 +112,7 @@ class EnvironmentInteraction(Callback):
         if self.env_steps_due is None:
             self.env_steps_due = online_epoch * self.env_steps_per_epoch
         if not self.synchronous and data.workers.num_workers > 0:
-            self._start_next(data, with_arrays(cast(Learner, pl_module).policy(), arrays), online_epoch, now=True)
+            self._start_next(data, with_arrays(module.policy(), arrays), online_epoch, now=True)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Stop the background thread."""
@@ -172,8 +174,14 @@ class EnvironmentInteraction(Callback):
         self.failures += (1 - scores["success_rate"]) * len(episodes)
         metrics = {f"rollout/{name}": scores[name] for name in ("success_rate", "episode_return", "episode_length")}
         metrics["rollout/regret"] = self.failures / self.episodes
+        module.training_success = self._success()
         metrics["rollout/env_steps_per_s"] = sum(block.env_steps / max(block.seconds, 1e-9) for block in blocks)
         module.log_epoch(metrics)
+
+    def _success(self) -> float:
+        """Share of all episodes so far that succeeded; 1 where none is known to have failed."""
+        success = 1 - self.failures / self.episodes if self.episodes else 1.0
+        return 1.0 if math.isnan(success) else success
 
     def _stop(self) -> None:
         if self._background is not None:
