@@ -124,7 +124,10 @@ class AWAC(Learner):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set this epoch's ``value_gradient``: a fit that is resumed within an epoch has no ``on_train_epoch_start``."""
         first_online = getattr(self.trainer.datamodule, "offline_epochs", 0)  # type: ignore[attr-defined]
-        self.value_gradient.fill_(self.value_gradient_of(self.trainer.current_epoch - first_online))
+        value = self.value_gradient_of(self.trainer.current_epoch - first_online)
+        self.value_gradient.fill_(value)
+        if len(set(self.value_gradients)) > 1:
+            self.log_epoch({"train/value_gradient": value})
 
     def value_gradient_of(self, online_epoch: int) -> float:
         """Weight of the step uphill in the online epoch 0, 1, 2, ...; offline epochs are below 0."""
