@@ -68,6 +68,7 @@ def anonymous(command: Sequence[str], place: str) -> list[str]:
 #: The tables of results/README.md, by their marks: folder, how its runs' names begin, and the columns' thousands of steps.
 COLUMNS = {
     "methods": ("methods", "", (0, 25, 50, 75, 100)),
+    "by-success": ("plus-by-success", "", (0, 10, 25, 50, 75, 100)),
     "longer": ("methods", "plus-", (0, 25, 50, 100, 150, 200, 250, 300)),
     "plus-before": ("plus-before", "", (0, 50, 100, 150, 200, 250, 300)),
     "replication": ("replication", "", (0, 25, 50, 100, 200, 300, 400, 500)),
