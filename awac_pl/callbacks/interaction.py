@@ -101,7 +101,7 @@ class EnvironmentInteraction(Callback):
             self._start_next(data, module.policy(), online_epoch + 1, now=more_to_come)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start again on a block that was under way when the checkpoint was written, with the policy that it had."""
+        """Tell a resumed run's module its success, and start again on the block that was under way, with its policy then."""
         module = cast(Learner, pl_module)
         module.training_success = self._success()
         if self._restored is None:
