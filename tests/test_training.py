@@ -194,16 +194,8 @@ def test_a_run_that_is_resumed_within_an_epoch_has_that_epochs_value_gradient(tm
         seen: list[float] = []
         data = make_data(reach_dataset, offline_epochs=1, updates_per_epoch=10)
         module = make_module(data, **RISING)
-        fit(
-            tmp_path,
-            data,
-            EnvironmentInteraction(20),
-            Save(),
-            RunWriter({}),
-            module=module,
-            max_epochs=4,
-            ckpt_path=ckpt_path,
-        )
+        callbacks = (EnvironmentInteraction(20), Save(), RunWriter({}))
+        fit(tmp_path, data, *callbacks, module=module, max_epochs=4, ckpt_path=ckpt_path)
         assert seen == expected
     assert [row["train/value_gradient"] for row in read_metrics(tmp_path / "metrics.csv")] == [1, 1, 3, 3.25]
 

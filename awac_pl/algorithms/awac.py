@@ -126,7 +126,7 @@ class AWAC(Learner):
         first_online = getattr(self.trainer.datamodule, "offline_epochs", 0)  # type: ignore[attr-defined]
         value = self.value_gradient_of(self.trainer.current_epoch - first_online)
         self.value_gradient.fill_(value)
-        if len(set(self.value_gradients)) > 1:
+        if self.trainer.is_last_batch and len(set(self.value_gradients)) > 1:
             self.log_epoch({"train/value_gradient": value})
 
     def value_gradient_of(self, online_epoch: int) -> float:

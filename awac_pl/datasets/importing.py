@@ -103,9 +103,10 @@ def _relabel(
     for index, recording in enumerate(recordings):
         where = f"{source}: episode {index}"
         facts = facts or dict(recording.facts)
-        layout, first = (describe_layout(known.get("observation_layout", ())) for known in (recording.facts, facts))
+        layout, first = (known.get("observation_layout", []) for known in (recording.facts, facts))
         if layout != first:
-            raise DatasetError(f"{where}: its observations are {layout}, those of the first episode {first}")
+            own, wanted = describe_layout(layout), describe_layout(first)
+            raise DatasetError(f"{where}: its observations are {own}, those of the first episode {wanted}")
         raw = _check(_with_success(recording, task, success_from), where, binary and task.success is None, binary, how)
         counts.add_recording(recording, raw)
         if not len(raw.actions):

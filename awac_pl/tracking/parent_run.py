@@ -45,14 +45,16 @@ def leave_parent(client: MlflowClient, experiment_id: str, parent_id: str) -> No
 
     MLflow keeps every point, so the old parent would show means with that run for ever. Parents that are not ours stay.
     """
-    for parent in client.search_runs([experiment_id], f"attributes.run_id = '{parent_id}'"):
-        if group := parent.data.tags.get(GROUP_TAG):
-            client.delete_run(parent_id)
-            if remaining := _children(client, parent):
-                successor = find_parent(client, experiment_id, group)
-                for child in remaining:
-                    client.set_tag(child.info.run_id, PARENT_TAG, successor)
-                summarise(client, successor)
+    found = client.search_runs([experiment_id], f"attributes.run_id = '{parent_id}'")  # empty if it is gone
+    group = found[0].data.tags.get(GROUP_TAG) if found else None
+    if group is None:
+        return
+    client.delete_run(parent_id)
+    if remaining := _children(client, found[0]):
+        successor = find_parent(client, experiment_id, group)
+        for child in remaining:
+            client.set_tag(child.info.run_id, PARENT_TAG, successor)
+        summarise(client, successor)
 
 
 def summarise(client: MlflowClient, parent_id: str) -> None:
